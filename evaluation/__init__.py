@@ -1,0 +1,1 @@
+"""Surveys, methods, metrics, tables: how well a palette speaks for a country."""

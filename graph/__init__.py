@@ -1,0 +1,1 @@
+"""The graph: state, context, all wiring, and the variants of the paper."""

@@ -1,0 +1,142 @@
+"""What flows through the graph. Plain dicts, strings, numbers and messages: it must survive a checkpoint."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict
+
+from langchain_core.messages import AnyMessage
+from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.graph.message import add_messages
+
+from palette.models import ModelRef
+from palette.questions import Question
+
+
+class Draft(TypedDict):
+    """One community's draft. `text` is None when it failed, and `error` then says why. `model` as in
+    ModelRef.
+    """
+
+    text: str | None
+    seconds: float
+    error: str | None
+    model: str
+
+
+class Usage(TypedDict, total=False):
+    """Tokens in and out, as far as the models told; by part they are the same two numbers."""
+
+    input_tokens: int
+    output_tokens: int
+    by_part: dict[str, dict[str, int]]
+
+
+def merge_drafts(
+    old: dict[str, Draft | None] | None, new: dict[str, Draft | None]
+) -> dict[str, Draft | None]:
+    """Drafts merge by community, not by arrival: a key keeps the place in which intake laid it out."""
+    return {**(old or {}), **new}
+
+
+def add_usage(old: Usage | None, new: Usage) -> Usage:
+    """Add tokens by part, and sum them again."""
+    by_part = {part: dict(tokens) for part, tokens in (old or {}).get("by_part", {}).items()}
+    for part, tokens in new.get("by_part", {}).items():
+        known = by_part.setdefault(part, {"input_tokens": 0, "output_tokens": 0})
+        for key in ("input_tokens", "output_tokens"):
+            known[key] += tokens.get(key, 0)
+    total = {
+        key: sum(tokens[key] for tokens in by_part.values()) for key in ("input_tokens", "output_tokens")
+    }
+    return {
+        "input_tokens": total["input_tokens"],
+        "output_tokens": total["output_tokens"],
+        "by_part": by_part,
+    }
+
+
+class PaletteInput(TypedDict, total=False):
+    """A country and a question. In a chat the question is the last message, and the country stays from
+    turn to turn.
+    """
+
+    country: str
+    query: str
+    options: list[str]
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class PaletteOutput(TypedDict, total=False):
+    """The answer and everything it was made from.
+
+    `country` is an ISO 3166-1 alpha-3 code. `communities`: key -> name, in the map's order; `drafts` keep
+    that order. `distribution`: option -> probability, None when there were no options or the reply was
+    unreadable; `option_mass`: probability (0..1) that the reply was one of the options. `blend`: community ->
+    weight, None for a model without router. `degraded`: what went wrong and was worked around; `notes`: what
+    a reader should know.
+    """
+
+    country: str
+    query: str
+    options: list[str]
+    communities: dict[str, str]
+    drafts: dict[str, Draft | None]
+    memory: str | None
+    regulated: str | None
+    answer: str | None
+    distribution: dict[str, float] | None
+    option_mass: float | None
+    readout: dict[str, Any] | None
+    blend: dict[str, float] | None
+    blend_layers: list[dict[str, float]] | None
+    degraded: list[str]
+    notes: list[str]
+    usage: Usage
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+class Asked(TypedDict):
+    """The question of this turn as intake settled it. `in_chat`: it stands in `messages` already."""
+
+    query: str
+    options: list[str]
+    in_chat: bool
+
+
+class PaletteState(TypedDict, total=False):
+    """All of it. `query` and `options` are forgotten between turns, so that old options never answer a new
+    question; nodes read the turn's question through `question_of`.
+    """
+
+    country: str
+    query: Annotated[str, UntrackedValue]
+    options: Annotated[list[str], UntrackedValue]
+    asked: Asked
+    parts: dict[str, str]
+    communities: dict[str, str]
+    drafts: Annotated[dict[str, Draft | None], merge_drafts]
+    memory: str | None
+    regulated: str | None
+    answer: str | None
+    distribution: dict[str, float] | None
+    option_mass: float | None
+    readout: dict[str, Any] | None
+    blend: dict[str, float] | None
+    blend_layers: list[dict[str, float]] | None
+    degraded: Annotated[list[str], operator.add]
+    notes: Annotated[list[str], operator.add]
+    usage: Annotated[Usage, add_usage]
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+def model_of(state: Mapping[str, Any], part: str) -> ModelRef:
+    """The model that plays a part in this turn, as intake cast it."""
+    return ModelRef.parse(state["parts"][part])
+
+
+def question_of(state: Mapping[str, Any]) -> Question:
+    """The question of this turn."""
+    asked = state.get("asked") or state
+    return Question(asked["query"], tuple(asked.get("options") or ()))

@@ -1,0 +1,1 @@
+"""One file a node: an async function, state in, partial update out."""

@@ -1,0 +1,52 @@
+"""Cultural draft: one community's model answers from its own point of view (method, section 5.1)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from langgraph.runtime import Runtime
+
+from graph.context import PaletteContext, knobs_of
+from graph.state import Draft, PaletteState, model_of, question_of
+from palette.countries import find_country
+from palette.cultural_map import Community
+from palette.errors import ModelError
+from palette.models import ask
+from palette.prompts import render
+
+
+async def draft(
+    state: PaletteState, runtime: Runtime[PaletteContext], *, community: Community
+) -> dict[str, Any]:
+    """One draft within its time budget. A failure is recorded with its reason: the other communities go
+    on.
+    """
+    knobs, question = knobs_of(runtime), question_of(state)
+    messages = render(
+        "draft",
+        template=knobs.prompts["draft"],
+        community=community.name,
+        country=find_country(state["country"]).in_text,
+        question=question.text,
+        options=question.lettered(),
+    )
+    ref = model_of(state, community.key)
+    start = time.perf_counter()
+    try:
+        reply = await ask(
+            ref,
+            knobs.draft_sampling,
+            messages,
+            timeout_s=knobs.draft_timeout_s,
+            tags=["draft", community.key],
+        )
+    except ModelError as error:
+        failed = Draft(text=None, seconds=time.perf_counter() - start, error=str(error), model=str(ref))
+        return {"drafts": {community.key: failed}}
+    update: dict[str, Any] = {
+        "drafts": {community.key: Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref))}
+    }
+    if reply.usage:
+        update["usage"] = {"by_part": {community.key: reply.usage}}
+    return update

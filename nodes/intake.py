@@ -1,0 +1,82 @@
+"""The first node: settles who is asked what, and starts the turn clean."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.runtime import Runtime
+from langgraph.types import Overwrite
+
+from graph.context import PaletteContext, knobs_of
+from graph.state import PaletteState
+from palette.countries import find_country
+from palette.cultural_map import CulturalMap
+from palette.errors import QuestionError, UnknownCountry
+from palette.models import BASE, META, resolve_parts
+from palette.questions import Question
+
+
+async def intake(
+    state: PaletteState, runtime: Runtime[PaletteContext], *, cultural_map: CulturalMap, drafting: bool = True
+) -> dict[str, Any]:
+    """Resolve the country, check the question and the models, and clear what an earlier turn left.
+
+    In a chat the question is the last message, when a person wrote it. `drafting`: draft nodes follow.
+    """
+    if not state.get("country"):
+        raise UnknownCountry("No country was given. 'palette countries' lists all.")
+    country = find_country(state["country"])
+    query, in_chat = _query(state)
+    question = Question(query, tuple(state.get("options") or ()))
+    knobs = knobs_of(runtime)
+    parts = await asyncio.to_thread(resolve_parts, cultural_map, knobs.models, knobs.model)
+    options = list(question.options)
+    keys = [community.key for community in cultural_map.communities]
+    notes = []
+    if parts.prompted and drafting:
+        cast: dict[str, list[str]] = {}
+        for key, ref in parts.agents.items():
+            cast.setdefault(str(ref), []).append(key)
+        notes = [
+            f"{ref} plays {', '.join(played)} by prompt alone; it was not aligned to these communities."
+            for ref, played in cast.items()
+            if len(played) > 1
+        ]
+    return {
+        "country": country.iso3,
+        "query": question.text,
+        "options": options,
+        "asked": {"query": question.text, "options": options, "in_chat": in_chat},
+        "parts": {part: str(parts.of(part)) for part in (*keys, META, BASE)},
+        "communities": {community.key: community.name for community in cultural_map.communities},
+        "drafts": Overwrite({key: None for key in keys} if drafting else {}),
+        "memory": None,
+        "regulated": None,
+        "answer": None,
+        "distribution": None,
+        "option_mass": None,
+        "readout": None,
+        "blend": None,
+        "blend_layers": None,
+        "degraded": Overwrite([]),
+        "notes": Overwrite(notes),
+        "usage": Overwrite({"input_tokens": 0, "output_tokens": 0, "by_part": {}}),
+    }
+
+
+def _query(state: PaletteState) -> tuple[str, bool]:
+    """The question, and whether it is the last message."""
+    query, messages = state.get("query"), state.get("messages") or []
+    last = messages[-1] if messages else None
+    if query is not None:
+        return query, isinstance(last, HumanMessage) and last.text.strip() == query.strip()
+    if isinstance(last, HumanMessage):
+        return last.text, True
+    what = (
+        "The last message is the answer of the turn before"
+        if isinstance(last, AIMessage)
+        else "Nothing was asked"
+    )
+    raise QuestionError(f"{what}: give a `query`, or a message from a person.")

@@ -1,0 +1,59 @@
+"""Memory: what the meta agent has before it, the earlier turns and every draft (method, section 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langgraph.runtime import Runtime
+
+from graph.context import PaletteContext, knobs_of
+from graph.state import PaletteState
+from palette.errors import TooFewDrafts
+
+EARLIER_TURNS = 3
+"""Older turns are left out: five drafts fill a small model's window as it is."""
+
+
+async def memory(state: PaletteState, runtime: Runtime[PaletteContext]) -> dict[str, Any]:
+    """Join the drafts in the map's order below the earlier turns. Raises TooFewDrafts with every reason.
+
+    Without draft nodes the memory is the earlier turns alone, None when there are none.
+    """
+    names, drafts = state["communities"], state.get("drafts") or {}
+    texts = {key: draft["text"] for key, draft in drafts.items() if draft and draft["text"] is not None}
+    lost = {
+        key: (draft and draft["error"]) or "no draft came"
+        for key, draft in drafts.items()
+        if key not in texts
+    }
+    needed = min(knobs_of(runtime).min_drafts, len(drafts))
+    if len(texts) < needed:
+        reasons = "\n".join(f"  {names.get(key, key)}: {reason}" for key, reason in lost.items())
+        raise TooFewDrafts(
+            f"Only {len(texts)} of {len(drafts)} drafts came, and {needed} are needed:\n{reasons}"
+        )
+    said = [f"{names.get(key, key)}: {text}" for key, text in texts.items()]
+    asked = state.get("asked")
+    whole = "\n\n".join(
+        [*earlier_turns(state.get("messages") or [], bool(asked and asked["in_chat"])), *said]
+    )
+    return {
+        "memory": whole or None,
+        "degraded": [f"No draft for {names.get(key, key)}: {reason}" for key, reason in lost.items()],
+    }
+
+
+def earlier_turns(messages: Sequence[BaseMessage], in_chat: bool) -> list[str]:
+    """The last answered questions of the thread. A question whose run was cancelled has no answer, and is
+    left out.
+    """
+    past = messages[:-1] if in_chat else messages
+    turns = [
+        f"Earlier question: {asked.text}\nEarlier answer: {answer.text}"
+        for asked, answer in pairwise(past)
+        if isinstance(asked, HumanMessage) and isinstance(answer, AIMessage)
+    ]
+    return turns[-EARLIER_TURNS:]

@@ -1,0 +1,37 @@
+"""Self-regulation: one concise account of the country, free of bias and stereotype (method, section 5.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langgraph.runtime import Runtime
+
+from graph.context import PaletteContext, knobs_of
+from graph.state import PaletteState, model_of, question_of
+from palette.countries import find_country
+from palette.models import META, ask
+from palette.prompts import render
+
+
+async def regulate(
+    state: PaletteState, runtime: Runtime[PaletteContext], *, part: str = META
+) -> dict[str, Any]:
+    """Distil the memory; without one, write the account from what the model knows of the country itself."""
+    knobs, question = knobs_of(runtime), question_of(state)
+    fields = {"country": find_country(state["country"]).in_text, "question": question.text}
+    memory = state.get("memory")
+    if memory:
+        messages = render("regulate", template=knobs.prompts["regulate"], memory=memory, **fields)
+    else:
+        messages = render("account", template=knobs.prompts["account"], **fields)
+    reply = await ask(
+        model_of(state, part),
+        knobs.meta_sampling,
+        messages,
+        timeout_s=knobs.request_timeout_s,
+        tags=["regulate"],
+    )
+    update: dict[str, Any] = {"regulated": reply.text}
+    if reply.usage:
+        update["usage"] = {"by_part": {part: reply.usage}}
+    return update

@@ -1,0 +1,44 @@
+"""`palette ...`: thin commands. Each imports what it needs when it runs, so `--help` is instant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from palette import __version__
+from palette.cli.ask import ask
+from palette.cli.doctor import doctor
+from palette.cli.lookup import countries, graph, maps
+from palette.cli.text import visible
+from palette.errors import PaletteError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class Door(click.Group):
+    """Prints what a person can mend, bare, and exits with its code; everything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; 2: bad input, 1: failure, 130: interrupted."""
+        try:
+            return super().invoke(ctx)
+        except PaletteError as error:
+            click.echo(f"Error: {visible(str(error))}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="palette")
+def main() -> None:
+    """Ask what a country would say: five cultural communities draft, a merged model decides.
+
+    Settings come from flags, then PALETTE_* variables and .env, then palette.toml.
+    """
+
+
+for command in (ask, countries, maps, graph, doctor):
+    main.add_command(command)

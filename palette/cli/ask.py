@@ -1,0 +1,213 @@
+"""`palette ask`: a country and a question go in; drafts, account, decision and blend come out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palette.cli.lookup import map_option
+from palette.errors import ModelError, QuestionError, SettingsError, UsageError
+
+if TYPE_CHECKING:
+    from palette.cli.display import View
+    from palette.settings import Settings
+
+MOST_BYTES = 1_000_000  # of standard input; a question may be far shorter
+READOUTS = ("auto", "exact", "top_logprobs", "sampling")
+SHOWN = (
+    "country", "query", "options", "drafts", "regulated", "answer", "distribution", "option_mass", "blend",
+    "degraded", "usage", "notes", "readout", "blend_layers",
+)  # fmt: skip
+
+
+@click.command()
+@click.argument("question", required=False)
+@click.option("-c", "--country", required=True, help="ISO code or name, in any survey's spelling.")
+@click.option(
+    "-o",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="TEXT",
+    help="An answer to choose from; repeat, 2 to 40. None: free.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+@click.option(
+    "--stream/--no-stream", default=True, help="Show drafts as they arrive, or everything at the end."
+)
+@click.option(
+    "--variant",
+    default="palette",
+    show_default=True,
+    metavar="NAME",
+    help="palette, without-draft, without-self-regulation or without-moerges.",
+)
+@map_option
+@click.option(
+    "--model", metavar="REF", help="One model for every part, by prompt alone: 'openai:gpt-4o-mini'."
+)
+@click.option(
+    "--base-url",
+    metavar="URL",
+    help="OpenAI-compatible server; its only model plays every part unless --model names one.",
+)
+@click.option(
+    "--set",
+    "parts",
+    multiple=True,
+    metavar="PART=REF",
+    help="One part's model: 'africa=openai:africa@http://127.0.0.1:8000/v1', 'meta=...'; repeat.",
+)
+@click.option(
+    "--seed", type=int, metavar="N", help="Same seed, same answer (embedded palette).  [default: 0]"
+)
+@click.option(
+    "--draft-timeout", type=float, metavar="SECONDS", help="Time for a draft; a late one is left out."
+)
+@click.option(
+    "--readout",
+    type=click.Choice(READOUTS),
+    help="How the distribution is read off the model.  [default: auto]",
+)
+def ask(
+    question: str | None,
+    country: str,
+    options: tuple[str, ...],
+    as_json: bool,
+    stream: bool,
+    variant: str,
+    map_name: str | None,
+    model: str | None,
+    base_url: str | None,
+    parts: tuple[str, ...],
+    seed: int | None,
+    draft_timeout: float | None,
+    readout: str | None,
+) -> None:
+    """Ask QUESTION as people in a country would answer it.
+
+    Without QUESTION, or with '-', it is read from standard input.
+
+    \b
+    palette ask --country KEN "What do people eat at a wedding?"
+    palette ask -c NZL -o Freedom -o Equality "Which matters more to people?"
+    """
+    from palette.countries import find_country
+    from palette.cultural_map import load_map
+    from palette.questions import Question
+    from palette.settings import get_settings, use_settings
+
+    asked = Question(_text(question), options)
+    place = find_country(country)
+    settings = get_settings(
+        map=map_name,
+        model=model,
+        base_url=base_url,
+        models=_parts(parts),
+        seed=seed,
+        draft_timeout_s=draft_timeout,
+        readout=readout,
+    )
+    if base_url and not settings.model and not settings.models:
+        settings = get_settings(**settings.model_dump(exclude_unset=True) | {"model": _only_model(settings)})
+    cultural_map = load_map(settings.map)
+
+    import asyncio
+
+    with use_settings(settings):
+        view = _view(as_json, stream, place.name, asked, cultural_map)
+        inputs = {"country": place.iso3, "query": asked.text, "options": list(asked.options)}
+        with view:
+            result = asyncio.run(_run(variant, cultural_map, inputs, view))
+            view.result(result)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({key: result.get(key) for key in SHOWN}, ensure_ascii=False, indent=2))
+    if result.get("answer") is None:
+        raise ModelError(
+            f"No readable answer: {' '.join(result.get('degraded') or ['the model gave none.'])}"
+        )
+
+
+async def _run(variant: str, cultural_map: Any, inputs: dict[str, Any], view: View) -> dict[str, Any]:
+    """Stream one run of the graph into the view; the final state. Closes the HTTP client of this loop."""
+    from graph.variants import build_variant
+    from palette.models import close_clients
+
+    result: dict[str, Any] = {}
+    graph = build_variant(variant, cultural_map)
+    try:
+        async for mode, chunk in graph.astream(inputs, stream_mode=["messages", "updates", "values"]):
+            if mode == "messages":
+                message, metadata = chunk
+                view.token(metadata["langgraph_node"], message.text)
+            elif mode == "updates":
+                for node, update in chunk.items():
+                    view.finished(node, update or {})
+            else:
+                result = chunk
+    finally:
+        await close_clients()
+    return result
+
+
+def _text(question: str | None) -> str:
+    """The question as given, or from standard input."""
+    if question is None and sys.stdin.isatty():
+        raise UsageError("No question: give one as an argument, or pipe it in.")
+    if question is not None and question != "-":
+        return question
+    raw = click.get_binary_stream("stdin").read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
+        raise QuestionError(
+            f"Standard input has more than {MOST_BYTES:,} bytes; a question is a few sentences."
+        )
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise QuestionError(
+            f"Standard input is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}. "
+            "Convert it first, for example with 'iconv -f latin1 -t utf-8'."
+        ) from None
+
+
+def _parts(pairs: tuple[str, ...]) -> Mapping[str, str] | None:
+    parts: dict[str, str] = {}
+    for pair in pairs:
+        part, equals, ref = pair.partition("=")
+        if not (part and equals and ref):
+            raise SettingsError(f"--set {pair!r}: expected PART=REF, such as 'africa=openai:gpt-4o-mini'.")
+        if part in parts:
+            raise SettingsError(f"--set names {part!r} twice.")
+        parts[part] = ref
+    return parts or None
+
+
+def _only_model(settings: Settings) -> str:
+    """The one model that the server of --base-url has; with several, the person has to say which."""
+    from palette.cli.server import served_models
+
+    assert settings.base_url is not None
+    names = served_models(settings.base_url, settings)
+    if len(names) == 1:
+        return f"openai:{names[0]}"
+    raise SettingsError(
+        f"{settings.base_url} serves {len(names)} models. Name one with --model: "
+        + ", ".join(f"'openai:{name}'" for name in names[:20])
+        if names
+        else f"{settings.base_url} serves no model."
+    )
+
+
+def _view(as_json: bool, stream: bool, country: str, question: Any, cultural_map: Any) -> View:
+    if as_json:
+        from palette.cli.display import View
+
+        return View()
+    from palette.cli.display import open_view
+
+    return open_view(country, question, cultural_map, stream)

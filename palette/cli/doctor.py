@@ -1,0 +1,195 @@
+"""`palette doctor`: what is installed, which servers answer, what is missing, and what mends it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from palette.cli.lookup import json_option, map_option
+from palette.cli.text import visible
+from palette.errors import PaletteError
+
+if TYPE_CHECKING:
+    from palette.models import Parts
+    from palette.settings import Settings
+
+DISTRIBUTION = "cultural-palette"
+PURPOSES = {
+    "": "asking servers",
+    "embedded": "models in this process, the nano palette",
+    "train": "adapters and merges",
+    "serve": "vLLM on a GPU",
+    "serve-cpu": "vLLM on the CPU",
+    "evaluate": "surveys and metrics",
+    "studio": "LangGraph Studio",
+    "dev": "tests",
+}
+MARKS = {"ok": "ok     ", "missing": "missing", "off": "-      "}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `state`: "ok", "missing" (the settings need it) or "off" (not needed)."""
+
+    what: str
+    state: str
+    said: str
+    mend: str | None = None
+
+
+@click.command()
+@map_option
+@json_option
+def doctor(map_name: str | None, as_json: bool) -> None:
+    """Check the installation and the servers; say what mends what is missing.
+
+    Exit code 1 when something that your settings need is missing.
+    """
+    findings = []
+    for finding in examine(map_name):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{MARKS[finding.state]}  {finding.what:<20} {visible(finding.said)}")
+            if finding.mend:
+                click.echo(f"{'':<9}{'':<20} -> {visible(finding.mend)}")
+    ill = any(finding.state == "missing" for finding in findings)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"ok": not ill, "findings": [asdict(each) for each in findings]}, indent=2))
+    else:
+        click.echo(
+            "Something is missing; see the arrows." if ill else "All that your settings need is there."
+        )
+    sys.exit(1 if ill else 0)
+
+
+def examine(map_name: str | None) -> Iterator[Finding]:
+    """Every finding, quick ones first."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", "ok", f"{python} at {sys.executable}")
+    settings, parts, trouble = _cast(map_name)
+    embedded = parts is None or any(ref.provider == "embedded" for ref in _refs(parts))
+    yield from _extras(embedded)
+    if trouble:
+        yield Finding(
+            "settings", "missing", str(trouble), "mend the flag, variable or line of palette.toml it names"
+        )
+    if settings is None:
+        return
+    from palette.settings import config_file
+
+    yield Finding(
+        "settings", "ok", str(config_file() or "no palette.toml: defaults, PALETTE_* variables and .env")
+    )
+    if embedded:
+        yield from _checked("nano palette", _nano)
+    if parts is not None:
+        yield from _servers(settings, parts)
+
+
+def _cast(map_name: str | None) -> tuple[Settings | None, Parts | None, PaletteError | None]:
+    from palette.cultural_map import load_map
+    from palette.models import resolve_parts
+    from palette.settings import get_settings
+
+    settings = None
+    try:
+        settings = get_settings(map=map_name)
+        return settings, resolve_parts(load_map(settings.map), settings.models, settings.model), None
+    except PaletteError as error:
+        return settings, None, error
+
+
+def _refs(parts: Parts) -> list:  # type: ignore[type-arg]
+    return [*parts.agents.values(), parts.meta, parts.base]
+
+
+def _extras(embedded: bool) -> Iterator[Finding]:
+    """What pyproject.toml asks for, per extra, against what is installed; the metadata is the one list."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        yield Finding(
+            "palette", "missing", "runs from source, not installed", "make ask, or pip install -e ."
+        )
+        return
+    for extra, purpose in PURPOSES.items():
+        missing, count = [], 0
+        for requirement in wanted:
+            marker = requirement.marker
+            if requirement.name == DISTRIBUTION or (
+                marker is not None and not marker.evaluate({"extra": extra})
+            ):
+                continue
+            if extra and (marker is None or marker.evaluate({"extra": ""})):
+                continue  # a core package
+            count += 1
+            try:
+                if not requirement.specifier.contains(version(requirement.name), prereleases=True):
+                    missing.append(
+                        f"{requirement.name}{requirement.specifier} (is {version(requirement.name)})"
+                    )
+            except PackageNotFoundError:
+                missing.append(requirement.name)
+        name = f"extra {extra}" if extra else "core packages"
+        if not missing:
+            yield Finding(name, "ok", f"{purpose}: {count} packages")
+        else:
+            needed = not extra or (extra == "embedded" and embedded)
+            command = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"
+            yield Finding(
+                name, "missing" if needed else "off", f"{purpose}: not there: {', '.join(missing)}", command
+            )
+
+
+def _nano() -> str:
+    from palette.embedded.manifest import read_manifest
+
+    manifest = read_manifest("nano")
+    lost = [
+        path for path in (manifest.base, manifest.router, *manifest.adapters.values()) if not path.exists()
+    ]
+    if lost:
+        raise PaletteError(f"{lost[0]} is not there")
+    return f"{len(manifest.adapters)} communities: {', '.join(manifest.communities)}"
+
+
+def _servers(settings: Settings, parts: Parts) -> Iterator[Finding]:
+    """Every server that a part is cast on: does it answer, and does it serve the names?"""
+    from palette.cli.server import served_models
+    from palette.settings import OPENAI_URL
+
+    wanted: dict[str, set[str]] = {}
+    for ref in _refs(parts):
+        if ref.provider == "openai":
+            wanted.setdefault(ref.base_url or settings.base_url or OPENAI_URL, set()).add(ref.name)
+    for url, names in wanted.items():
+
+        def look(url: str = url, names: set[str] = names) -> str:
+            start = time.perf_counter()
+            served = served_models(url, settings)
+            took = f"{1000 * (time.perf_counter() - start):.0f} ms"
+            if lost := sorted(names - set(served)):
+                raise PaletteError(
+                    f"does not serve {', '.join(lost)}; it serves {', '.join(served[:20]) or 'nothing'}"
+                )
+            return f"serves {', '.join(sorted(names))} ({took})"
+
+        yield from _checked(url, look, "start it, or name another with --base-url, --model or --set")
+
+
+def _checked(what: str, look: Callable[[], str], mend: str | None = None) -> Iterator[Finding]:
+    try:
+        yield Finding(what, "ok", look())
+    except PaletteError as error:
+        yield Finding(what, "missing", str(error), mend)

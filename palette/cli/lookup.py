@@ -1,0 +1,120 @@
+"""`palette countries`, `palette maps`, `palette graph`: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from palette.countries import Country
+    from palette.cultural_map import CulturalMap
+
+map_option = click.option(
+    "--map",
+    "map_name",
+    metavar="MAP",
+    help="Built-in name or YAML file.  [default: the settings', continents]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+
+
+@click.command()
+@click.argument("text", required=False)
+@map_option
+@json_option
+def countries(text: str | None, map_name: str | None, as_json: bool) -> None:
+    """List countries with their code and community.
+
+    TEXT keeps those whose code, name or community holds it; a survey's spelling finds its country.
+    """
+    from palette.countries import all_countries
+    from palette.cultural_map import load_map
+    from palette.settings import get_settings
+
+    cultural_map = load_map(get_settings(map=map_name).map)
+    found = all_countries() if text is None else _matching(text, cultural_map)
+    homes = {each.iso3: cultural_map.community_of(each.iso3) for each in found}
+    if as_json:
+        listed = [
+            {
+                "iso3": each.iso3,
+                "name": each.name,
+                "community": home.key if (home := homes[each.iso3]) else None,
+            }
+            for each in found
+        ]
+        click.echo(json.dumps({"map": cultural_map.key, "countries": listed}, ensure_ascii=False, indent=2))
+        return
+    width = max(len(each.name) for each in found)
+    for each in found:
+        home = homes[each.iso3]
+        click.echo(f"{each.iso3}  {each.name:<{width}}  {home.name if home else '-'}")
+
+
+def _matching(text: str, cultural_map: CulturalMap) -> Sequence[Country]:
+    from palette.countries import all_countries, find_country
+
+    def told(country: Country) -> str:
+        home = cultural_map.community_of(country.iso3)
+        return " ".join((country.iso3, country.name, home.name if home else "")).casefold()
+
+    return [country for country in all_countries() if text.casefold() in told(country)] or [
+        find_country(text)
+    ]
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def maps(name: str | None, as_json: bool) -> None:
+    """List the cultural maps, or show one.
+
+    NAME is a built-in name or a YAML file.
+    """
+    from palette.cultural_map import builtin_maps, load_map
+
+    found = [load_map(each) for each in ([name] if name else builtin_maps())]
+    if as_json:
+        data = [
+            {
+                "map": each.key,
+                "name": each.name,
+                "source": each.source,
+                "communities": {
+                    c.key: {"name": c.name, "colour": c.colour, "countries": c.countries}
+                    for c in each.communities
+                },
+            }
+            for each in found
+        ]
+        click.echo(json.dumps({"maps": data}, ensure_ascii=False, indent=2))
+        return
+
+    from palette.cli.display import make_console, map_view
+
+    console = make_console()
+    for each in found:
+        console.print(map_view(each, whole=name is not None))
+    if not name:
+        console.print(
+            "'palette maps NAME' shows a map's countries; docs/architecture.md, how to write one.",
+            highlight=False,
+        )
+
+
+@click.command()
+@click.option(
+    "--variant", default="palette", show_default=True, help="Which graph; see 'palette ask --help'."
+)
+@map_option
+def graph(variant: str, map_name: str | None) -> None:
+    """Print a graph as Mermaid."""
+    from graph.variants import build_variant
+    from palette.cultural_map import load_map
+    from palette.settings import get_settings
+
+    built = build_variant(variant, load_map(get_settings(map=map_name).map))
+    click.echo(built.get_graph().draw_mermaid(), nl=False)

@@ -1,0 +1,42 @@
+"""What an OpenAI-compatible server says it serves."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from palette.errors import ModelError
+
+if TYPE_CHECKING:
+    from palette.settings import Settings
+
+TIMEOUT_S = 10.0
+
+
+def served_models(base_url: str, settings: Settings, timeout_s: float = TIMEOUT_S) -> list[str]:
+    """Names from `GET {base_url}/models`. Raises ModelError: down, slow, no access, or no such API."""
+    url = f"{base_url.rstrip('/')}/models"
+    request = Request(url, headers={"Accept": "application/json"})
+    if key := settings.key_for(base_url):
+        request.add_header("Authorization", f"Bearer {key.get_secret_value()}")
+    try:
+        with urlopen(request, timeout=timeout_s) as response:
+            body = response.read(2_000_000)
+    except HTTPError as error:
+        hint = " Set PALETTE_API_KEY (or OPENAI_API_KEY)." if error.code in (401, 403) else ""
+        raise ModelError(f"{url} answered HTTP {error.code}.{hint}") from None
+    except TimeoutError:
+        raise ModelError(f"{url} did not answer within {timeout_s:g} s.") from None
+    except (URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            raise ModelError(f"{url} did not answer within {timeout_s:g} s.") from None
+        raise ModelError(f"Can not reach {url} ({reason}). Is the server up?") from None
+    try:
+        return [str(model["id"]) for model in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"{url} sent no list of models. Is it an OpenAI-compatible API (with /v1)?"
+        ) from None

@@ -1,0 +1,154 @@
+"""Countries by ISO code, English name, or the spelling of any survey.
+
+Codes and official names are ISO 3166-1 as `pycountry` has it; everyday names and survey spellings are ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import unicodedata
+from dataclasses import dataclass
+
+import pycountry
+
+from palette.errors import UnknownCountry
+
+EVERYDAY = {
+    "BOL": "Bolivia", "BRN": "Brunei", "CIV": "Ivory Coast", "COD": "Democratic Republic of the Congo",
+    "COG": "Republic of the Congo", "CPV": "Cape Verde", "CZE": "Czechia", "FLK": "Falkland Islands",
+    "FSM": "Micronesia", "IRN": "Iran", "KOR": "South Korea", "LAO": "Laos", "MDA": "Moldova",
+    "PRK": "North Korea", "PSE": "Palestine", "RUS": "Russia", "SHN": "Saint Helena", "SXM": "Sint Maarten",
+    "MAF": "Saint Martin", "SYR": "Syria", "TUR": "Turkey", "TWN": "Taiwan", "TZA": "Tanzania",
+    "VAT": "Vatican City", "VEN": "Venezuela", "VGB": "British Virgin Islands", "VIR": "US Virgin Islands",
+    "VNM": "Vietnam", "BES": "Caribbean Netherlands", "HKG": "Hong Kong", "MAC": "Macau",
+}  # fmt: skip
+EXTRAS = {
+    # Not in ISO 3166-1, yet countries of their own in surveys. XKX: the user-assigned code in common use;
+    # NIR: ours, for the World Values Survey keeps Northern Ireland apart from Great Britain.
+    "XKX": ("XK", "Kosovo"),
+    "NIR": ("", "Northern Ireland"),
+}
+ALIASES = {
+    "GBR": ("Britain", "Great Britain", "England and Wales"),
+    "USA": ("U.S.", "US", "U.S.A.", "United States of America", "America (USA)"),
+    "KOR": ("S. Korea", "Republic of Korea", "Korea South", "Korea, South"),
+    "PRK": ("N. Korea",),
+    "ZAF": ("S. Africa",),
+    "CZE": ("Czech Rep.", "Czech Republic"),
+    "BIH": ("Bosnia Herzegovina", "Bosnia-Herzegovina", "Bosnia"),
+    "HKG": ("Hong Kong SAR", "Hong Kong SAR PRC"),
+    "MAC": ("Macau SAR", "Macao", "Macau SAR PRC"),
+    "TWN": ("Taiwan ROC",),
+    "PSE": ("Palest. ter.", "Palestinian territories", "Palestinian ter."),
+    "CIV": ("Cote d'Ivoire",),
+    "VNM": ("Viet Nam",),
+    "RUS": ("Russian Federation",),
+    "MKD": ("Macedonia", "Macedonia Rep", "FYR Macedonia"),
+    "SWZ": ("Swaziland",),
+    "MMR": ("Burma",),
+    "NLD": ("Holland", "The Netherlands"),
+    "ARE": ("UAE",),
+    "COD": ("DR Congo", "Congo (Kinshasa)"),
+    "COG": ("Congo", "Congo (Brazzaville)"),
+    "SVK": ("Slovak Rep", "Slovak Republic"),
+    "KGZ": ("Kyrgyz Rep", "Kyrgyz Republic"),
+    "DOM": ("Dominican Rep",),
+    "DEU": ("West Germany", "East Germany"),
+    "TLS": ("East Timor",),
+    "TTO": ("Trinidad & Tobago", "Trinidad"),
+}
+NICKNAMES = {  # not names we take, but what people mean by them
+    "UK": "GBR", "England": "GBR", "Scotland": "GBR", "Wales": "GBR", "America": "USA", "Korea": "KOR",
+    "Holy See": "VAT", "Aotearoa": "NZL", "Persia": "IRN", "Deutschland": "DEU",
+}  # fmt: skip
+SAMPLE = re.compile(r"\s*\(([A-Za-z -]+) sample\)$")
+WITH_ARTICLE = re.compile(
+    r"^(Bahamas|Comoros|Gambia|Maldives|Netherlands|Philippines|Seychelles|Democratic Republic.*|"
+    r"Republic of the .*|Dominican Republic|Central African Republic|Caribbean Netherlands|United .*|"
+    r"Isle of Man|.* Islands|.* Territory|.* Territories)$"
+)
+NO_ARTICLE = ("Solomon Islands",)
+
+
+@dataclass(frozen=True)
+class Country:
+    """A country by its ISO 3166-1 codes and its everyday English name."""
+
+    iso3: str
+    iso2: str
+    name: str
+
+    @property
+    def in_text(self) -> str:
+        """The name as it stands after "in": "Kenya", "the United States"."""
+        article = WITH_ARTICLE.match(self.name) and self.name not in NO_ARTICLE
+        return f"the {self.name}" if article else self.name
+
+
+@functools.cache
+def all_countries() -> tuple[Country, ...]:
+    """Every ISO 3166-1 country, and Kosovo (XKX) and Northern Ireland (NIR), by name."""
+    rows = [
+        Country(c.alpha_3, c.alpha_2, EVERYDAY.get(c.alpha_3) or str(getattr(c, "common_name", c.name)))
+        for c in pycountry.countries
+    ]
+    rows += [Country(iso3, iso2, name) for iso3, (iso2, name) in EXTRAS.items()]
+    return tuple(sorted(rows, key=lambda c: _plain(c.name)))
+
+
+def find_country(text: str) -> Country:
+    """The country of a code, a name, or a survey's label ("S. Korea", "India (Current national sample)").
+
+    Raises UnknownCountry with the nearest names.
+    """
+    wanted = _plain(SAMPLE.sub("", text.strip()))
+    if found := _index().get(wanted):
+        return found
+    by_code = {c.iso3: c for c in all_countries()}
+    nickname = {_plain(name): by_code[code] for name, code in NICKNAMES.items()}
+    if wanted in nickname:
+        guesses = [nickname[wanted]]
+    else:
+        near = difflib.get_close_matches(wanted, [*_index(), *nickname], n=6, cutoff=0.6)
+        guesses = list(dict.fromkeys((_index() | nickname)[key] for key in near))[:3]
+    hint = " or ".join(f"{c.iso3} ({c.name})" for c in guesses)
+    did = f" Did you mean {hint}?" if hint else ""
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    raise UnknownCountry(f"Unknown country {shown!r}.{did} 'palette countries' lists all.")
+
+
+def sample_of(label: str) -> str | None:
+    """Which sample a survey's label means: "current national", "old national", "non-national"; else None."""
+    match = SAMPLE.search(label.strip())
+    return match[1].lower() if match else None
+
+
+@functools.cache
+def _index() -> dict[str, Country]:
+    """Every accepted spelling, folded, to its country."""
+    index: dict[str, Country] = {}
+    by_code = {c.iso3: c for c in all_countries()}
+    for entry in pycountry.countries:
+        country = by_code[entry.alpha_3]
+        fields = ("name", "common_name", "official_name", "alpha_2", "alpha_3")
+        names = [str(getattr(entry, field, "")) for field in fields]
+        index |= {_plain(name): country for name in names if name}
+    for code, aliases in ALIASES.items():
+        index |= {_plain(alias): by_code[code] for alias in aliases}
+    for country in by_code.values():
+        index |= {_plain(name): country for name in (country.name, country.iso3, country.iso2) if name}
+    index.pop("", None)
+    return index
+
+
+def _plain(text: str) -> str:
+    """Folded for comparison: no accents, case, punctuation or leading "the"; "&" is "and", "St." "saint".
+
+    Letters of other scripts stay as they are: dropped, they would leave another country's name or code.
+    """
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    plain = re.sub(r"[.'\u2018\u2019()]", "", plain).replace("&", " and ")
+    words = ["saint" if word == "st" else word for word in re.split(r"[\s,\-\u2010-\u2015]+", plain) if word]
+    return " ".join(words[1:] if words[:1] == ["the"] and len(words) > 1 else words)

@@ -1,0 +1,58 @@
+"""A palette on disk: which weights play which part, described by `manifest.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palette.errors import ModelError
+
+BUILT_IN = {"nano": Path(__file__).parent / "nano"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Paths are absolute. `adapters`: community -> LoRA folder, in the experts' order of the MoErges.
+
+    The MoErges is kept in parts, since it is nothing but the base, the adapters and its router: `router` holds one
+    tensor (communities, hidden) a layer, named as in the checkpoint that MergeKit wrote. `scope`: what the palette
+    knows ("countries": ISO codes, "words": lower-case words), `None` for a palette without such a limit.
+    """
+
+    name: str
+    cultural_map: str
+    base: Path
+    adapters: Mapping[str, Path]
+    router: Path
+    scope: Mapping[str, Any] | None = None
+
+    @property
+    def communities(self) -> tuple[str, ...]:
+        """Community keys, in the experts' order."""
+        return tuple(self.adapters)
+
+
+def read_manifest(name_or_path: str) -> Manifest:
+    """The manifest of a built-in palette ("nano") or of a folder; a ModelError names what is missing."""
+    folder = BUILT_IN.get(name_or_path, Path(name_or_path)).resolve()
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ModelError(
+            f"No palette {name_or_path!r}: {path} is not there. Built in: {', '.join(BUILT_IN)}; "
+            "or name a folder with a manifest.json ('python -m training.nano --help' makes one)."
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return Manifest(
+            name=raw["name"],
+            cultural_map=raw["map"],
+            base=folder / raw["base"],
+            adapters={key: folder / value for key, value in raw["adapters"].items()},
+            router=folder / raw["router"],
+            scope=raw.get("scope"),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is no palette manifest: {error!r}") from error

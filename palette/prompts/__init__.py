@@ -1,0 +1,71 @@
+"""Prompts are text files beside this one, filled strictly: they are scientific artefacts, not format strings.
+
+A prompt has a `[system]` and a `[user]` section. A field stands in braces, `{country}`. Filling is one pass
+over the template, so braces in what a user wrote stay as they are, and are never filled again.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+
+from palette.errors import PromptError
+
+FOLDER = Path(__file__).parent
+FIELD = re.compile(r"\{([a-z_]+)\}")
+HEADING = re.compile(r"^\[(.+)\][ \t]*$", re.MULTILINE)
+SECTIONS = ("system", "user")
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The prompts there are."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.txt")))
+
+
+@functools.cache
+def template_of(name: str) -> str:
+    """The text of a prompt file, read once."""
+    if name not in names():
+        raise PromptError(f"No prompt {name!r}; there are {', '.join(names())}.")
+    return (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def fields_of(name: str) -> tuple[str, ...]:
+    """The fields a prompt must use, in the order they first stand."""
+    return tuple(dict.fromkeys(FIELD.findall(template_of(name))))
+
+
+def render(name: str, *, template: str | None = None, **fields: str) -> list[BaseMessage]:
+    """The system and the user message of a prompt. `template` stands in for the file's text.
+
+    Raises PromptError that names fields missing and fields unused, in one go.
+    """
+    text = template if template is not None else template_of(name)
+    where = f"prompt {name!r}" + (" (your own text)" if template is not None else "")
+    used = set(FIELD.findall(text))
+    faults = [f"it asks for {{{field}}}, which is not given" for field in sorted(used - fields.keys())]
+    faults += [f"it does not use {{{field}}}" for field in sorted(fields.keys() - used)]
+    if faults:
+        given = ", ".join(f"{{{field}}}" for field in fields)
+        raise PromptError(f"The {where} does not fit: {'; '.join(faults)}. Its fields are {given or 'none'}.")
+    system, user = (_fill(part, fields) for part in _sections(text, where))
+    return [SystemMessage(system), HumanMessage(user)]
+
+
+def _sections(text: str, where: str) -> tuple[str, str]:
+    before, *parts = HEADING.split(text)
+    found = tuple(parts[0::2])
+    if found != SECTIONS or before.strip():
+        raise PromptError(
+            f"The {where} needs a line [system], then a line [user], each with its text below it, and "
+            f"nothing before; found {', '.join(f'[{name}]' for name in found) or 'no such line'}."
+        )
+    return parts[1], parts[3]
+
+
+def _fill(part: str, fields: dict[str, str]) -> str:
+    return FIELD.sub(lambda field: fields[field[1]], part).strip("\n").rstrip()

@@ -1,0 +1,226 @@
+"""The distribution a model puts on the options of a question, and how it was read.
+
+Three ways, the most faithful first: *exact* (a model that gives the log-probability of any label),
+*top_logprobs* (a server's twenty likeliest first tokens) and *sampling* (many replies, counted). What can not
+be read is counted and said; it never becomes a guess.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+
+from palette.distributions import Distribution
+from palette.errors import ModelError
+from palette.questions import Question
+from palette.settings import ReadoutMethod
+
+TOP = 20
+AT_ONCE = 8
+SAMPLE_TOKENS = 24
+SAMPLE_TEMPERATURE = 1.0
+HIDDEN = "nostream"
+"""LangGraph's tag for replies that are not shown as they come: letters of a readout are no answer."""
+WRAPPING = "*\"'` "
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read. `distribution` is over the options in their order, `None` when nothing could be read.
+
+    `option_mass`: probability (0..1) that the reply is one of the options at all; with sampling the share of
+    readable replies. `unreadable`: replies that named no option, and `replies` the first of them. `samples`:
+    replies drawn, `None` without sampling. `censored`: labels outside the server's top tokens; they count as
+    0, and each has at most `censored_below` of the probability.
+    """
+
+    distribution: Distribution | None
+    option_mass: float | None
+    method: Literal["exact", "top_logprobs", "sampling"]
+    unreadable: int = 0
+    samples: int | None = None
+    censored: tuple[str, ...] = ()
+    censored_below: float | None = None
+    replies: tuple[str, ...] = ()
+    usage: Mapping[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """How it was read, in plain values, for results."""
+        return {
+            "method": self.method,
+            "unreadable": self.unreadable,
+            "samples": self.samples,
+            "censored": list(self.censored),
+            "censored_below": self.censored_below,
+            "replies": list(self.replies),
+        }
+
+
+async def read_options(
+    model: BaseChatModel,
+    messages: Sequence[BaseMessage],
+    question: Question,
+    *,
+    method: ReadoutMethod = "auto",
+    samples: int = 20,
+    seed: int = 0,
+) -> Reading:
+    """Read the distribution over the options of `question` off the reply to `messages`.
+
+    "auto" takes the most faithful way the model offers. A method asked for by name that the model lacks is a
+    ModelError.
+    """
+    exact = hasattr(model, "aoption_logprobs")
+    one_letter = all(len(label) == 1 for label in question.labels)
+    if method == "exact" and not exact:
+        raise ModelError(
+            "This model gives no exact log-probabilities of options: use readout 'auto' or 'sampling'."
+        )
+    if method == "top_logprobs" and not one_letter:
+        raise ModelError(
+            f"{len(question.options)} options have labels of two letters, which top_logprobs can not read: "
+            "use readout 'auto' or 'sampling'."
+        )
+    if exact and method in ("auto", "exact"):
+        return await _exact(model, messages, question)
+    if method == "top_logprobs":
+        reading = await _top_logprobs(model, messages, question)
+        if reading is None:
+            raise ModelError("The model sent no log-probabilities: use readout 'auto' or 'sampling'.")
+        return reading
+    if method == "auto" and one_letter and "top_logprobs" in type(model).model_fields:
+        try:
+            reading = await _top_logprobs(model, messages, question)
+        except Exception as error:
+            if getattr(error, "status_code", None) not in (400, 422):  # how servers say "no logprobs here"
+                raise
+            reading = None
+        if reading is not None:
+            return reading
+    return await _sampling(model, messages, question, samples, seed)
+
+
+async def _exact(model: Any, messages: Sequence[BaseMessage], question: Question) -> Reading:
+    logprobs = await model.aoption_logprobs(list(messages), list(question.labels))
+    distribution, mass = _normalised(logprobs)
+    return Reading(distribution, mass, "exact", unreadable=int(distribution is None))
+
+
+async def _top_logprobs(
+    model: BaseChatModel, messages: Sequence[BaseMessage], question: Question
+) -> Reading | None:
+    """One reply of one token; every token that is a label, with or without space around it, counts for it.
+
+    None when the server sent no log-probabilities.
+    """
+    asked = model.bind(max_tokens=1, logprobs=True, top_logprobs=TOP)
+    message = await asked.ainvoke(list(messages), {"tags": [HIDDEN]})
+    content = (message.response_metadata.get("logprobs") or {}).get("content")
+    if not content or not content[0].get("top_logprobs"):
+        return None
+    top = content[0]["top_logprobs"]
+    logprobs = []
+    for label in question.labels:
+        found = [entry["logprob"] for entry in top if entry["token"].strip() == label]
+        logprobs.append(_log_sum_exp(found) if found else -math.inf)
+    distribution, mass = _normalised(logprobs)
+    censored = tuple(label for label, p in zip(question.labels, logprobs, strict=True) if p == -math.inf)
+    return Reading(
+        distribution,
+        mass,
+        "top_logprobs",
+        unreadable=int(distribution is None),
+        censored=censored,
+        censored_below=math.exp(min(entry["logprob"] for entry in top)) if censored else None,
+        replies=() if distribution else (message.text,),
+        usage=_usage([message]),
+    )
+
+
+async def _sampling(
+    model: BaseChatModel, messages: Sequence[BaseMessage], question: Question, samples: int, seed: int
+) -> Reading:
+    """Many replies at temperature 1, each with a seed of its own; strictly parsed."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> AIMessage:
+        async with gate:
+            drawn = _with(model, temperature=SAMPLE_TEMPERATURE, max_tokens=SAMPLE_TOKENS, seed=seed + number)
+            return await drawn.ainvoke(list(messages), {"tags": [HIDDEN]})
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(number)) for number in range(samples)]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    replies = [task.result() for task in tasks]
+    counts = [0] * len(question.options)
+    unread = []
+    for reply in replies:
+        index = option_in(reply.text, question)
+        if index is None:
+            unread.append(reply.text)
+        else:
+            counts[index] += 1
+    readable = samples - len(unread)
+    return Reading(
+        Distribution.from_counts(counts) if readable else None,
+        readable / samples,
+        "sampling",
+        unreadable=len(unread),
+        samples=samples,
+        replies=tuple(unread[:5]),
+        usage=_usage(replies),
+    )
+
+
+def option_in(reply: str, question: Question) -> int | None:
+    """The option a reply names: "B", "(B)", "B.", "B. Equality" or "Equality"; `None` for anything else."""
+    text = " ".join(reply.split())
+    options = [_plain(option) for option in question.options]
+    match = re.match(r"[*\"'`(\[ ]*([A-Z]{1,2})(?![A-Za-z0-9'])[\])*.:\"'` -]*", text)
+    if match and match[1] in question.labels:
+        index = question.labels.index(match[1])
+        if _plain(text[match.end() :]) in ("", options[index]):
+            return index
+    return options.index(_plain(text)) if _plain(text) in options else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).strip(WRAPPING).rstrip(".").strip(WRAPPING).casefold()
+
+
+def _with(model: BaseChatModel, **values: Any) -> BaseChatModel:
+    """A copy of a chat model with other sampling, as far as it has such a knob."""
+    return model.model_copy(
+        update={name: value for name, value in values.items() if name in type(model).model_fields}
+    )
+
+
+def _normalised(logprobs: Sequence[float]) -> tuple[Distribution | None, float]:
+    if all(value == -math.inf for value in logprobs):
+        return None, 0.0
+    return Distribution.from_logprobs(logprobs)
+
+
+def _log_sum_exp(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values))
+
+
+def _usage(messages: Sequence[AIMessage]) -> dict[str, int]:
+    """Tokens of all replies; empty when one of them did not say."""
+    told = [message.usage_metadata for message in messages if message.usage_metadata]
+    if len(told) < len(messages):
+        return {}
+    return {
+        "input_tokens": sum(usage["input_tokens"] for usage in told),
+        "output_tokens": sum(usage["output_tokens"] for usage in told),
+    }

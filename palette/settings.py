@@ -1,0 +1,215 @@
+"""Settings, and the one door to the environment.
+
+A flag wins over the environment (`PALETTE_*`, then a `.env` file), that over the file (`palette.toml`, or the
+one `PALETTE_CONFIG` names), that over the default. Unknown keys are refused: a misspelt setting must not pass
+in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from palette.errors import SettingsError
+
+PREFIX = "PALETTE_"
+CONFIG = "PALETTE_CONFIG"
+DOTENV = ".env"
+OPENAI_URL = "https://api.openai.com/v1"
+ReadoutMethod = Literal["auto", "exact", "top_logprobs", "sampling"]
+
+
+class Settings(BaseSettings):
+    """What a person may set once for a machine or a project. Times are in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", env_file=DOTENV, extra="forbid", frozen=True
+    )
+
+    model: str | None = Field(
+        None, description="one model that plays every part by prompt alone: 'openai:gpt-4o-mini'"
+    )
+    models: dict[str, str] = Field(
+        default_factory=dict,
+        description="model of a part: a community's key, 'meta' or 'base'; wins over `model`",
+    )
+    base_url: str | None = Field(
+        None, description=f"OpenAI-compatible server (OPENAI_BASE_URL, else {OPENAI_URL})"
+    )
+    api_key: SecretStr | None = Field(None, description="its key (OPENAI_API_KEY)")
+    map: str = Field("continents", description="cultural map: a built-in name or the path of a YAML file")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of every sampled reply")
+    temperature: float = Field(0.7, ge=0, le=2, description="temperature of the drafts")
+    meta_temperature: float = Field(
+        0.0, ge=0, le=2, description="temperature of the account and of the decision"
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, le=32_768, description="longest reply in tokens (embedded palette 160, servers 1024)"
+    )
+    draft_timeout_s: float = Field(60.0, gt=0, le=3600, description="time for a draft, retries included")
+    request_timeout_s: float = Field(
+        120.0, gt=0, le=3600, description="time for any other reply, retries included"
+    )
+    retries: int = Field(2, ge=0, le=10, description="how often a failed request is sent again")
+    min_drafts: int = Field(
+        3, ge=1, description="fewest drafts to go on with (at most as many as there are agents)"
+    )
+    readout: ReadoutMethod = Field(
+        "auto", description="how the distribution over options is read off the model"
+    )
+    readout_samples: int = Field(20, ge=1, le=1000, description="replies of the sampling readout")
+
+    @field_validator("base_url")
+    @classmethod
+    def _a_url(cls, value: str | None) -> str | None:
+        if value is None or (value.startswith(("http://", "https://")) and urlsplit(value).netloc):
+            return value.rstrip("/") if value else value
+        raise ValueError("expected an address that starts with http:// or https://")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flag, environment, `.env`, file; the first to give a value wins, part by part for `models`."""
+        file = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        return init_settings, _Environment(settings_cls), _DotEnv(settings_cls), file
+
+    def key_for(self, url: str | None) -> SecretStr | None:
+        """The API key, for servers these settings name. A run's own context can not send the key
+        elsewhere.
+        """
+        named = [
+            self.base_url,
+            *(ref.rpartition("@")[2] for ref in (self.model or "", *self.models.values())),
+        ]
+        origins = {_origin(text) for text in (OPENAI_URL, *named) if text}
+        return self.api_key if _origin(url or self.base_url or OPENAI_URL) in origins else None
+
+
+class _Environment(EnvSettingsSource):
+    def __call__(self) -> dict[str, Any]:
+        return _with_fallbacks(super().__call__(), self.env_vars)
+
+
+class _DotEnv(DotEnvSettingsSource):
+    def __call__(self) -> dict[str, Any]:
+        known = Settings.model_fields  # other programs' variables stand in a .env too
+        return _with_fallbacks({k: v for k, v in super().__call__().items() if k in known}, self.env_vars)
+
+
+def _with_fallbacks(values: dict[str, Any], variables: Mapping[str, str | None]) -> dict[str, Any]:
+    """OpenAI's own names for key and address. Empty values count as not set, as a bare line in `.env`
+    means it.
+    """
+    plain = {name.upper(): value for name, value in variables.items()}
+    values = {name: value for name, value in values.items() if value != ""}
+    for field, name in (("api_key", "OPENAI_API_KEY"), ("base_url", "OPENAI_BASE_URL")):
+        if plain.get(name) and field not in values:
+            values[field] = plain[name]
+    return values
+
+
+def config_file() -> Path | None:
+    """The settings file in use, `None` without one. Raises SettingsError when PALETTE_CONFIG names none."""
+    if named := os.environ.get(CONFIG):
+        if not Path(named).is_file():
+            raise SettingsError(f"{CONFIG} names {named!r}, which is not a file.")
+        return Path(named)
+    usual = Path("palette.toml")
+    return usual if usual.is_file() else None
+
+
+def get_settings(**flags: Any) -> Settings:
+    """Settings with `flags` on top; a flag of `None` counts as not given. Reads the environment and files
+    each time.
+    """
+    for key in flags:
+        if key not in Settings.model_fields:
+            raise SettingsError(_unknown(key, Settings.model_fields, "setting"))
+    _refuse_unknown_variables()
+    try:
+        return Settings(**{key: value for key, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError(_readable(error)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config_file()} is not TOML: {error}") from None
+    except ValueError as error:  # pydantic-settings: a value that should be JSON and is not
+        raise SettingsError(f"Settings can not be read: {error}") from None
+
+
+_CHOSEN: ContextVar[Settings | None] = ContextVar("palette_settings", default=None)
+
+
+def current_settings() -> Settings:
+    """The settings in force: those of `use_settings`, else what the environment said when first asked."""
+    return _CHOSEN.get() or _of_this_process()
+
+
+@contextmanager
+def use_settings(settings: Settings) -> Iterator[Settings]:
+    """Put `settings` in force inside the block, and in every task started there."""
+    token = _CHOSEN.set(settings)
+    try:
+        yield settings
+    finally:
+        _CHOSEN.reset(token)
+
+
+@functools.cache
+def _of_this_process() -> Settings:
+    return get_settings()
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{PREFIX}{field}".upper() for field in Settings.model_fields} | {CONFIG}
+    for name in os.environ:
+        upper = name.upper()
+        if upper.startswith(PREFIX) and upper.partition("__")[0] not in known:
+            raise SettingsError(_unknown(name, sorted(known), "environment variable"))
+
+
+def _unknown(name: str, known: Iterable[str], what: str) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+    return f"Unknown {what} {name!r}. {hint}"
+
+
+def _readable(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(_unknown(where, Settings.model_fields, "setting"))
+        else:
+            shown = "" if where.startswith("api_key") else f" (got {fault['input']!r})"
+            lines.append(f"Setting {where!r}: {fault['msg'].removeprefix('Value error, ')}{shown}.")
+    return " ".join(lines)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower()

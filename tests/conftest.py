@@ -1,0 +1,44 @@
+"""What every test may lean on: a clean environment, and a scripted model in the place of real ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("LANGSMITH_TRACING", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on a person's settings, keys, proxies or colours."""
+    for name in list(os.environ):
+        if name.startswith(("PALETTE_", "OPENAI_")) or name in (
+            "NO_COLOR",
+            "FORCE_COLOR",
+            "COLUMNS",
+            "LINES",
+        ):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository's folder."""
+    return ROOT
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A Script behind the provider "scripted": the model "scripted:africa" plays its part "africa"."""
+    from palette import models
+    from tests.scripted import Script, scripted_model
+
+    script = Script()
+    monkeypatch.setitem(models.PROVIDERS, "scripted", lambda ref, sampling: scripted_model(script, ref.name))
+    return script

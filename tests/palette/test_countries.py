@@ -1,0 +1,130 @@
+"""Countries: codes, names, survey spellings, and errors that suggest."""
+
+from __future__ import annotations
+
+import pycountry
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palette.countries import ALIASES, Country, all_countries, find_country, sample_of
+from palette.errors import UnknownCountry
+
+# Labels of Pew's Global Attitudes and the World Values Survey that are not plain English names, and other
+# spellings in common use.
+SPELLINGS = {
+    "Bosnia Herzegovina": "BIH", "Britain": "GBR", "Great Britain": "GBR", "Czech Rep.": "CZE",
+    "Czechia": "CZE", "Hong Kong SAR": "HKG", "Macau SAR": "MAC", "Ivory Coast": "CIV",
+    "Northern Ireland": "NIR", "Palest. ter.": "PSE", "Puerto Rico": "PRI",
+    "S. Africa": "ZAF", "S. Korea": "KOR", "South Korea": "KOR",
+    "Taiwan": "TWN", "Taiwan ROC": "TWN", "North Macedonia": "MKD", "Turkey": "TUR", "Vietnam": "VNM",
+    "Viet Nam": "VNM", "U.S.": "USA", "USA": "USA", "us": "USA", "United States of America": "USA",
+    "Türkiye": "TUR", "turkiye": "TUR", "Côte d’Ivoire": "CIV", "Cote d'Ivoire": "CIV", "The Gambia": "GMB",
+    "Bolivia, Plurinational State of": "BOL", "Republic of Korea": "KOR", "Russian Federation": "RUS",
+    "St. Lucia": "LCA", "Trinidad & Tobago": "TTO", "Guinea Bissau": "GNB", "Timor Leste": "TLS",
+    "DR Congo": "COD", "Macao": "MAC", "Burma": "MMR", "Kosovo": "XKX", "UAE": "ARE", "Eswatini": "SWZ",
+    "  new   zealand ": "NZL", "nzl": "NZL", "NZ": "NZL", "Aland Islands": "ALA", "Korea, South": "KOR",
+}  # fmt: skip
+
+EVERYDAY = {
+    "BOL": "Bolivia", "RUS": "Russia", "KOR": "South Korea", "VNM": "Vietnam", "TZA": "Tanzania",
+    "IRN": "Iran", "USA": "United States", "TUR": "Turkey", "GBR": "United Kingdom", "CIV": "Ivory Coast",
+    "SYR": "Syria", "VEN": "Venezuela", "TWN": "Taiwan", "CZE": "Czechia", "LAO": "Laos",
+    "NIR": "Northern Ireland",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spelling", "iso3"), SPELLINGS.items())
+def test_spellings(spelling, iso3):
+    assert find_country(spelling).iso3 == iso3
+
+
+@pytest.mark.parametrize(("iso3", "name"), EVERYDAY.items())
+def test_everyday_names(iso3, name):
+    assert find_country(iso3).name == name
+
+
+@pytest.mark.parametrize(
+    ("label", "iso3", "sample"),
+    [
+        ("India (Current national sample)", "IND", "current national"),
+        ("India (Old national sample)", "IND", "old national"),
+        ("China (Non-national sample)", "CHN", "non-national"),
+        ("S. Africa (Non-national sample) ", "ZAF", "non-national"),
+        ("Kenya", "KEN", None),
+        ("Congo (Kinshasa)", "COD", None),
+    ],
+)
+def test_samples(label, iso3, sample):
+    assert find_country(label).iso3 == iso3
+    assert sample_of(label) == sample
+
+
+def test_every_iso_country_and_the_two_extras():
+    codes = {c.iso3 for c in all_countries()}
+    assert codes == {c.alpha_3 for c in pycountry.countries} | {"XKX", "NIR"}
+    assert len(all_countries()) == len(codes)
+    assert len({c.name for c in all_countries()}) == len(codes)
+
+
+@pytest.mark.parametrize("country", all_countries(), ids=lambda c: c.iso3)
+def test_every_country_is_found_by_what_it_is_called(country):
+    for text in filter(
+        None, (country.iso3, country.iso2, country.name, country.in_text, country.name.upper())
+    ):
+        assert find_country(text) == country
+    for alias in ALIASES.get(country.iso3, ()):
+        assert find_country(alias) == country
+
+
+def test_official_names_lead_home():
+    for entry in pycountry.countries:
+        assert find_country(entry.name).iso3 == entry.alpha_3
+        assert find_country(getattr(entry, "official_name", entry.name)).iso3 == entry.alpha_3
+
+
+def test_in_text_has_its_article():
+    assert find_country("KEN").in_text == "Kenya"
+    assert find_country("USA").in_text == "the United States"
+    assert find_country("PHL").in_text == "the Philippines"
+
+
+def test_uk_is_asked_back():
+    with pytest.raises(UnknownCountry) as caught:
+        find_country("UK")
+    assert str(caught.value) == (
+        "Unknown country 'UK'. Did you mean GBR (United Kingdom)? 'palette countries' lists all."
+    )
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"), [("Germny", "DEU (Germany)"), ("Keyna", "KEN (Kenya)"), ("America", "USA")]
+)
+def test_slips_are_suggested(slip, meant):
+    with pytest.raises(UnknownCountry) as caught:
+        find_country(slip)
+    assert meant in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", "Atlantis of the far west", "Чad", "日本", "(sample)", "🇰🇪", "the"]
+)
+def test_what_is_no_country_is_refused(text):
+    # "Чad": a letter that is dropped would leave "ad", Andorra's code.
+    with pytest.raises(UnknownCountry, match="'palette countries' lists all"):
+        find_country(text)
+
+
+def test_a_long_text_is_shown_short():
+    with pytest.raises(UnknownCountry) as caught:
+        find_country("x" * 100_000)
+    assert len(str(caught.value)) < 200
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_found_or_refused(text):
+    try:
+        assert isinstance(find_country(text), Country)
+    except UnknownCountry as error:
+        assert "palette countries" in str(error)

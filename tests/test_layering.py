@@ -1,0 +1,174 @@
+"""Imports point one way: palette <- nodes <- graph <- evaluation; training uses palette and graph."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import ROOT
+
+HOUSE = ("palette", "nodes", "graph", "training", "evaluation", "benchmarks")
+MAY_USE = {
+    "palette": {"palette"},
+    "nodes": {"palette", "nodes"},
+    "graph": {"palette", "nodes", "graph"},
+    "training": {"palette", "graph", "training"},
+    "evaluation": {"palette", "nodes", "graph", "evaluation"},
+    "benchmarks": set(HOUSE),
+}
+NODES_MAY_ALSO = {"graph.state", "graph.context"}
+# The door: commands call any stage, but only when they run.
+DOOR = "palette.cli"
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "mergekit",
+    "vllm",
+    "ray",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "scipy",
+}
+# What `palette --help` must not wait for.
+SLOW = HEAVY | {
+    "asyncio", "langchain_core", "langchain_openai", "langgraph", "numpy", "openai", "pycountry", "pydantic",
+    "pydantic_settings", "rich", "yaml",
+}  # fmt: skip
+
+
+class Import(NamedTuple):
+    """`name`: the module as far as known; `lazy`: inside a function; `typing`: for the type checker only."""
+
+    file: Path
+    line: int
+    name: str
+    lazy: bool
+    typing: bool
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(ROOT)}:{self.line} imports {self.name}"
+
+
+def imports_of(file: Path) -> Iterator[Import]:
+    def visit(node: ast.AST, lazy: bool, typing: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(file, node.lineno, alias.name, lazy, typing)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import; write the whole name"
+            for alias in node.names:
+                yield Import(file, node.lineno, f"{node.module}.{alias.name}", lazy, typing)
+        typing_block = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, lazy, typing or typing_block)
+
+    yield from visit(ast.parse(file.read_text(encoding="utf-8")), False, False)
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def within(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+FILES = sorted(file for package in HOUSE for file in (ROOT / package).rglob("*.py"))
+IMPORTS = [found for file in FILES for found in imports_of(file)]
+
+
+def allowed(found: Import) -> bool:
+    package, target = module_of(found.file).partition(".")[0], found.name.partition(".")[0]
+    if target not in HOUSE or target in MAY_USE[package]:
+        return True
+    if package == "nodes" and any(within(found.name, module) for module in NODES_MAY_ALSO):
+        return True
+    return within(module_of(found.file), DOOR) and (found.lazy or found.typing)
+
+
+def test_every_package_is_there() -> None:
+    assert [package for package in HOUSE if not (ROOT / package / "__init__.py").is_file()] == []
+
+
+def test_imports_point_one_way() -> None:
+    assert [str(found) for found in IMPORTS if not allowed(found)] == []
+
+
+def test_heavy_packages_are_imported_where_they_are_used() -> None:
+    at_top = [str(f) for f in IMPORTS if f.name.partition(".")[0] in HEAVY and not f.lazy and not f.typing]
+    assert at_top == []
+
+
+def test_no_package_imports_tests() -> None:
+    assert [str(found) for found in IMPORTS if within(found.name, "tests")] == []
+
+
+@pytest.mark.parametrize(
+    ("package", "line", "right"),
+    [
+        ("palette/x.py", "import graph.build", False),
+        ("palette/x.py", "def f():\n    from graph.build import build_palette", False),
+        ("palette/cli/x.py", "def f():\n    from graph.build import build_palette", True),
+        ("palette/cli/x.py", "from graph.build import build_palette", False),
+        ("nodes/x.py", "from graph.state import PaletteState", True),
+        ("nodes/x.py", "from graph import state", True),
+        ("nodes/x.py", "from graph.build import build_palette", False),
+        ("graph/x.py", "from nodes.draft import draft", True),
+        ("graph/x.py", "import training", False),
+        ("training/x.py", "from evaluation import metrics", False),
+    ],
+)
+def test_the_rule_itself(
+    package: str, line: str, right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    file = tmp_path / package
+    file.parent.mkdir(parents=True)
+    file.write_text(line)
+    assert all(allowed(found) for found in imports_of(file)) is right
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"]])
+def test_help_loads_nothing_slow(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nbefore = set(sys.modules)\n"
+        "from palette.cli import main\n"
+        f"result = CliRunner().invoke(main, {arguments!r})\nassert result.exit_code == 0, result.output\n"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert set(done.stdout.split()) & SLOW == set()
+
+
+def test_import_palette_loads_nothing() -> None:
+    code = "import sys, palette; print(*sys.modules); palette.Question; palette.PaletteError"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert loaded & (SLOW | {"click"}) == set()
+    assert "palette.questions" not in done.stdout.split()
+
+
+def test_a_client_loads_no_heavy_package() -> None:
+    code = "import sys; from graph.variants import build_variant; build_variant(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} & HEAVY == set()
+
+
+def test_the_lazy_names_are_all_there() -> None:
+    import palette
+
+    assert sorted(palette.HOME_OF) == sorted(palette.__all__)
+    for name in palette.__all__:
+        assert getattr(palette, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = palette.nonsense

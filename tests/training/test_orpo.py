@@ -1,0 +1,126 @@
+"""The ORPO loss against a hand-written reference and against TRL's, and one adapter trained for real."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from training.orpo import (  # noqa: E402
+    IGNORED,
+    OrpoSettings,
+    PreferenceRowError,
+    align,
+    encode,
+    log_odds,
+    orpo_loss,
+    pad,
+    response_logps,
+)
+
+
+def test_log_odds_is_the_log_of_p_over_one_minus_p() -> None:
+    for p in (1e-6, 0.1, 0.5, 0.9, 0.999):
+        got = log_odds(torch.tensor([math.log(p)], dtype=torch.float64))
+        assert got.item() == pytest.approx(math.log(p / (1 - p)), abs=1e-6)
+
+
+@pytest.mark.parametrize("logp", [0.0, -1e-9, -1e-4, -0.6931, -0.7, -50.0, -700.0])
+def test_log_odds_and_its_gradient_are_finite_at_both_ends(logp: float) -> None:
+    x = torch.tensor([logp], requires_grad=True)
+    odds = log_odds(x)
+    odds.sum().backward()
+    assert torch.isfinite(odds).all() and torch.isfinite(x.grad).all()
+
+
+def test_loss_by_hand() -> None:
+    # one group, one rejected: mean log p -1 and -2 over 4 and 2 tokens
+    loss, measures = orpo_loss(torch.tensor([[-4.0, -4.0]]), torch.tensor([[4, 2]]), weight=0.1)
+    odds = [math.log(math.exp(x) / (1 - math.exp(x))) for x in (-1.0, -2.0)]
+    contrast = math.log(1 + math.exp(-(odds[0] - odds[1])))
+    assert loss.item() == pytest.approx(1.0 + 0.1 * contrast, abs=1e-6)
+    assert measures["accuracy"].item() == 1
+
+
+def test_odds_are_not_the_ratio_of_probabilities() -> None:
+    """Eq. 6 prints the ratio; on likely responses the two differ by far."""
+    sums, lengths = torch.tensor([[-1.0, -1.5]]), torch.tensor([[1, 1]])
+    loss, _ = orpo_loss(sums, lengths, weight=1.0)
+    ratio = 1.0 + math.log(1 + math.exp(-(-1.0 + 1.5)))
+    assert abs(loss.item() - ratio) > 0.05
+
+
+def test_four_rejected_are_the_mean_of_trls_four_pairs() -> None:
+    orpo = pytest.importorskip("trl.experimental.orpo")
+    chosen = torch.tensor([-1.1], requires_grad=True)
+    rejected = torch.tensor([-0.4, -1.3, -2.0, -0.9], requires_grad=True)
+    trainer = orpo.ORPOTrainer.__new__(orpo.ORPOTrainer)
+    trainer.beta, trainer.accelerator = 0.1, SimpleNamespace(device=torch.device("cpu"))
+    theirs = -torch.stack([trainer.odds_ratio_loss(chosen, r[None])[0] for r in rejected]).mean()
+    theirs.backward()
+    ours_chosen, ours_rejected = chosen.detach().clone().requires_grad_(), rejected.detach().clone().requires_grad_()
+    sums = torch.cat([ours_chosen, ours_rejected])[None]
+    loss, _ = orpo_loss(sums, torch.ones_like(sums), weight=0.1)
+    nll = -ours_chosen.sum()
+    (loss - nll).backward()
+    assert (loss - nll).item() == pytest.approx(theirs.item(), abs=1e-6)
+    assert torch.allclose(ours_chosen.grad, chosen.grad, atol=1e-6)
+    assert torch.allclose(ours_rejected.grad, rejected.grad, atol=1e-6)
+
+
+def test_response_logps_equal_a_plain_forward(tiny: tuple[Any, Any, Path]) -> None:
+    tokenizer, model, _ = tiny
+    rows = [encode(tokenizer, [{"role": "user", "content": q}], a, 64) for q, a in [("hello", "good day"), ("a", "b c d")]]
+    batch = pad(rows, tokenizer.pad_token_id)
+    with torch.no_grad():
+        ours = response_logps(model, batch["input_ids"], batch["labels"], batch["attention_mask"])
+        for got, row in zip(ours, rows, strict=True):
+            logps = model(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+            want = sum(
+                logps[i - 1, token].item() for i, token in enumerate(row["labels"]) if token != IGNORED
+            )
+            assert got.item() == pytest.approx(want, abs=1e-4)
+
+
+def test_a_long_prompt_is_cut_from_the_left_and_the_answer_stays(tiny: tuple[Any, Any, Path]) -> None:
+    tokenizer, _, _ = tiny
+    row = encode(tokenizer, [{"role": "user", "content": "word " * 200}], "yes indeed", 32)
+    assert len(row["input_ids"]) == 32
+    kept = [token for token in row["labels"] if token != IGNORED]
+    assert tokenizer.decode(kept) == "yes indeed<|end|>"
+    assert row["input_ids"].count(tokenizer.eos_token_id) == 2  # the user's turn and the answer, none doubled
+
+
+def test_an_empty_answer_and_a_missing_community_are_refused(tiny: tuple[Any, Any, Path], tmp_path: Path) -> None:
+    tokenizer, _, base = tiny
+    with pytest.raises(PreferenceRowError, match="empty response"):
+        encode(tokenizer, [{"role": "user", "content": "hello"}], "", 32)
+    prompt = [{"role": "user", "content": "hello"}]
+    rows = [{"prompt": prompt, "chosen": "a", "rejected": ["b", "c"]}, {"prompt": prompt, "chosen": "a", "rejected": ["b"]}]
+    with pytest.raises(PreferenceRowError, match="row 1 has 1 rejected answers, row 0 has 2"):
+        align(base, rows, tmp_path / "adapter", OrpoSettings())
+
+
+def test_an_adapter_learns_to_prefer_its_own(tiny: tuple[Any, Any, Path], tmp_path: Path) -> None:
+    tokenizer, _, base = tiny
+    prompt = [{"role": "user", "content": "hello"}]
+    rows = [{"prompt": prompt, "chosen": "good day", "rejected": ["bad night", "b c d"]}] * 32
+    settings = OrpoSettings(learning_rate=5e-3, epochs=4, weight=0.5, rank=4, dropout=0.0, batch_size=8)
+    measures = align(base, rows, tmp_path / "adapter", settings)
+    assert measures  # logged at least once
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    batch = pad([encode(tokenizer, prompt, text, 64) for text in ("good day", "bad night")], tokenizer.pad_token_id)
+    with torch.no_grad():
+        before = response_logps(plain, batch["input_ids"], batch["labels"], batch["attention_mask"])
+        tuned = PeftModel.from_pretrained(plain, tmp_path / "adapter")
+        after = response_logps(tuned, batch["input_ids"], batch["labels"], batch["attention_mask"])
+    assert after[0] > before[0] + 1
+    assert after[0] - after[1] > before[0] - before[1]

@@ -1,0 +1,1 @@
+"""From prompts to served weights: dataset, adapters, merges, and the nano palette."""
