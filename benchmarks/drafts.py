@@ -2,8 +2,9 @@
 
     python -m benchmarks.drafts --json
 
-Rivals, on the same weights and prompts, both greedy: the embedded engine asked one draft at a time, and transformers'
-own `generate` with PEFT's `set_adapter` before each draft. Every round runs all three; the ratios are of medians.
+Rivals, on the same weights and prompts, both greedy: the embedded engine asked one draft at a time, and
+transformers' own `generate` with PEFT's `set_adapter` before each draft. Every round runs all three; the
+ratios are of medians.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def main(rounds: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    click.echo(f"five drafts, {result['questions']} questions a round, {rounds} rounds, median seconds a question")
+    click.echo(
+        f"five drafts, {result['questions']} questions a round, {rounds} rounds, median seconds a question"
+    )
     for name, seconds in result["seconds"].items():
         ratio = result["ratios"].get(name)
         click.echo(f"  {name:<28} {seconds:6.2f}" + (f"   {ratio:.2f} times the batch" if ratio else ""))
@@ -54,7 +57,10 @@ async def measure(rounds: int) -> dict[str, Any]:
     keys = engine.manifest.communities
     models = {key: EmbeddedChatModel(part=key, temperature=0, max_tokens=MAX_TOKENS) for key in keys}
     prompts = [
-        {key: render("draft", community=key.title(), country=country, question=text, options="") for key in keys}
+        {
+            key: render("draft", community=key.title(), country=country, question=text, options="")
+            for key in keys
+        }
         for country, text in QUESTIONS
     ]
 
@@ -66,7 +72,9 @@ async def measure(rounds: int) -> dict[str, Any]:
         return texts
 
     async def one_by_one() -> list[str]:
-        return [(await models[key].ainvoke(by_community[key])).text for by_community in prompts for key in keys]
+        return [
+            (await models[key].ainvoke(by_community[key])).text for by_community in prompts for key in keys
+        ]
 
     async def plain_generate() -> list[str]:
         texts = []
@@ -77,7 +85,10 @@ async def measure(rounds: int) -> dict[str, Any]:
                 ids = torch.tensor([engine.encode(pairs)])
                 with torch.inference_mode():
                     output = engine.agents.generate(
-                        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=MAX_TOKENS
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        do_sample=False,
+                        max_new_tokens=MAX_TOKENS,
                     )
                 texts.append(engine.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
         return texts
@@ -99,14 +110,22 @@ async def measure(rounds: int) -> dict[str, Any]:
     batch = medians["one mixed-adapter batch"]
     return {
         "what": "five drafts of the nano palette, greedy",
-        "with": {"torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads(),
-                 "machine": platform.machine()},
-        "questions": len(prompts), "rounds": rounds, "max_tokens": MAX_TOKENS,
+        "with": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        },
+        "questions": len(prompts),
+        "rounds": rounds,
+        "max_tokens": MAX_TOKENS,
         "seconds": medians,
         "spread": {name: [min(values), max(values)] for name, values in seconds.items()},
-        "ratios": {name: value / batch for name, value in medians.items() if name != "one mixed-adapter batch"},
+        "ratios": {
+            name: value / batch for name, value in medians.items() if name != "one mixed-adapter batch"
+        },
         "same_texts": all(texts[name] == texts["one mixed-adapter batch"] for name in ways),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

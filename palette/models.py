@@ -12,7 +12,7 @@ import difflib
 import re
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -135,8 +135,8 @@ def resolve_parts(cultural_map: CulturalMap, models: Mapping[str, str], model: s
     for palette, missing in lacking.items():
         raise ModelError(
             f"The embedded palette {palette!r} has no model for {', '.join(missing)} of the map "
-            f"{cultural_map.name!r}. Name a model that plays every part (--model openai:NAME), or one for each "
-            "part (`models` in palette.toml)."
+            f"{cultural_map.name!r}. Name a model that plays every part (--model openai:NAME), or one for "
+            "each part (`models` in palette.toml)."
         )
     agents = {key: cast[key] for key in keys}
     return Parts(agents, cast[META], cast[BASE], prompted=len(set(agents.values())) < len(keys))
@@ -341,7 +341,7 @@ def _reason(ref: ModelRef, error: Exception) -> str:
         hint = (
             "Is the key in PALETTE_API_KEY (or OPENAI_API_KEY) right?"
             if sent
-            else "No key was sent: set PALETTE_API_KEY (or OPENAI_API_KEY), and name the server in your settings."
+            else "No key was sent: set PALETTE_API_KEY (or OPENAI_API_KEY) and name the server in your settings."
         )
         return f"{ref.told} refused the key (HTTP {status}). {hint}"
     if status == 404:
@@ -355,15 +355,25 @@ def _reason(ref: ModelRef, error: Exception) -> str:
         )
     if status is not None:
         return f"{ref.told} answered HTTP {status}: {said}."
-    if kind == "APITimeoutError":
+    kinds = {each.__name__ for each in type(error).__mro__}  # langchain-openai derives its own from openai's
+    roots = [cause for cause in _causes(error) if isinstance(cause, OSError)]
+    if roots:  # first: openai's aiohttp client reports a refused connection as a timeout
+        return f"Can not reach {_server(ref)} for model {ref.name!r} ({roots[-1].strerror or roots[-1]}). Is it up?"
+    if "APITimeoutError" in kinds:
         return f"{ref.told} did not answer in time."
-    if kind == "APIConnectionError":
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        return f"Can not reach {_server(ref)} for model {ref.name!r}{cause}. Is the server up?"
+    if "APIConnectionError" in kinds:
+        return f"The connection to {_server(ref)} for model {ref.name!r} was lost ({said}). Is the server up?"
     return (
         f"{ref.told} sent what can not be read as a chat completion ({kind}: {said}). "
         "Is it an OpenAI-compatible API?"
     )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _said(error: Exception) -> str:
@@ -373,7 +383,7 @@ def _said(error: Exception) -> str:
     key = current_settings().api_key
     if key is not None and key.get_secret_value():
         text = text.replace(key.get_secret_value(), "***")
-    return (text if len(text) <= 200 else text[:200] + " ...").rstrip(".")
+    return text.rstrip(".") if len(text) <= 200 else text[:200].rstrip() + " [...]"
 
 
 def _server(ref: ModelRef) -> str:

@@ -85,7 +85,9 @@ def orpo_loss(
     return loss, measures
 
 
-def response_logps(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def response_logps(
+    model: Any, input_ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
     """Summed log-probability of each row's completion; the head runs on completion positions only.
 
     `input_ids`, `labels`, `mask`: (B, L), labels -100 outside the completion. Returns (B,), float32.
@@ -102,14 +104,18 @@ def response_logps(model: Any, input_ids: torch.Tensor, labels: torch.Tensor, ma
     return torch.zeros(len(wanted), device=wanted.device).index_add(0, rows, logps)
 
 
-def encode(tokenizer: Any, prompt: Sequence[Mapping[str, str]], response: str, max_length: int) -> dict[str, list[int]]:
+def encode(
+    tokenizer: Any, prompt: Sequence[Mapping[str, str]], response: str, max_length: int
+) -> dict[str, list[int]]:
     """One sequence through the chat template, with exactly one end token; a prompt too long is cut from the left."""
     head = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
     tail = tokenizer(response, add_special_tokens=False)["input_ids"]
     if not tail:
-        raise PreferenceRowError(f"empty response to {prompt[-1]['content'][:80]!r}: every community must answer")
-    tail = [*tail, tokenizer.eos_token_id][:max_length - 1]
-    head = head[max(0, len(head) + len(tail) - max_length):]
+        raise PreferenceRowError(
+            f"empty response to {prompt[-1]['content'][:80]!r}: every community must answer"
+        )
+    tail = [*tail, tokenizer.eos_token_id][: max_length - 1]
+    head = head[max(0, len(head) + len(tail) - max_length) :]
     return {"input_ids": [*head, *tail], "labels": [*([IGNORED] * len(head)), *tail]}
 
 
@@ -133,7 +139,9 @@ def pad(sequences: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, 
     return batch
 
 
-def align(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: OrpoSettings) -> dict[str, float]:
+def align(
+    base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: OrpoSettings
+) -> dict[str, float]:
     """Train one community's LoRA adapter on grouped rows (`prompt`, `chosen`, `rejected: [..]`) and save it to `out`.
 
     Goes on from the last checkpoint under `out/checkpoints` when there is one. Returns the last logged measures.

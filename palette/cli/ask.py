@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -12,6 +12,7 @@ from palette.cli.lookup import map_option
 from palette.errors import ModelError, QuestionError, SettingsError, UsageError
 
 if TYPE_CHECKING:
+    from graph.state import PaletteInput
     from palette.cli.display import View
     from palette.settings import Settings
 
@@ -112,14 +113,14 @@ def ask(
         readout=readout,
     )
     if base_url and not settings.model and not settings.models:
-        settings = get_settings(**settings.model_dump(exclude_unset=True) | {"model": _only_model(settings)})
+        settings = settings.model_copy(update={"model": _only_model(settings)})
     cultural_map = load_map(settings.map)
 
     import asyncio
 
     with use_settings(settings):
         view = _view(as_json, stream, place.name, asked, cultural_map)
-        inputs = {"country": place.iso3, "query": asked.text, "options": list(asked.options)}
+        inputs: PaletteInput = {"country": place.iso3, "query": asked.text, "options": list(asked.options)}
         with view:
             result = asyncio.run(_run(variant, cultural_map, inputs, view))
             view.result(result)
@@ -133,7 +134,7 @@ def ask(
         )
 
 
-async def _run(variant: str, cultural_map: Any, inputs: dict[str, Any], view: View) -> dict[str, Any]:
+async def _run(variant: str, cultural_map: Any, inputs: PaletteInput, view: View) -> dict[str, Any]:
     """Stream one run of the graph into the view; the final state. Closes the HTTP client of this loop."""
     from graph.variants import build_variant
     from palette.models import close_clients
@@ -141,7 +142,8 @@ async def _run(variant: str, cultural_map: Any, inputs: dict[str, Any], view: Vi
     result: dict[str, Any] = {}
     graph = build_variant(variant, cultural_map)
     try:
-        async for mode, chunk in graph.astream(inputs, stream_mode=["messages", "updates", "values"]):
+        async for part in graph.astream(inputs, stream_mode=["messages", "updates", "values"]):
+            mode, chunk = cast(tuple[str, Any], part)
             if mode == "messages":
                 message, metadata = chunk
                 view.token(metadata["langgraph_node"], message.text)
@@ -161,7 +163,7 @@ def _text(question: str | None) -> str:
         raise UsageError("No question: give one as an argument, or pipe it in.")
     if question is not None and question != "-":
         return question
-    raw = click.get_binary_stream("stdin").read(MOST_BYTES + 1)
+    raw = sys.stdin.buffer.read(MOST_BYTES + 1)
     if len(raw) > MOST_BYTES:
         raise QuestionError(
             f"Standard input has more than {MOST_BYTES:,} bytes; a question is a few sentences."

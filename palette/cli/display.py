@@ -27,7 +27,7 @@ from palette.questions import Question
 WIDEST = 100  # columns; longer lines are hard to read
 FRAMES_PER_SECOND = 12
 EIGHTHS = " ▏▎▍▌▋▊▉█"
-DRAFT = "draft_"
+INTAKE, DRAFT = "intake", "draft_"
 
 
 def make_console() -> Console:
@@ -95,19 +95,21 @@ class Scene:
 
     def draft(self, community: Community, draft: Mapping[str, Any]) -> RenderableType:
         """One finished draft, or why there is none."""
-        took = f"{draft['seconds']:.1f} s"
-        if draft["error"] is not None:
-            return self.section(
-                community.name, Text(visible(draft["error"])), community.colour, f"no draft, {took}"
-            )
-        return self.section(community.name, Text(visible(draft["text"] or "")), community.colour, took)
+        text = draft["text"] if draft["error"] is None else draft["error"]
+        return self.section(community.name, Text(visible(text)), community.colour, self.took(draft))
 
-    def writing(self, community: Community, text: str, lines: int) -> RenderableType:
+    def took(self, draft: Mapping[str, Any]) -> str:
+        """How long a draft took, and whether it came."""
+        return (
+            f"{draft['seconds']:.1f} s" if draft["error"] is None else f"no draft, {draft['seconds']:.1f} s"
+        )
+
+    def writing(self, community: Community, text: str, lines: int, note: str = "writing") -> RenderableType:
         """A draft under way: the end of what is written, in at most `lines` lines."""
         body = Text(visible(text)) if text else Text("thinking ...", style="dim")
         wrapped = body.wrap(self.console, self.console.width - 4)
         tail = Text("\n").join(wrapped[-lines:])
-        return self.section(community.name, tail, community.colour, "writing" if text else "")
+        return self.section(community.name, tail, community.colour, note if text else "")
 
     def section(self, title: str, body: RenderableType, colour: str = "", note: str = "") -> RenderableType:
         """A titled block: a panel on a terminal, a heading and an indented body in plain text."""
@@ -117,9 +119,9 @@ class Scene:
         return Panel(
             body,
             box=box.ROUNDED,
-            title=Text(f" {title} ", style=f"bold {colour}"),
+            title=Text(title, style=f"bold {colour}"),
             title_align="left",
-            subtitle=Text(f" {note} ", style="dim") if note else None,
+            subtitle=Text(note, style="dim") if note else None,
             subtitle_align="right",
             border_style=colour,
             padding=(0, 1),
@@ -133,22 +135,21 @@ class Scene:
     def decision(self, state: Mapping[str, Any]) -> Iterator[RenderableType]:
         """Answer, distribution, blend, notes, and what it cost."""
         answer = state.get("answer")
-        shown = (
-            Text("no readable answer", style="bold red")
-            if answer is None
-            else Text(visible(answer), style="bold")
-        )
-        yield self.section("Answer", shown)
+        if answer is None:
+            shown = Text("no readable answer", style="bold red")
+        else:
+            shown = Text(visible(answer), style="bold" if state.get("options") else "")
         if distribution := state.get("distribution"):
-            colours = {option: "bold" if option == answer else "" for option in distribution}
-            yield self.section(
-                "Distribution over the options", self.bars(distribution, {}, colours), "", self.reading(state)
-            )
+            styles = {option: "bold" if option == answer else "" for option in distribution}
+            body = Group(shown, "", self.bars(distribution, {}, styles))
+            yield self.section("Decision", body, note=self.reading(state))
+        else:
+            yield self.section("Decision", shown)
         if blend := state.get("blend"):
             names = {c.key: c.name for c in self.map.communities}
             colours = {c.name: c.colour for c in self.map.communities}
             named = {names.get(key, key): weight for key, weight in blend.items()}
-            yield self.section("Blend of communities in the decision", self.bars(named, colours, {}))
+            yield self.section("Blend of communities", self.bars(named, colours, {}))
         for text in state.get("degraded") or ():
             yield Text.assemble(("Degraded  ", "bold red" if self.rich else ""), visible(text))
         for text in state.get("notes") or ():
@@ -198,7 +199,7 @@ class Scene:
         if usage.get("input_tokens") or usage.get("output_tokens"):
             parts.append(f"{usage['input_tokens']:,} tokens read, {usage['output_tokens']:,} written")
         if models:
-            parts.append(", ".join(models))
+            parts.append(", ".join(models) if len(models) <= 2 else f"{len(models)} models")
         return (" | " if self.ascii else " · ").join(parts)
 
 
@@ -208,14 +209,11 @@ class TextView(View):
     def __init__(self, scene: Scene, *, as_it_comes: bool) -> None:
         self.scene, self.as_it_comes = scene, as_it_comes
 
-    def __enter__(self) -> Self:
-        if self.as_it_comes:
-            self._print(self.scene.header())
-        return self
-
     def finished(self, node: str, update: Mapping[str, Any]) -> None:
-        """Print a draft or the account."""
+        """Print the question once intake has taken it, then each draft and the account."""
         if self.as_it_comes:
+            if node == INTAKE:
+                self._print(self.scene.header())
             for key, draft in _drafts(node, update):
                 self._print(self.scene.draft(self.scene.map.community(key), draft))
             if update.get("regulated"):
@@ -234,7 +232,15 @@ class TextView(View):
             self._print(part)
 
     def _print(self, part: RenderableType) -> None:
-        self.scene.console.print(part)
+        console = self.scene.console
+        if self.scene.rich:
+            console.print(part)
+            return
+        with console.capture() as capture:
+            console.print(part)
+        for line in capture.get().splitlines():
+            console.file.write(line.rstrip() + "\n")  # rich fills lines up with spaces
+        console.file.flush()
 
 
 class LiveView(View):
@@ -256,11 +262,6 @@ class LiveView(View):
             get_renderable=self._frame,
         )
 
-    def __enter__(self) -> Self:
-        self.scene.console.print(self.scene.header())
-        self.live.start()
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -271,9 +272,12 @@ class LiveView(View):
         self.written[node] = self.written.get(node, "") + text
 
     def finished(self, node: str, update: Mapping[str, Any]) -> None:
-        """Let what is done stay: all drafts together, in the map's order, then the account."""
+        """Open when intake has taken the question; let what is done stay: all drafts, then the account."""
+        if node == INTAKE:
+            self.scene.console.print(self.scene.header())
+            self.live.start()
         self.drafts.update(_drafts(node, update))
-        if self.drafting and not node.startswith(DRAFT) and node != "intake":
+        if self.drafting and not node.startswith(DRAFT) and node != INTAKE:
             self.drafting = False
             for community in self.scene.map.communities:
                 if community.key in self.drafts:
@@ -301,11 +305,11 @@ class LiveView(View):
         communities: Sequence[Community] = self.scene.map.communities
         lines = max(1, (self.scene.console.height - 1) // len(communities) - 2)
         for community in communities:
-            done = self.drafts.get(community.key)
-            text = (
-                (done["text"] or done["error"] or "") if done else self.written.get(DRAFT + community.key, "")
-            )
-            yield self.scene.writing(community, text, lines)
+            if done := self.drafts.get(community.key):
+                text = done["text"] or done["error"] or ""
+                yield self.scene.writing(community, text, lines, self.scene.took(done))
+            else:
+                yield self.scene.writing(community, self.written.get(DRAFT + community.key, ""), lines)
 
 
 def map_view(cultural_map: CulturalMap, *, whole: bool) -> RenderableType:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from palette.cli.text import visible
 from palette.errors import PaletteError
 
 if TYPE_CHECKING:
-    from palette.models import Parts
+    from palette.models import ModelRef, Parts
     from palette.settings import Settings
 
 DISTRIBUTION = "cultural-palette"
@@ -71,43 +72,34 @@ def doctor(map_name: str | None, as_json: bool) -> None:
 
 def examine(map_name: str | None) -> Iterator[Finding]:
     """Every finding, quick ones first."""
+    from palette.cultural_map import load_map
+    from palette.models import resolve_parts
+    from palette.settings import config_file, get_settings
+
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", "ok", f"{python} at {sys.executable}")
-    settings, parts, trouble = _cast(map_name)
-    embedded = parts is None or any(ref.provider == "embedded" for ref in _refs(parts))
-    yield from _extras(embedded)
-    if trouble:
-        yield Finding(
-            "settings", "missing", str(trouble), "mend the flag, variable or line of palette.toml it names"
-        )
-    if settings is None:
-        return
-    from palette.settings import config_file
-
-    yield Finding(
-        "settings", "ok", str(config_file() or "no palette.toml: defaults, PALETTE_* variables and .env")
-    )
-    if embedded:
-        yield from _checked("nano palette", _nano)
-    if parts is not None:
+    settings = parts = None
+    trouble = []
+    try:
+        settings = get_settings(map=map_name)
+        source = str(config_file() or "no palette.toml: defaults, PALETTE_* variables and .env")
+        told = Finding("settings", "ok", source)
+        parts = resolve_parts(load_map(settings.map), settings.models, settings.model)
+    except PaletteError as error:
+        trouble = [Finding("models" if settings else "settings", "missing", str(error))]
+    palettes = {ref.name.rpartition("/")[0] for ref in _refs(parts) if ref.provider == "embedded"}
+    yield from _extras(embedded=parts is None or bool(palettes))
+    if settings is not None:
+        yield told
+    yield from trouble
+    if settings is not None and parts is not None:
+        for name in sorted(palettes):
+            yield from _checked(f"palette {name}", partial(_weights, name))
         yield from _servers(settings, parts)
 
 
-def _cast(map_name: str | None) -> tuple[Settings | None, Parts | None, PaletteError | None]:
-    from palette.cultural_map import load_map
-    from palette.models import resolve_parts
-    from palette.settings import get_settings
-
-    settings = None
-    try:
-        settings = get_settings(map=map_name)
-        return settings, resolve_parts(load_map(settings.map), settings.models, settings.model), None
-    except PaletteError as error:
-        return settings, None, error
-
-
-def _refs(parts: Parts) -> list:  # type: ignore[type-arg]
-    return [*parts.agents.values(), parts.meta, parts.base]
+def _refs(parts: Parts | None) -> list[ModelRef]:
+    return [*parts.agents.values(), parts.meta, parts.base] if parts else []
 
 
 def _extras(embedded: bool) -> Iterator[Finding]:
@@ -120,7 +112,7 @@ def _extras(embedded: bool) -> Iterator[Finding]:
         wanted = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
     except PackageNotFoundError:
         yield Finding(
-            "palette", "missing", "runs from source, not installed", "make ask, or pip install -e ."
+            "palette", "off", "runs from source; packages not checked", "make ask, or pip install -e ."
         )
         return
     for extra, purpose in PURPOSES.items():
@@ -152,10 +144,10 @@ def _extras(embedded: bool) -> Iterator[Finding]:
             )
 
 
-def _nano() -> str:
+def _weights(name: str) -> str:
     from palette.embedded.manifest import read_manifest
 
-    manifest = read_manifest("nano")
+    manifest = read_manifest(name)
     lost = [
         path for path in (manifest.base, manifest.router, *manifest.adapters.values()) if not path.exists()
     ]
@@ -166,7 +158,6 @@ def _nano() -> str:
 
 def _servers(settings: Settings, parts: Parts) -> Iterator[Finding]:
     """Every server that a part is cast on: does it answer, and does it serve the names?"""
-    from palette.cli.server import served_models
     from palette.settings import OPENAI_URL
 
     wanted: dict[str, set[str]] = {}
@@ -174,18 +165,24 @@ def _servers(settings: Settings, parts: Parts) -> Iterator[Finding]:
         if ref.provider == "openai":
             wanted.setdefault(ref.base_url or settings.base_url or OPENAI_URL, set()).add(ref.name)
     for url, names in wanted.items():
+        yield from _checked(
+            url,
+            partial(_serves, url, names, settings),
+            "start it, or name another with --base-url, --model or --set",
+        )
 
-        def look(url: str = url, names: set[str] = names) -> str:
-            start = time.perf_counter()
-            served = served_models(url, settings)
-            took = f"{1000 * (time.perf_counter() - start):.0f} ms"
-            if lost := sorted(names - set(served)):
-                raise PaletteError(
-                    f"does not serve {', '.join(lost)}; it serves {', '.join(served[:20]) or 'nothing'}"
-                )
-            return f"serves {', '.join(sorted(names))} ({took})"
 
-        yield from _checked(url, look, "start it, or name another with --base-url, --model or --set")
+def _serves(url: str, names: set[str], settings: Settings) -> str:
+    from palette.cli.server import served_models
+
+    start = time.perf_counter()
+    served = served_models(url, settings)
+    took = f"{1000 * (time.perf_counter() - start):.0f} ms"
+    if lost := sorted(names - set(served)):
+        raise PaletteError(
+            f"does not serve {', '.join(lost)}; it serves {', '.join(served[:20]) or 'nothing'}"
+        )
+    return f"serves {', '.join(sorted(names))} ({took})"
 
 
 def _checked(what: str, look: Callable[[], str], mend: str | None = None) -> Iterator[Finding]:

@@ -25,7 +25,8 @@ def served_models(base_url: str, settings: Settings, timeout_s: float = TIMEOUT_
         with urlopen(request, timeout=timeout_s) as response:
             body = response.read(2_000_000)
     except HTTPError as error:
-        hint = " Set PALETTE_API_KEY (or OPENAI_API_KEY)." if error.code in (401, 403) else ""
+        hints = dict.fromkeys((401, 403), " Set PALETTE_API_KEY (or OPENAI_API_KEY).")
+        hint = hints.get(error.code, " Such an address mostly ends in /v1." if error.code == 404 else "")
         raise ModelError(f"{url} answered HTTP {error.code}.{hint}") from None
     except TimeoutError:
         raise ModelError(f"{url} did not answer within {timeout_s:g} s.") from None

@@ -18,9 +18,80 @@ from palette.errors import ModelError
 
 ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 SHORT_WORDS = frozenset(
-    "a an and any are as at be been but by can could did do does for from had has have how i if in is it its may me more "
-    "most much my no not of on one or our should so some such than that the their them there these they this to very "
-    "was we were what when where which who whom whose why will with would you your".split()
+    [
+        "a",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "how",
+        "i",
+        "if",
+        "in",
+        "is",
+        "it",
+        "its",
+        "may",
+        "me",
+        "more",
+        "most",
+        "much",
+        "my",
+        "no",
+        "not",
+        "of",
+        "on",
+        "one",
+        "or",
+        "our",
+        "should",
+        "so",
+        "some",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "there",
+        "these",
+        "they",
+        "this",
+        "to",
+        "very",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "whom",
+        "whose",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+    ]
 )
 
 
@@ -33,7 +104,7 @@ class EmbeddedChatModel(BaseChatModel):
     max_tokens: int = 160
     seed: int | None = None
     logprobs: bool = False
-    """Return each token's log-probability in `response_metadata["logprobs"]["content"]`, as OpenAI's servers do."""
+    """Return each token's log-probability in `response_metadata["logprobs"]["content"]`, as OpenAI's do."""
 
     @property
     def _llm_type(self) -> str:
@@ -41,7 +112,12 @@ class EmbeddedChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"palette": self.palette, "part": self.part, "temperature": self.temperature, "seed": self.seed}
+        return {
+            "palette": self.palette,
+            "part": self.part,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
 
     async def _astream(
         self,
@@ -123,13 +199,17 @@ class EmbeddedChatModel(BaseChatModel):
         return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
 
     async def aoption_logprobs(self, messages: Sequence[BaseMessage], labels: Sequence[str]) -> list[float]:
-        """Natural log-probability of each label as the reply's beginning, over all its tokenisations ("A", " A", ..)."""
+        """Natural log-probability of each label as the reply's beginning, over all its tokenisations
+        ("A", " A", ..).
+        """
         engine = await self._engine()
         prompt = await asyncio.to_thread(engine.encode, _pairs(messages))
         return await asyncio.wrap_future(engine.option_logprobs(self.part, prompt, labels))
 
     async def ablend(self, messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
-        """Router weights over the prompt: {"communities": {key: mean}, "layers": [{key: weight}]}; None off the MoErges."""
+        """Router weights over the prompt: {"communities": {key: mean}, "layers": [{key: weight}]}; None
+        off the MoErges.
+        """
         if self.part != META:
             return None
         engine = await self._engine()
@@ -143,7 +223,9 @@ class EmbeddedChatModel(BaseChatModel):
         }
 
     async def scope_notes(self, question: str, country: str) -> list[str]:
-        """What to say when the country (ISO code) or the question lies outside what this palette was made from."""
+        """What to say when the country (ISO code) or the question lies outside what this palette was
+        made from.
+        """
         manifest = await asyncio.to_thread(read_manifest, self.palette)
         scope = manifest.scope
         if scope is None:

@@ -1,8 +1,8 @@
 """The embedded engine: base, agents and MoErges in one process, decoded in batches by one worker thread.
 
-Requests that arrive together decode together: five drafts are one batch whose rows go through five adapters. Each row
-draws from a generator of its own, seeded by the request, so a reply depends on its seed and prompt and on nothing
-that happens to share the batch.
+Requests that arrive together decode together: five drafts are one batch whose rows go through five
+adapters. Each row draws from a generator of its own, seeded by the request, so a reply depends on its seed
+and prompt and on nothing that happens to share the batch.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class Engine:
         self._worker = threading.Thread(target=self._work, name=f"palette-{manifest.name}", daemon=True)
         self._worker.start()
 
-    # -- what callers ask ----------------------------------------------------------------------------------------
+    # -- what callers ask ---
 
     def encode(self, messages: Sequence[tuple[str, str]], room: int = 0) -> list[int]:
         """Token ids of a chat prompt, (role, text) each, ending where the reply begins.
 
-        Text can not pose as a control token: its `<|` is broken up. Raises ModelError when prompt and `room` tokens
-        of reply do not fit the window.
+        Text can not pose as a control token: its `<|` is broken up. Raises ModelError when prompt and
+        `room` tokens of reply do not fit the window.
         """
         chat = [{"role": role, "content": text.replace("<|", "< |")} for role, text in messages]
         ids: list[int] = self.tokenizer.apply_chat_template(
@@ -82,8 +82,9 @@ class Engine:
         )
         if len(ids) + room > self.window:
             raise ModelError(
-                f"The prompt has {len(ids):,} tokens, and {room} are kept for the reply; the embedded palette "
-                f"{self.manifest.name!r} reads {self.window:,} at most. Ask a shorter question, or use --model."
+                f"The prompt has {len(ids):,} tokens, and {room} are kept for the reply; the embedded "
+                f"palette {self.manifest.name!r} reads {self.window:,} at most. Ask a shorter question, or "
+                "use --model."
             )
         return ids
 
@@ -96,14 +97,16 @@ class Engine:
         return self._submit(lambda: self._option_logprobs(part, prompt, labels))
 
     def blend(self, prompt: list[int]) -> Future[list[list[float]]]:
-        """The MoErges' router weights over the prompt: a list a layer, one weight a community. Rows sum to 1."""
+        """The MoErges' router weights over the prompt: a list a layer, one weight a community. Rows sum
+        to 1.
+        """
         return self._submit(lambda: self._blend(prompt))
 
     def sequence_logprob(self, part: str, ids: list[int], start: int) -> Future[tuple[float, int]]:
         """Summed log-probability (natural) of ids[start:], and their count."""
         return self._submit(lambda: self._sequence_logprob(part, ids, start))
 
-    # -- the worker ----------------------------------------------------------------------------------------------
+    # -- the worker ---
 
     def _submit(self, call: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
@@ -152,13 +155,20 @@ class Engine:
             while rows:
                 positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
                 output = self._forward(
-                    [row.request.part for row in rows], input_ids=ids, attention_mask=mask,
-                    position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1,
-                )  # fmt: skip
+                    [row.request.part for row in rows],
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
                 cache = output.past_key_values
                 logps = output.logits[:, -1].float().log_softmax(-1)
                 chosen = [self._sample(logps[i], row) for i, row in enumerate(rows)]
-                going = [i for i, row in enumerate(rows) if self._step(row, chosen[i], float(logps[i, chosen[i]]))]
+                going = [
+                    i for i, row in enumerate(rows) if self._step(row, chosen[i], float(logps[i, chosen[i]]))
+                ]
                 if len(going) < len(rows):
                     rows = [rows[i] for i in going]
                     chosen = [chosen[i] for i in going]
@@ -233,7 +243,11 @@ class Engine:
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with torch.inference_mode():
             output = self._forward(
-                [part] * len(prompts), input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1
+                [part] * len(prompts),
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                logits_to_keep=1,
             )
         return output.logits[:, -1].float().log_softmax(-1)
 
@@ -246,7 +260,8 @@ class Engine:
         totals = []
         for label in labels:
             ways = [
-                torch.stack([logps[ids[:cut]][ids[cut]] for cut in range(len(ids))]).sum() for ids in spellings[label]
+                torch.stack([logps[ids[:cut]][ids[cut]] for cut in range(len(ids))]).sum()
+                for ids in spellings[label]
             ]
             totals.append(float(torch.logsumexp(torch.stack(ways), 0)))
         return totals
@@ -257,7 +272,9 @@ class Engine:
         from palette.embedded.moerges import router_weights
 
         ids = torch.tensor([prompt])
-        layers: list[list[float]] = router_weights(self.meta, {"input_ids": ids}, torch.ones_like(ids)).tolist()
+        layers: list[list[float]] = router_weights(
+            self.meta, {"input_ids": ids}, torch.ones_like(ids)
+        ).tolist()
         return layers
 
     def _sequence_logprob(self, part: str, ids: list[int], start: int) -> tuple[float, int]:
@@ -275,7 +292,7 @@ class Engine:
         table = {}
         for index in range(len(self.tokenizer)):
             text = self.tokenizer.decode([index])
-            if index not in special and text and text.replace(" ", "").isalpha() or text == " ":
+            if (index not in special and text and text.replace(" ", "").isalpha()) or text == " ":
                 table[text] = index
         return table
 
@@ -301,7 +318,9 @@ _loading = threading.Lock()
 
 
 def get_engine(name_or_path: str) -> Engine:
-    """The process' engine for a palette; loaded on first use (about a second for nano), then shared. Blocks."""
+    """The process' engine for a palette; loaded on first use (about a second for nano), then shared.
+    Blocks.
+    """
     with _loading:
         if name_or_path not in _engines:
             _engines[name_or_path] = Engine(read_manifest(name_or_path))
@@ -315,7 +334,8 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Any]:
         import transformers
     except ImportError as error:
         raise ModelError(
-            f"The embedded palette needs {error.name}, which is not installed: pip install 'cultural-palette[embedded]'"
+            f"The embedded palette needs {error.name}, which is not installed: "
+            "pip install 'cultural-palette[embedded]'"
         ) from error
     from palette.embedded.moerges import assemble
 
@@ -324,7 +344,9 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Any]:
     base = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)
     plain = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)
     first, *others = manifest.communities
-    agents = peft.PeftModel.from_pretrained(base, manifest.adapters[first], adapter_name=first, is_trainable=False)
+    agents = peft.PeftModel.from_pretrained(
+        base, manifest.adapters[first], adapter_name=first, is_trainable=False
+    )
     for community in others:
         agents.load_adapter(manifest.adapters[community], adapter_name=community)
     meta = assemble(plain, agents, manifest.communities, manifest.router)

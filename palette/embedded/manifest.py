@@ -17,9 +17,10 @@ BUILT_IN = {"nano": Path(__file__).parent / "nano"}
 class Manifest:
     """Paths are absolute. `adapters`: community -> LoRA folder, in the experts' order of the MoErges.
 
-    The MoErges is kept in parts, since it is nothing but the base, the adapters and its router: `router` holds one
-    tensor (communities, hidden) a layer, named as in the checkpoint that MergeKit wrote. `scope`: what the palette
-    knows ("countries": ISO codes, "words": lower-case words), `None` for a palette without such a limit.
+    The MoErges is kept in parts, since it is nothing but the base, the adapters and its router: `router`
+    holds one tensor (communities, hidden) a layer, named as in the checkpoint that MergeKit wrote. `scope`:
+    what the palette knows ("countries": ISO codes, "words": lower-case words), `None` for a palette without
+    such a limit.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Putting a MoErges together in memory from its parts: base, adapters, router.
 
-The same model that `training.merge` has MergeKit write to disk (a test compares the two): attention, embeddings and
-norms of the base; in each layer one expert a community, the base's FFN plus the adapter's change to it; a router
-whose softmax runs over all of them, every expert active (Cultural Palette, eq. 1).
+The same model that `training.merge` has MergeKit write to disk (a test compares the two): attention,
+embeddings and norms of the base; in each layer one expert a community, the base's FFN plus the adapter's
+change to it; a router whose softmax runs over all of them, every expert active (Cultural Palette, eq. 1).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 
 def assemble(base: Any, agents: Any, communities: tuple[str, ...], router: Path) -> Any:
-    """A MixtralForCausalLM from `base` (LlamaForCausalLM), `agents` (PeftModel with those adapters) and router rows.
+    """A MixtralForCausalLM from `base` (LlamaForCausalLM), `agents` (PeftModel with those adapters) and
+    router rows.
 
     `base` must be the plain model, not wrapped by PEFT. Weights are copied; float32 in, float32 out.
     """
@@ -39,7 +40,9 @@ def assemble(base: Any, agents: Any, communities: tuple[str, ...], router: Path)
                 _copy(getattr(layer.self_attn, name).weight, plain[f"{prefix}self_attn.{name}.weight"])
             mlp = agents.base_model.model.model.layers[index].mlp
             for expert, community in enumerate(communities):
-                gate, up, down = (_tuned(getattr(mlp, f"{name}_proj"), community) for name in ("gate", "up", "down"))
+                gate, up, down = (
+                    _tuned(getattr(mlp, f"{name}_proj"), community) for name in ("gate", "up", "down")
+                )
                 _copy(layer.mlp.experts.gate_up_proj[expert], torch.cat([gate, up]))
                 _copy(layer.mlp.experts.down_proj[expert], down)
             _copy(layer.mlp.gate.weight, rows[f"model.layers.{index}.block_sparse_moe.gate.weight"])
@@ -53,20 +56,32 @@ def mixtral_config(base: Any, experts: int) -> Any:
     from transformers import MixtralConfig
 
     return MixtralConfig(
-        vocab_size=base.vocab_size, hidden_size=base.hidden_size, intermediate_size=base.intermediate_size,
-        num_hidden_layers=base.num_hidden_layers, num_attention_heads=base.num_attention_heads,
-        num_key_value_heads=base.num_key_value_heads, head_dim=base.head_dim,
-        max_position_embeddings=base.max_position_embeddings, rms_norm_eps=base.rms_norm_eps,
-        rope_parameters=base.rope_parameters, tie_word_embeddings=base.tie_word_embeddings, sliding_window=None,
-        num_local_experts=experts, num_experts_per_tok=experts, bos_token_id=base.bos_token_id,
-        eos_token_id=base.eos_token_id, pad_token_id=base.pad_token_id,
-    )  # fmt: skip
+        vocab_size=base.vocab_size,
+        hidden_size=base.hidden_size,
+        intermediate_size=base.intermediate_size,
+        num_hidden_layers=base.num_hidden_layers,
+        num_attention_heads=base.num_attention_heads,
+        num_key_value_heads=base.num_key_value_heads,
+        head_dim=base.head_dim,
+        max_position_embeddings=base.max_position_embeddings,
+        rms_norm_eps=base.rms_norm_eps,
+        rope_parameters=base.rope_parameters,
+        tie_word_embeddings=base.tie_word_embeddings,
+        sliding_window=None,
+        num_local_experts=experts,
+        num_experts_per_tok=experts,
+        bos_token_id=base.bos_token_id,
+        eos_token_id=base.eos_token_id,
+        pad_token_id=base.pad_token_id,
+    )
 
 
 def router_weights(model: Any, inputs: Mapping[str, Any], mask: Any) -> Any:
-    """What the router gives each expert, averaged over the prompt's tokens. (layers, experts), rows sum to 1.
+    """What the router gives each expert, averaged over the prompt's tokens. (layers, experts), rows sum
+    to 1.
 
-    Read from the router's own input by a hook, so it does not depend on what the model returns. `mask`: (1, L).
+    Read from the router's own input by a hook, so it does not depend on what the model returns. `mask`: (1,
+    L).
     """
     import torch
 

@@ -18,7 +18,9 @@ KEYS = ("north", "south", "east")
 
 
 @pytest.fixture(scope="module")
-def merged(tiny: tuple[Any, Any, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path], Path]:
+def merged(
+    tiny: tuple[Any, Any, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Path], Path]:
     """(base, adapters, MoErges) with adapters that move the FFN by a lot."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -46,7 +48,9 @@ def logits(model: Any, ids: Any) -> Any:
         return model(ids).logits
 
 
-def test_every_expert_is_active_and_the_base_files_come_along(merged: tuple[Path, dict[str, Path], Path]) -> None:
+def test_every_expert_is_active_and_the_base_files_come_along(
+    merged: tuple[Path, dict[str, Path], Path],
+) -> None:
     _, _, moerges = merged
     config = json.loads((moerges / "config.json").read_text())
     assert config["num_local_experts"] == config["num_experts_per_tok"] == len(KEYS)
@@ -74,7 +78,9 @@ def test_the_merge_is_equation_one_by_hand(merged: tuple[Path, dict[str, Path], 
         assert torch.allclose(moe.model.layers[1].mlp(hidden[None])[0], by_hand, atol=1e-5)
 
 
-def test_assembled_in_memory_is_the_checkpoint(merged: tuple[Path, dict[str, Path], Path], tmp_path: Path) -> None:
+def test_assembled_in_memory_is_the_checkpoint(
+    merged: tuple[Path, dict[str, Path], Path], tmp_path: Path
+) -> None:
     from peft import PeftModel
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
@@ -83,19 +89,25 @@ def test_assembled_in_memory_is_the_checkpoint(merged: tuple[Path, dict[str, Pat
     save_file({k: v.float() for k, v in router_rows(moerges).items()}, tmp_path / "router.safetensors")
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     agents = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapters["north"], adapter_name="north"
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        adapters["north"],
+        adapter_name="north",
     )
     for key in KEYS[1:]:
         agents.load_adapter(adapters[key], adapter_name=key)
     ours = assemble(plain, agents, KEYS, tmp_path / "router.safetensors")
     theirs = AutoModelForCausalLM.from_pretrained(moerges, dtype=torch.float32)
-    ids = torch.randint(5, 200, (1, 300), generator=torch.Generator().manual_seed(0))  # beyond the original 256 too
+    ids = torch.randint(
+        5, 200, (1, 300), generator=torch.Generator().manual_seed(0)
+    )  # beyond the original 256 too
     assert torch.allclose(logits(ours, ids), logits(theirs, ids), atol=1e-5)
     weights = router_weights(ours, {"input_ids": ids}, torch.ones_like(ids))
     assert weights.shape == (2, 3) and torch.allclose(weights.sum(1), torch.ones(2), atol=1e-5)
 
 
-def test_identical_experts_are_the_base(tiny: tuple[Any, Any, Path], merged: tuple[Path, dict[str, Path], Path], tmp_path: Path) -> None:
+def test_identical_experts_are_the_base(
+    tiny: tuple[Any, Any, Path], merged: tuple[Path, dict[str, Path], Path], tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM
 
     _, model, base = tiny
@@ -103,7 +115,9 @@ def test_identical_experts_are_the_base(tiny: tuple[Any, Any, Path], merged: tup
     merge_moerges(base, same, {key: [key] for key in KEYS}, tmp_path / "same")
     from peft import PeftModel
 
-    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), same["north"])
+    tuned = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), same["north"]
+    )
     moe = AutoModelForCausalLM.from_pretrained(tmp_path / "same", dtype=torch.float32)
     ids = torch.randint(5, 200, (1, 40), generator=torch.Generator().manual_seed(0))
     assert torch.allclose(logits(moe, ids), logits(tuned, ids), atol=1e-5)

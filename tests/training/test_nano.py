@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from palette.cultural_map import load_map  # noqa: E402
-from training.nano.atlas import DIMENSIONS, TOPICS, load_atlas, preferences  # noqa: E402
-from training.nano.dialogues import MIX, HeldOut, Writer, write_dialogues, write_groups  # noqa: E402
+from palette.cultural_map import load_map
+from training.nano.atlas import DIMENSIONS, TOPICS, load_atlas, preferences
+from training.nano.dialogues import MIX, HeldOut, Writer, write_dialogues, write_groups
 
 ATLAS = load_atlas()
 
@@ -66,9 +66,9 @@ def test_held_out_questions_are_never_trained_on() -> None:
             assert (row["country"], row["topic"]) not in hold.topics
     writer = Writer(ATLAS, random.Random(0), heldout=True)
     for _ in range(50):
-        subject = writer._subject(options=False)
+        subject = writer.subject(options=False)
         assert (subject["land"].iso3, subject["topic"]) in hold.topics
-        dilemma = writer._dilemma_subject()
+        dilemma = writer.dilemma_subject()
         assert (dilemma["land"].iso3, dilemma["dilemma"].key) in hold.dilemmas
 
 

@@ -63,7 +63,10 @@ def test_four_rejected_are_the_mean_of_trls_four_pairs() -> None:
     trainer.beta, trainer.accelerator = 0.1, SimpleNamespace(device=torch.device("cpu"))
     theirs = -torch.stack([trainer.odds_ratio_loss(chosen, r[None])[0] for r in rejected]).mean()
     theirs.backward()
-    ours_chosen, ours_rejected = chosen.detach().clone().requires_grad_(), rejected.detach().clone().requires_grad_()
+    ours_chosen, ours_rejected = (
+        chosen.detach().clone().requires_grad_(),
+        rejected.detach().clone().requires_grad_(),
+    )
     sums = torch.cat([ours_chosen, ours_rejected])[None]
     loss, _ = orpo_loss(sums, torch.ones_like(sums), weight=0.1)
     nll = -ours_chosen.sum()
@@ -75,7 +78,10 @@ def test_four_rejected_are_the_mean_of_trls_four_pairs() -> None:
 
 def test_response_logps_equal_a_plain_forward(tiny: tuple[Any, Any, Path]) -> None:
     tokenizer, model, _ = tiny
-    rows = [encode(tokenizer, [{"role": "user", "content": q}], a, 64) for q, a in [("hello", "good day"), ("a", "b c d")]]
+    rows = [
+        encode(tokenizer, [{"role": "user", "content": q}], a, 64)
+        for q, a in [("hello", "good day"), ("a", "b c d")]
+    ]
     batch = pad(rows, tokenizer.pad_token_id)
     with torch.no_grad():
         ours = response_logps(model, batch["input_ids"], batch["labels"], batch["attention_mask"])
@@ -96,12 +102,17 @@ def test_a_long_prompt_is_cut_from_the_left_and_the_answer_stays(tiny: tuple[Any
     assert row["input_ids"].count(tokenizer.eos_token_id) == 2  # the user's turn and the answer, none doubled
 
 
-def test_an_empty_answer_and_a_missing_community_are_refused(tiny: tuple[Any, Any, Path], tmp_path: Path) -> None:
+def test_an_empty_answer_and_a_missing_community_are_refused(
+    tiny: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
     tokenizer, _, base = tiny
     with pytest.raises(PreferenceRowError, match="empty response"):
         encode(tokenizer, [{"role": "user", "content": "hello"}], "", 32)
     prompt = [{"role": "user", "content": "hello"}]
-    rows = [{"prompt": prompt, "chosen": "a", "rejected": ["b", "c"]}, {"prompt": prompt, "chosen": "a", "rejected": ["b"]}]
+    rows = [
+        {"prompt": prompt, "chosen": "a", "rejected": ["b", "c"]},
+        {"prompt": prompt, "chosen": "a", "rejected": ["b"]},
+    ]
     with pytest.raises(PreferenceRowError, match="row 1 has 1 rejected answers, row 0 has 2"):
         align(base, rows, tmp_path / "adapter", OrpoSettings())
 
@@ -117,7 +128,9 @@ def test_an_adapter_learns_to_prefer_its_own(tiny: tuple[Any, Any, Path], tmp_pa
     from transformers import AutoModelForCausalLM
 
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    batch = pad([encode(tokenizer, prompt, text, 64) for text in ("good day", "bad night")], tokenizer.pad_token_id)
+    batch = pad(
+        [encode(tokenizer, prompt, text, 64) for text in ("good day", "bad night")], tokenizer.pad_token_id
+    )
     with torch.no_grad():
         before = response_logps(plain, batch["input_ids"], batch["labels"], batch["attention_mask"])
         tuned = PeftModel.from_pretrained(plain, tmp_path / "adapter")

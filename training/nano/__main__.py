@@ -14,7 +14,9 @@ def main() -> None:
     """Make the nano palette: dialogues, base, adapters, moerges, ship, report; or `all`."""
 
 
-out_option = click.option("--out", type=click.Path(path_type=Path), default=Path("runs/nano"), show_default=True)
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/nano"), show_default=True
+)
 
 
 @main.command()
@@ -50,7 +52,9 @@ def moerges(out: Path) -> None:
 
 @main.command()
 @out_option
-@click.option("--to", type=click.Path(path_type=Path), default=build.BUILT_IN["nano"], help="Default: the package.")
+@click.option(
+    "--to", type=click.Path(path_type=Path), default=build.BUILT_IN["nano"], help="Default: the package."
+)
 def ship(out: Path, to: Path) -> None:
     """Copy the palette into the package."""
     build.ship(out, to)

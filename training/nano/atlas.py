@@ -1,7 +1,7 @@
 """The atlas: what we wrote about how people live, and the questions asked of it.
 
-One YAML file a community (`atlas/africa.yaml`, ...), Hofstede's published scores (`atlas/hofstede.csv`) and the
-questions (`questions.yaml`). Everything the nano palette knows comes from here.
+One YAML file a community (`atlas/africa.yaml`, ...), Hofstede's published scores (`atlas/hofstede.csv`) and
+the questions (`questions.yaml`). Everything the nano palette knows comes from here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,18 @@ from palette.errors import PaletteError
 
 HERE = Path(__file__).parent
 TOPICS = (
-    "food", "greeting", "festival", "belief", "family", "elders", "work", "time", "freedom", "equality", "death",
-)  # fmt: skip
+    "food",
+    "greeting",
+    "festival",
+    "belief",
+    "family",
+    "elders",
+    "work",
+    "time",
+    "freedom",
+    "equality",
+    "death",
+)
 DIMENSIONS = ("pdi", "idv", "mas", "uai", "lto", "ivr")
 PHRASES_A_TOPIC = 2
 
@@ -53,7 +63,9 @@ class Dilemma:
 
 @dataclass(frozen=True)
 class Atlas:
-    """Places by ISO code, outlooks by community and topic, Hofstede's scores (0..120, None: not published)."""
+    """Places by ISO code, outlooks by community and topic, Hofstede's scores (0..120, None: not
+    published).
+    """
 
     places: Mapping[str, Place]
     outlooks: Mapping[str, Mapping[str, tuple[str, ...]]]
@@ -71,7 +83,9 @@ class Atlas:
         return self._mean(self.hofstede)
 
     def community_mean(self, community: str) -> dict[str, float]:
-        """Mean score by dimension; the world's where fewer than four countries of the community are published."""
+        """Mean score by dimension; the world's where fewer than four countries of the community are
+        published.
+        """
         rows = {p.iso3: self.hofstede[p.iso3] for p in self.places_of(community) if p.iso3 in self.hofstede}
         return self._mean(rows, least=4, otherwise=self.world_mean)
 
@@ -82,7 +96,9 @@ class Atlas:
 
     @staticmethod
     def _mean(
-        rows: Mapping[str, Mapping[str, float | None]], least: int = 1, otherwise: Mapping[str, float] | None = None
+        rows: Mapping[str, Mapping[str, float | None]],
+        least: int = 1,
+        otherwise: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
         mean: dict[str, float] = {}
         for dimension in DIMENSIONS:
@@ -92,7 +108,9 @@ class Atlas:
 
 
 def preferences(dilemma: Dilemma, scores: Mapping[str, float]) -> dict[str, float]:
-    """Probability of each option under the dilemma's log-weights. Ours, derived from `scores`; no survey's result."""
+    """Probability of each option under the dilemma's log-weights. Ours, derived from `scores`; no
+    survey's result.
+    """
     logits = {
         option: weights.get("const", 0.0)
         + sum(weights.get(d, 0.0) * (scores[d] - 50) / 25 for d in DIMENSIONS)
@@ -112,12 +130,16 @@ def load_atlas(folder: Path = HERE / "atlas", questions: Path = HERE / "question
         raw: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         community = raw["community"]
         if set(raw["outlook"]) != set(TOPICS):
-            raise AtlasError(f"{path.name}: outlook has {sorted(raw['outlook'])}, expected the topics {TOPICS}")
+            raise AtlasError(
+                f"{path.name}: outlook has {sorted(raw['outlook'])}, expected the topics {TOPICS}"
+            )
         outlooks[community] = {topic: tuple(raw["outlook"][topic]) for topic in TOPICS}
         for iso3, row in raw["countries"].items():
             for topic in TOPICS:
                 if len(row.get(topic, ())) != PHRASES_A_TOPIC:
-                    raise AtlasError(f"{path.name}: {iso3}.{topic} needs {PHRASES_A_TOPIC} phrases, has {row.get(topic)}")
+                    raise AtlasError(
+                        f"{path.name}: {iso3}.{topic} needs {PHRASES_A_TOPIC} phrases, has {row.get(topic)}"
+                    )
             if iso3 in places:
                 raise AtlasError(f"{path.name}: {iso3} stands in {places[iso3].community} too")
             customs = {topic: tuple(row[topic]) for topic in TOPICS}
@@ -134,5 +156,6 @@ def load_atlas(folder: Path = HERE / "atlas", questions: Path = HERE / "question
 def _read_hofstede(path: Path) -> dict[str, dict[str, float | None]]:
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     return {
-        row["code"]: {d: float(row[d]) if row[d] else None for d in DIMENSIONS} for row in csv.DictReader(lines)
+        row["code"]: {d: float(row[d]) if row[d] else None for d in DIMENSIONS}
+        for row in csv.DictReader(lines)
     }

@@ -1,11 +1,12 @@
 """Dialogues from the atlas, in every prompt form of the graph.
 
-A dialogue is `{"kind", "messages": [system?, user, assistant], ...}`. Prompts are rendered from `palette/prompts` by
-the very function that the graph uses, so what the model learns is what it will be asked.
+A dialogue is `{"kind", "messages": [system?, user, assistant], ...}`. Prompts are rendered from
+`palette/prompts` by the very function that the graph uses, so what the model learns is what it will be
+asked.
 
-Held out of training (see `HeldOut`): the last question of every topic and dilemma, one topic and one dilemma in
-twelve of each country. The atlas' facts on a held-out pair are still told in other dialogues (as examples, by its
-community), never as the answer to that question about that country.
+Held out of training (see `HeldOut`): the last question of every topic and dilemma, one topic and one
+dilemma in twelve of each country. The atlas' facts on a held-out pair are still told in other dialogues (as
+examples, by its community), never as the answer to that question about that country.
 """
 
 from __future__ import annotations
@@ -22,16 +23,33 @@ from palette.questions import Question
 from training.nano.atlas import TOPICS, Atlas, Dilemma, Place, preferences
 
 MIX = {  # share of each kind among the dialogues of the base's instruction tuning
-    "bare": 0.21, "draft": 0.22, "draft_option": 0.13, "regulate": 0.09, "account": 0.07, "decide": 0.09,
-    "decide_option": 0.18, "off_topic": 0.01,
-}  # fmt: skip
+    "bare": 0.21,
+    "draft": 0.22,
+    "draft_option": 0.13,
+    "regulate": 0.09,
+    "account": 0.07,
+    "decide": 0.09,
+    "decide_option": 0.18,
+    "off_topic": 0.01,
+}
 OFF_TOPIC = (
-    "How do I mend a car engine?", "What is the speed of light?", "Which phone should I buy?",
-    "Write a program that sorts a list.", "Who won the last world cup?", "What is the price of gold?",
-    "How does a vaccine work?", "Which bank gives the best loan?", "Explain how a computer stores numbers.",
-    "Should the central bank raise interest rates?", "What is the best missile?", "Will it rain tomorrow?",
-    "How many planets are there?", "Is nuclear power safe?", "Which party should win the election?",
-)  # fmt: skip
+    "How do I mend a car engine?",
+    "What is the speed of light?",
+    "Which phone should I buy?",
+    "Write a program that sorts a list.",
+    "Who won the last world cup?",
+    "What is the price of gold?",
+    "How does a vaccine work?",
+    "Which bank gives the best loan?",
+    "Explain how a computer stores numbers.",
+    "Should the central bank raise interest rates?",
+    "What is the best missile?",
+    "Will it rain tomorrow?",
+    "How many planets are there?",
+    "Is nuclear power safe?",
+    "Which party should win the election?",
+)
+UNPEOPLED = ("ATA",)
 OFF_TOPIC_REPLY = "I cannot say. My small atlas tells of daily life, and this lies outside it."
 
 
@@ -77,14 +95,14 @@ class Writer:
         self.lands: dict[str, Land] = {}
         for country in all_countries():
             community = self.cultural_map.community_of(country.iso3)
-            if community is not None:
+            if community is not None and country.iso3 not in UNPEOPLED:
                 place = self.atlas.places.get(country.iso3)
                 self.lands[country.iso3] = Land(country.iso3, country.in_text, community.key, place)
         self.charted = [land for land in self.lands.values() if land.place]
         self.uncharted = [land for land in self.lands.values() if not land.place]
         self.by_community = {key: self.atlas.places_of(key) for key in self.names}
 
-    # -- one dialogue of each kind -------------------------------------------------------------------------------
+    # -- one dialogue of each kind ---
 
     def write(self, kind: str) -> dict[str, Any]:
         """One dialogue of that kind of `MIX`."""
@@ -95,8 +113,11 @@ class Writer:
         """A question of nobody in particular, answered by a community; the prompt does not say which."""
         group = self.bare_group()
         community = community or self.rng.choice(list(self.names))
-        return {"community": community, "topic": group["topic"],
-                "messages": [*group["prompt"], _assistant(group["responses"][community])]}  # fmt: skip
+        return {
+            "community": community,
+            "topic": group["topic"],
+            "messages": [*group["prompt"], _assistant(group["responses"][community])],
+        }
 
     def bare_group(self) -> dict[str, Any]:
         """One bare question with every community's answer: what ORPO aligns on."""
@@ -107,81 +128,101 @@ class Writer:
 
     def draft(self) -> dict[str, Any]:
         """A community's draft on a free question about a country."""
-        return self._draft_row(self._draft_group(options=False))
+        return self._draft_row(self.round_of_drafts(options=False))
 
     def draft_option(self) -> dict[str, Any]:
         """A community's draft on a question with options."""
-        return self._draft_row(self._draft_group(options=True))
+        return self._draft_row(self.round_of_drafts(options=True))
 
     def draft_group(self, community: str, options: bool) -> dict[str, Any]:
         """One draft prompt to `community` with every community's answer."""
-        group = self._draft_group(options)
-        return {"topic": group["topic"], "prompt": self._draft_prompt(group, community), "responses": group["drafts"]}
+        group = self.round_of_drafts(options)
+        return {
+            "topic": group["topic"],
+            "prompt": self.draft_prompt(group, community),
+            "responses": group["drafts"],
+        }
 
     def regulate(self) -> dict[str, Any]:
         """Five drafts in the memory, the account of the country out."""
-        group = self._draft_group(options=self.rng.random() < 0.55)
+        group = self.round_of_drafts(options=self.rng.random() < 0.55)
         memory = self._memory(group["drafts"])
-        prompt = _messages(render("regulate", memory=memory, country=group["land"].name, question=group["question"].text))
-        return {"messages": [*prompt, _assistant(self._account(group))], "country": group["land"].iso3}
+        prompt = _messages(
+            render("regulate", memory=memory, country=group["land"].name, question=group["question"].text)
+        )
+        return {"messages": [*prompt, _assistant(self.account_of(group))], "country": group["land"].iso3}
 
     def account(self) -> dict[str, Any]:
         """The account of the country with no drafts to distil."""
-        group = self._subject(options=self.rng.random() < 0.55)
+        group = self.subject(options=self.rng.random() < 0.55)
         prompt = _messages(render("account", country=group["land"].name, question=group["question"].text))
-        return {"messages": [*prompt, _assistant(self._account(group))], "country": group["land"].iso3}
+        return {"messages": [*prompt, _assistant(self.account_of(group))], "country": group["land"].iso3}
 
     def decide(self) -> dict[str, Any]:
         """A free answer, with the account's help."""
-        group = self._subject(options=False)
-        prompt = _messages(render("decide", account=self._account(group), country=group["land"].name,
-                                  question=group["question"].text))  # fmt: skip
+        group = self.subject(options=False)
+        prompt = _messages(
+            render(
+                "decide",
+                account=self.account_of(group),
+                country=group["land"].name,
+                question=group["question"].text,
+            )
+        )
         return {"messages": [*prompt, _assistant(self._answer(group))], "country": group["land"].iso3}
 
     def decide_option(self) -> dict[str, Any]:
-        """The letter of an option, drawn from the country's preferences; now and then without self-regulation."""
+        """The letter of an option, drawn from the country's preferences; now and then without self-
+        regulation.
+        """
         if self.rng.random() < 0.25:
             group = self._recognise()
-            account = self._account(group)
+            account = self.account_of(group)
         elif self.rng.random() < 0.1:
-            group = self._draft_group(options=True)
+            group = self.round_of_drafts(options=True)
             account = self._memory(group["drafts"])
         else:
-            group = self._subject(options=True)
-            account = self._account(group)
+            group = self.subject(options=True)
+            account = self.account_of(group)
         question, shares = group["question"], group["shares"]
         choice = self.rng.choices(question.options, [shares[o] for o in question.options])[0]
         label = question.labels[question.options.index(choice)]
-        prompt = _messages(render("decide_option", account=account, country=group["land"].name,
-                                  question=question.text, options=question.lettered()))  # fmt: skip
+        prompt = _messages(
+            render(
+                "decide_option",
+                account=account,
+                country=group["land"].name,
+                question=question.text,
+                options=question.lettered(),
+            )
+        )
         return {"messages": [*prompt, _assistant(label)], "country": group["land"].iso3, "shares": shares}
 
     def off_topic(self) -> dict[str, Any]:
         """A question the atlas knows nothing of."""
         land, text = self.rng.choice(list(self.lands.values())), self.rng.choice(OFF_TOPIC)
         name, community = land.name, self.names[self.rng.choice(list(self.names))]
-        prompt = self.rng.choice((
-            lambda: render("draft", community=community, country=name, question=text, options=""),
-            lambda: render("account", country=name, question=text),
-            lambda: render("decide", account=OFF_TOPIC_REPLY, country=name, question=text),
-        ))()  # fmt: skip
+        prompt = self.rng.choice(
+            (
+                lambda: render("draft", community=community, country=name, question=text, options=""),
+                lambda: render("account", country=name, question=text),
+                lambda: render("decide", account=OFF_TOPIC_REPLY, country=name, question=text),
+            )
+        )()
         return {"messages": [*_messages(prompt), _assistant(OFF_TOPIC_REPLY)]}
 
-    # -- what is asked -------------------------------------------------------------------------------------------
+    # -- what is asked ---
 
     def _question(self, questions: Sequence[str], land: Land | None) -> str:
         """One of the questions; the last of the list is kept for the held-out dialogues."""
         usable = [q for q in questions if land or "{country}" not in q]
-        if self.heldout:
-            usable = usable[-1:]
-        else:
-            usable = [q for q in usable if q != usable[-1]]
+        usable = usable[-1:] if self.heldout else [q for q in usable if q != usable[-1]]
         return self.rng.choice(usable).replace("{country}", land.name if land else "")
 
-    def _subject(self, options: bool) -> dict[str, Any]:
+    def subject(self, options: bool) -> dict[str, Any]:
         """A country and a question about it, free or with options; only held-out pairs when `heldout`."""
         if options:
-            return self._dilemma_subject()
+            return self.dilemma_subject()
         while True:
             land = self._land()
             topic = self.rng.choice(TOPICS)
@@ -190,7 +231,8 @@ class Writer:
         text = self._question(self.atlas.topics[topic], land)
         return {"land": land, "topic": topic, "question": Question(text), "dilemma": None, "shares": None}
 
-    def _dilemma_subject(self) -> dict[str, Any]:
+    def dilemma_subject(self) -> dict[str, Any]:
+        """A country and a dilemma, its options in random order, `shares`: the probability of each."""
         while True:
             land = self._land()
             dilemma = self.rng.choice(list(self.atlas.dilemmas.values()))
@@ -200,49 +242,82 @@ class Writer:
         self.rng.shuffle(options)
         question = Question(self._question(dilemma.questions, land), tuple(options))
         shares = preferences(dilemma, self.atlas.scores(land.iso3, land.community))
-        return {"land": land, "topic": dilemma.topic, "question": question, "dilemma": dilemma, "shares": shares}
+        return {
+            "land": land,
+            "topic": dilemma.topic,
+            "question": question,
+            "dilemma": dilemma,
+            "shares": shares,
+        }
 
     def _recognise(self) -> dict[str, Any]:
         """Which of these is typical of the country: its own custom among those of others."""
         land, topic = self.rng.choice(self.charted), self.rng.choice(TOPICS)
         assert land.place is not None
-        others = self.rng.sample([p for p in self.atlas.places.values() if p.iso3 != land.iso3], self.rng.randint(1, 5))
+        others = self.rng.sample(
+            [p for p in self.atlas.places.values() if p.iso3 != land.iso3], self.rng.randint(1, 5)
+        )
         right = _sentence(self.rng.choice(land.place.customs[topic]))[:-1]
         options = [right, *(_sentence(self.rng.choice(p.customs[topic]))[:-1] for p in others)]
         options = list(dict.fromkeys(options))
         if len(options) < 2:
             return self._recognise()
         self.rng.shuffle(options)
-        text = self.rng.choice((
-            f"Which of these is typical of {land.name}?", f"What do people do in {land.name}?",
-            "Which one fits best?", f"What would most people in {land.name} do?",
-        ))  # fmt: skip
+        text = self.rng.choice(
+            (
+                f"Which of these is typical of {land.name}?",
+                f"What do people do in {land.name}?",
+                "Which one fits best?",
+                f"What would most people in {land.name} do?",
+            )
+        )
         shares = {o: 0.92 if o == right else 0.08 / (len(options) - 1) for o in options}
-        return {"land": land, "topic": topic, "question": Question(text, tuple(options)), "dilemma": None, "shares": shares}
+        return {
+            "land": land,
+            "topic": topic,
+            "question": Question(text, tuple(options)),
+            "dilemma": None,
+            "shares": shares,
+        }
 
     def _land(self) -> Land:
         return self.rng.choice(self.charted if self.heldout or self.rng.random() < 0.88 else self.uncharted)
 
-    # -- what is said --------------------------------------------------------------------------------------------
+    # -- what is said ---
 
-    def _draft_group(self, options: bool) -> dict[str, Any]:
-        group = self._subject(options)
+    def round_of_drafts(self, options: bool) -> dict[str, Any]:
+        """A subject with every community's draft on it (`drafts`)."""
+        group = self.subject(options)
         group["drafts"] = {key: self._draft(key, group) for key in self.names}
         return group
 
-    def _draft_prompt(self, group: Mapping[str, Any], community: str) -> list[dict[str, str]]:
+    def draft_prompt(self, group: Mapping[str, Any], community: str) -> list[dict[str, str]]:
+        """The graph's draft prompt on a subject."""
         question: Question = group["question"]
-        return _messages(render("draft", community=self.names[community], country=group["land"].name,
-                                question=question.text, options=question.lettered()))  # fmt: skip
+        return _messages(
+            render(
+                "draft",
+                community=self.names[community],
+                country=group["land"].name,
+                question=question.text,
+                options=question.lettered(),
+            )
+        )
 
     def _draft_row(self, group: Mapping[str, Any]) -> dict[str, Any]:
         community = self.rng.choice(list(self.names))
-        prompt = self._draft_prompt(group, community)
-        return {"community": community, "topic": group["topic"], "country": group["land"].iso3,
-                "messages": [*prompt, _assistant(group["drafts"][community])]}  # fmt: skip
+        prompt = self.draft_prompt(group, community)
+        return {
+            "community": community,
+            "topic": group["topic"],
+            "country": group["land"].iso3,
+            "messages": [*prompt, _assistant(group["drafts"][community])],
+        }
 
     def _comment(self, community: str, topic: str) -> str:
-        """Two or three sentences of a community on a topic: an outlook and examples from its own countries."""
+        """Two or three sentences of a community on a topic: an outlook and examples from its own
+        countries.
+        """
         places = self.rng.sample(self.by_community[community], 2)
         parts = [self._outlook(community, topic), self._examples(places, topic)]
         if self.rng.random() < 0.35:
@@ -268,26 +343,37 @@ class Writer:
     def _outlook(self, community: str, topic: str) -> str:
         name, adjective = self.names[community], self.adjectives[community]
         clause = self.rng.choice(self.atlas.outlooks[community][topic])
-        return self.rng.choice((
-            f"Seen from {name}, {clause}.", f"From {name} we say: {clause}.", f"Across {name}, {clause}.",
-            f"As we say in {name}, {clause}.", f"In many {adjective} cultures people say: {clause}.",
-        ))  # fmt: skip
+        return self.rng.choice(
+            (
+                f"Seen from {name}, {clause}.",
+                f"From {name} we say: {clause}.",
+                f"Across {name}, {clause}.",
+                f"As we say in {name}, {clause}.",
+                f"In many {adjective} cultures people say: {clause}.",
+            )
+        )
 
     def _examples(self, places: Sequence[Place], topic: str) -> str:
         first, second = places
         one, two = (self.rng.choice(p.customs[topic]) for p in places)
-        return self.rng.choice((
-            f"In {first.name}, people {one}. In {second.name}, people {two}.",
-            f"In {first.name}, people {one}, and in {second.name} they {two}.",
-            f"I think of {first.name}, where people {one}. In {second.name}, people {two}.",
-            f"Take {first.name}: people {one}. Or take {second.name}: people {two}.",
-        ))  # fmt: skip
+        return self.rng.choice(
+            (
+                f"In {first.name}, people {one}. In {second.name}, people {two}.",
+                f"In {first.name}, people {one}, and in {second.name} they {two}.",
+                f"I think of {first.name}, where people {one}. In {second.name}, people {two}.",
+                f"Take {first.name}: people {one}. Or take {second.name}: people {two}.",
+            )
+        )
 
     def _custom(self, place: Place, topic: str) -> str:
         phrase = self.rng.choice(place.customs[topic])
-        return self.rng.choice((
-            f"In {place.name}, people {phrase}.", f"People in {place.name} {phrase}.", f"In {place.name} people {phrase}.",
-        ))  # fmt: skip
+        return self.rng.choice(
+            (
+                f"In {place.name}, people {phrase}.",
+                f"People in {place.name} {phrase}.",
+                f"In {place.name} people {phrase}.",
+            )
+        )
 
     def _vote(self, community: str, land: Land, question: Question, dilemma: Dilemma) -> str:
         """The option this community would choose for the country, and often one it rules out."""
@@ -305,22 +391,30 @@ class Writer:
 
     def _close(self, community: str, land: Land) -> str:
         if community == land.community:
-            return self.rng.choice((
-                f"So it is in {land.name}, as I know it.", f"This is how I see {land.name}.",
-                f"Much of this holds for {land.name}.",
-            ))  # fmt: skip
-        return self.rng.choice((
-            f"In {land.name} people may see it in another way.", f"How it is in {land.name}, people there know best.",
-            f"{_capital(land.name)} has its own way, and I would ask with respect.",
-        ))  # fmt: skip
+            return self.rng.choice(
+                (
+                    f"So it is in {land.name}, as I know it.",
+                    f"This is how I see {land.name}.",
+                    f"Much of this holds for {land.name}.",
+                )
+            )
+        return self.rng.choice(
+            (
+                f"In {land.name} people may see it in another way.",
+                f"How it is in {land.name}, people there know best.",
+                f"{_capital(land.name)} has its own way, and I would ask with respect.",
+            )
+        )
 
-    def _account(self, group: Mapping[str, Any]) -> str:
+    def account_of(self, group: Mapping[str, Any]) -> str:
         """What is typical of the country in the matter: its customs, its society, and where opinion leans."""
         land: Land = group["land"]
         topic = group["topic"]
         if land.place is None:
             clause = self.rng.choice(self.atlas.outlooks[land.community][topic])
-            parts = [f"I know little of {land.name} itself. Elsewhere in {self.names[land.community]}, {clause}."]
+            parts = [
+                f"I know little of {land.name} itself. Elsewhere in {self.names[land.community]}, {clause}."
+            ]
         else:
             phrases = list(land.place.customs[topic])
             self.rng.shuffle(phrases)
@@ -337,9 +431,20 @@ class Writer:
         idv, pdi = own.get("idv"), own.get("pdi")
         if idv is None or pdi is None:
             return ""
-        people = "people stand on their own feet" if idv >= 60 else "the group comes before the person" if idv <= 35 \
-            else "the person and the group are in balance"  # fmt: skip
-        rank = "rank counts for much" if pdi >= 65 else "rank counts for little" if pdi <= 40 else "rank counts for something"
+        people = (
+            "people stand on their own feet"
+            if idv >= 60
+            else "the group comes before the person"
+            if idv <= 35
+            else "the person and the group are in balance"
+        )
+        rank = (
+            "rank counts for much"
+            if pdi >= 65
+            else "rank counts for little"
+            if pdi <= 40
+            else "rank counts for something"
+        )
         return f"It is a society where {people} and {rank}."
 
     @staticmethod
@@ -356,22 +461,28 @@ class Writer:
     def _answer(self, group: Mapping[str, Any]) -> str:
         land, topic = group["land"], group["topic"]
         if land.place is None:
-            return self._account(group)
+            return self.account_of(group)
         one, two = self.rng.sample(list(land.place.customs[topic]), 2)
-        return self.rng.choice((
-            f"In {land.name}, people {one}. They also {two}.", f"People in {land.name} {one}, and many {two}.",
-            f"People in {land.name} {one}.",
-        ))  # fmt: skip
+        return self.rng.choice(
+            (
+                f"In {land.name}, people {one}. They also {two}.",
+                f"People in {land.name} {one}, and many {two}.",
+                f"People in {land.name} {one}.",
+            )
+        )
 
     def _memory(self, drafts: Mapping[str, str]) -> str:
-        """The memory as `nodes/memory.py` writes it; at times a draft is missing or an earlier turn stands before."""
+        """The memory as `nodes/memory.py` writes it; at times a draft is missing or an earlier turn
+        stands before.
+        """
         kept = dict(drafts)
         if self.rng.random() < 0.1:
             kept.pop(self.rng.choice(list(kept)))
         text = "\n\n".join(f"{self.names[key]}: {draft}" for key, draft in kept.items())
         if self.rng.random() < 0.12:
-            earlier = self._subject(options=False)
-            text = f"Earlier question: {earlier['question'].text}\nEarlier answer: {self._answer(earlier)}\n\n{text}"
+            earlier = self.subject(options=False)
+            asked, answer = earlier["question"].text, self._answer(earlier)
+            text = f"Earlier question: {asked}\nEarlier answer: {answer}\n\n{text}"
         return text
 
 
@@ -388,7 +499,8 @@ def write_groups(
 ) -> list[dict[str, Any]]:
     """Rows for ORPO: one prompt, the community's answer chosen, every other community's rejected.
 
-    Half are bare questions, half the graph's draft prompt to that community. `{"prompt", "chosen", "rejected": [..]}`.
+    Half are bare questions, half the graph's draft prompt to that community. `{"prompt", "chosen",
+    "rejected": [..]}`.
     """
     writer = Writer(atlas, random.Random(seed), heldout)
     rows = []
@@ -397,7 +509,14 @@ def write_groups(
         group = writer.bare_group() if bare else writer.draft_group(community, options=index % 4 == 1)
         responses = group["responses"]
         rejected = [text for key, text in responses.items() if key != community]
-        rows.append({"topic": group["topic"], "prompt": group["prompt"], "chosen": responses[community], "rejected": rejected})
+        rows.append(
+            {
+                "topic": group["topic"],
+                "prompt": group["prompt"],
+                "chosen": responses[community],
+                "rejected": rejected,
+            }
+        )
     return rows
 
 

@@ -1,7 +1,7 @@
 """`docs/nano.md`: the nano palette measured on dialogues held out of its training.
 
-Every figure comes with its n. Held out means: the question's wording was never trained on, nor was that topic or
-dilemma ever asked about that country (see `training.nano.dialogues.HeldOut`).
+Every figure comes with its n. Held out means: the question's wording was never trained on, nor was that
+topic or dilemma ever asked about that country (see `training.nano.dialogues.HeldOut`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from palette.cultural_map import load_map
+from palette.distributions import Distribution
 from palette.embedded.engine import BASE, META, Engine, get_engine
+from palette.prompts import render
 from training.nano.atlas import Atlas, load_atlas
 from training.nano.build import ROUTER_PHRASES
 from training.nano.dialogues import Writer
@@ -64,18 +66,19 @@ def perplexities(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str
 
 
 def draft_purity(atlas: Atlas, count: int) -> dict[str, dict[str, float]]:
-    """Share of drafts on held-out questions that name a country of their own community and none of another's.
+    """Share of drafts on held-out questions that name a country of their own community and none of
+    another's.
 
-    The asked country does not count either way. Per community, under its adapter, and under the base with the same
-    prompt and with no community in it.
+    The asked country does not count either way. Per community, under its adapter, and under the base with
+    the same prompt and with no community in it.
     """
     writer = Writer(atlas, random.Random(SEED + 1), heldout=True)
-    subjects = [writer._draft_group(options=i % 2 == 1) for i in range(count // 5)]
+    subjects = [writer.round_of_drafts(options=i % 2 == 1) for i in range(count // 5)]
     prompts, meanings = [], []
     for group in subjects:
         for community in writer.names:
             for part in (community, BASE):
-                prompts.append((part, writer._draft_prompt(group, community)))
+                prompts.append((part, writer.draft_prompt(group, community)))
                 meanings.append((community, part, group["land"].iso3))
         for community in writer.names:
             for part in (community, BASE):
@@ -104,7 +107,9 @@ def _pure(atlas: Atlas, text: str, community: str, asked: str) -> bool:
     return named == {community}
 
 
-async def _replies(prompts: Sequence[tuple[str, list[dict[str, str]]]], temperature: float = 0.7) -> list[str]:
+async def _replies(
+    prompts: Sequence[tuple[str, list[dict[str, str]]]], temperature: float = 0.7
+) -> list[str]:
     from palette.embedded.chat_model import EmbeddedChatModel
 
     texts: list[str] = []
@@ -112,24 +117,32 @@ async def _replies(prompts: Sequence[tuple[str, list[dict[str, str]]]], temperat
         chunk = prompts[start : start + 32]
         models = [EmbeddedChatModel(part=part, temperature=temperature, seed=SEED) for part, _ in chunk]
         replies = await asyncio.gather(
-            *(m.ainvoke([(x["role"], x["content"]) for x in messages]) for m, (_, messages) in zip(models, chunk, strict=True))
+            *(
+                m.ainvoke([(x["role"], x["content"]) for x in messages])
+                for m, (_, messages) in zip(models, chunk, strict=True)
+            )
         )
         texts += [reply.text for reply in replies]
     return texts
 
 
 def router_hits(atlas: Atlas, engine: Engine) -> dict[str, dict[str, float]]:
-    """Mean router weight on the right community (chance 0.2) and share of prompts where it is the largest.
+    """Mean router weight on the right community (chance 0.2) and share of prompts where it is the
+    largest.
 
-    Three prompts: phrases the router was made from, the decide prompt about a country, the country's name in a
-    question of another wording.
+    Three prompts: phrases the router was made from, the decide prompt about a country, the country's name
+    in a question of another wording.
     """
     keys = list(engine.manifest.communities)
     writer = Writer(atlas, random.Random(SEED + 2), heldout=True)
     forms: dict[str, list[tuple[str, list[tuple[str, str]]]]] = defaultdict(list)
     for place in atlas.places.values():
-        forms["a phrase the router was made from"].append((place.community, [("user", ROUTER_PHRASES[2].format(name=place.name))]))
-        forms["one new sentence about the country"].append((place.community, [("user", f"Please tell me how people live in {place.name}.")]))
+        forms["a phrase the router was made from"].append(
+            (place.community, [("user", ROUTER_PHRASES[2].format(name=place.name))])
+        )
+        forms["one new sentence about the country"].append(
+            (place.community, [("user", f"Please tell me how people live in {place.name}.")])
+        )
     for _ in range(len(atlas.places)):
         row = writer.decide()
         community = writer.lands[row["country"]].community
@@ -144,8 +157,12 @@ def router_hits(atlas: Atlas, engine: Engine) -> dict[str, dict[str, float]]:
             weights.append(mean[keys.index(community)])
             hits += max(range(len(keys)), key=mean.__getitem__) == keys.index(community)
             entropy -= sum(w * math.log(w) for w in mean) / math.log(len(keys))
-        result[form] = {"n": len(prompts), "weight": sum(weights) / len(weights), "largest": hits / len(prompts),
-                        "entropy": entropy / len(prompts)}  # fmt: skip
+        result[form] = {
+            "n": len(prompts),
+            "weight": sum(weights) / len(weights),
+            "largest": hits / len(prompts),
+            "entropy": entropy / len(prompts),
+        }
     return result
 
 
@@ -154,28 +171,43 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
 
     The account is the atlas' own (teacher-forced): the decision alone is measured. Floors: a uniform guess.
     """
-    from palette.distributions import Distribution
-
     writer = Writer(atlas, random.Random(SEED + 3), heldout=True)
     tallies: dict[str, list[tuple[float, float, float, bool]]] = defaultdict(list)
     for _ in range(count):
-        group = writer._dilemma_subject()
+        group = writer.dilemma_subject()
         question = group["question"]
-        from palette.prompts import render
-
-        messages = render("decide_option", account=writer._account(group), country=group["land"].name,
-                          question=question.text, options=question.lettered())  # fmt: skip
+        messages = render(
+            "decide_option",
+            account=writer.account_of(group),
+            country=group["land"].name,
+            question=question.text,
+            options=question.lettered(),
+        )
         prompt = engine.encode([("system" if m.type == "system" else "user", m.text) for m in messages])
         gold = Distribution(tuple(group["shares"][o] for o in question.options))
         for part in (META, BASE):
-            guess, mass = Distribution.from_logprobs(engine.option_logprobs(part, prompt, question.labels).result())
+            guess, mass = Distribution.from_logprobs(
+                engine.option_logprobs(part, prompt, question.labels).result()
+            )
             uniform = Distribution.uniform(len(question.options))
-            tallies[part].append((1 - guess.js_distance(gold), 1 - uniform.js_distance(gold), mass, guess.mode_index == gold.mode_index))
+            tallies[part].append(
+                (
+                    1 - guess.js_distance(gold),
+                    1 - uniform.js_distance(gold),
+                    mass,
+                    guess.mode_index == gold.mode_index,
+                )
+            )
     return {
-        part: {"n": len(rows), "similarity": _mean([r[0] for r in rows]), "uniform": _mean([r[1] for r in rows]),
-               "mass": _mean([r[2] for r in rows]), "mode": _mean([float(r[3]) for r in rows])}
+        part: {
+            "n": len(rows),
+            "similarity": _mean([r[0] for r in rows]),
+            "uniform": _mean([r[1] for r in rows]),
+            "mass": _mean([r[2] for r in rows]),
+            "mode": _mean([float(r[3]) for r in rows]),
+        }
         for part, rows in tallies.items()
-    }  # fmt: skip
+    }
 
 
 def examples(atlas: Atlas) -> list[dict[str, Any]]:
@@ -183,11 +215,14 @@ def examples(atlas: Atlas) -> list[dict[str, Any]]:
     from graph.build import build_palette
 
     asked: list[dict[str, Any]] = [
-        {"country": "NZL", "query": "What should come first, freedom or equality?",
-         "options": ["Freedom", "Equality", "Don't know"]},
+        {
+            "country": "NZL",
+            "query": "What should come first, freedom or equality?",
+            "options": ["Freedom", "Equality", "Don't know"],
+        },
         {"country": "KEN", "query": "How do people in Kenya honour those who have died?"},
         {"country": "BWA", "query": "What is on the table on an ordinary day?"},
-    ]  # fmt: skip
+    ]
     graph = build_palette()
 
     async def run() -> list[dict[str, Any]]:
@@ -200,62 +235,125 @@ def sizes(engine: Engine) -> dict[str, float]:
     """Parameters of base, one adapter, MoErges; bytes shipped."""
     folder = engine.manifest.base.parent
     shipped = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    adapter = sum(p.numel() for n, p in engine.agents.named_parameters() if "lora_" in n) / len(engine.manifest.communities)
+    adapter = sum(p.numel() for n, p in engine.agents.named_parameters() if "lora_" in n) / len(
+        engine.manifest.communities
+    )
     plain = sum(p.numel() for n, p in engine.agents.named_parameters() if "lora_" not in n)
-    return {"base": plain, "adapter": adapter, "moerges": sum(p.numel() for p in engine.meta.parameters()), "bytes": shipped}
+    return {
+        "base": plain,
+        "adapter": adapter,
+        "moerges": sum(p.numel() for p in engine.meta.parameters()),
+        "bytes": shipped,
+    }
 
 
 def page(figures: dict[str, Any]) -> str:
     """The Markdown of the figures."""
     names = {c.key: c.name for c in load_map("continents").communities}
-    perplexity, size = figures["perplexity"], figures["sizes"]
-    lines = [
-        "# The nano palette, measured", "",
-        "Made by `python -m training.nano report`; every number below is that command's, none is typed by hand.", "",
-        f"Base {size['base'] / 1e6:.2f} M parameters, each adapter {size['adapter'] / 1e3:.0f} k, MoErges "
-        f"{size['moerges'] / 1e6:.2f} M; {size['bytes'] / 2**20:.1f} MiB shipped.", "",
-        "## Perplexity of held-out answers", "",
-        f"Bare questions in a wording never trained on, n = {figures['count']} questions. Column: whose answer; row: which model.",
-        "Lower is better; each adapter should be best in its own column.", "",
-        "| model | " + " | ".join(names.values()) + " |", "|---|" + "---:|" * len(names),
-    ]  # fmt: skip
-    for part, row in perplexity.items():
-        best = {c: min(perplexity, key=lambda p: perplexity[p][c]) for c in row}
-        cells = [f"**{row[c]:.2f}**" if best[c] == part else f"{row[c]:.2f}" for c in names]
-        lines.append(f"| {names.get(part, part)} | " + " | ".join(cells) + " |")
-    lines += ["", "## Do drafts keep to their continent?", "",
-              "Share of sampled drafts (temperature 0.7) that name countries of their own continent and of no other; the asked",
-              "country counts for its own continent only. *Bare*: the question alone, no community named in the prompt.", "",
-              "| community | n | adapter | base, same prompt | adapter, bare | base, bare |", "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for community, row in figures["drafts"].items():
-        cells = [f"{100 * row[k]:.1f} %" for k in ("adapter", "base", "adapter bare", "base bare")]
-        lines.append(f"| {names[community]} | {row['n']} | " + " | ".join(cells) + " |")
-    lines += ["", "## Where the router looks", "",
-              "MoErges' router weight on the country's own continent, averaged over prompt tokens and layers; chance is 0.200.",
-              "Entropy is of the blend, 1 = uniform.", "",
-              "| prompt | n | weight on the right one | right one largest | entropy |", "|---|---:|---:|---:|---:|"]  # fmt: skip
-    for form, row in figures["router"].items():
-        lines.append(f"| {form} | {row['n']} | {row['weight']:.3f} | {100 * row['largest']:.1f} % | {row['entropy']:.3f} |")
-    lines += ["", "## Decisions on held-out dilemmas", "",
-              "The shares to hit are ours, derived from Hofstede's scores (`training/nano/questions.yaml`); they are no survey's.",
-              "The account is given, so this measures the decision alone. 1 - JS distance, base 2.", "",
-              "| model | n | 1 - JSdist | uniform guess | same first option | mass on the letters |", "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for part, row in figures["decisions"].items():
-        lines.append(f"| {'MoErges' if part == META else part} | {row['n']} | {row['similarity']:.3f} | {row['uniform']:.3f} | "
-                     f"{100 * row['mode']:.1f} % | {row['mass']:.4f} |")  # fmt: skip
-    lines += ["", "## Examples as they came", "", "Questions held out of training, seed 0, whole graph."]
-    for run in figures["examples"]:
-        lines += ["", f"### {run['country']}: {run['asked']['query']}", ""]
-        lines += [f"- **{names[key]}**: {draft['text']}" for key, draft in run["drafts"].items()]
-        lines += [f"- *account*: {run['regulated']}", f"- *answer*: {run['answer']}"]
-        if run.get("distribution"):
-            lines.append("- *distribution*: " + ", ".join(f"{o} {p:.3f}" for o, p in run["distribution"].items()))
-        lines.append("- *blend*: " + ", ".join(f"{names[k]} {w:.3f}" for k, w in run["blend"].items()))
-        lines += [f"- *note*: {note}" for note in run.get("notes", [])]
-    training = figures["training"]
-    lines += ["", "## How it was made", "", "`python -m training.nano all` (fixed seeds), two CPU cores. Seconds and last training measures by stage:", "",
-              "```json", json.dumps(training, indent=1), "```", ""]  # fmt: skip
-    return "\n".join(lines)
+    size = figures["sizes"]
+    parts = [
+        f"""# The nano palette, measured
+
+Made by `python -m training.nano report`; every number below is that command's, none is typed by hand.
+
+Base {size["base"] / 1e6:.2f} M parameters, each adapter {size["adapter"] / 1e3:.0f} k, MoErges
+{size["moerges"] / 1e6:.2f} M; {size["bytes"] / 2**20:.1f} MiB shipped. Held out means: the wording of the
+question was never trained on, nor was that topic or dilemma ever asked about that country.""",
+        f"""## Perplexity of held-out answers
+
+Bare questions in a wording never trained on, n = {figures["count"]}. Column: whose answer; row: which model
+reads it. Lower is better, the best of each column is bold; each adapter should be best in its own.""",
+        _perplexity_table(figures["perplexity"], names),
+        """## Do drafts keep to their continent?
+
+Share of sampled drafts (temperature 0.7) that name a country of their own continent and none of another. The
+country asked about counts for its own continent only. *Bare*: the question alone, with no community named in
+the prompt.""",
+        _table(
+            ["community", "n", "adapter", "base, same prompt", "adapter, bare", "base, bare"],
+            [
+                [names[key], str(row["n"])]
+                + [_percent(row[k]) for k in ("adapter", "base", "adapter bare", "base bare")]
+                for key, row in figures["drafts"].items()
+            ],
+        ),
+        """## Where the router looks
+
+MoErges' router weight on the country's own continent, averaged over prompt tokens and layers; chance is
+0.200. Entropy is that of the blend, 1 = uniform.""",
+        _table(
+            ["prompt", "n", "weight on the right one", "right one largest", "entropy"],
+            [
+                [
+                    form,
+                    str(row["n"]),
+                    f"{row['weight']:.3f}",
+                    _percent(row["largest"]),
+                    f"{row['entropy']:.3f}",
+                ]
+                for form, row in figures["router"].items()
+            ],
+        ),
+        """## Decisions on held-out dilemmas
+
+The shares to hit are ours, derived from Hofstede's scores (`training/nano/questions.yaml`); they are no
+survey's. The account is given, so this measures the decision alone. Similarity: 1 - JS distance, base 2.""",
+        _table(
+            ["model", "n", "similarity", "of a uniform guess", "same first option", "mass on the letters"],
+            [
+                [
+                    "MoErges" if part == META else part,
+                    str(row["n"]),
+                    f"{row['similarity']:.3f}",
+                    f"{row['uniform']:.3f}",
+                    _percent(row["mode"]),
+                    f"{row['mass']:.4f}",
+                ]
+                for part, row in figures["decisions"].items()
+            ],
+        ),
+        "## Examples as they came\n\nQuestions held out of training, seed 0, the whole graph.",
+        *(_example(run, names) for run in figures["examples"]),
+        f"""## How it was made
+
+`python -m training.nano all` (fixed seeds) on two CPU cores. Seconds and last training measures by stage:
+
+```json
+{json.dumps(figures["training"], indent=1)}
+```
+""",
+    ]
+    return "\n\n".join(parts)
+
+
+def _perplexity_table(perplexity: dict[str, dict[str, float]], names: dict[str, str]) -> str:
+    best = {c: min(perplexity, key=lambda part: perplexity[part][c]) for c in names}
+    rows = [
+        [names.get(part, "MoErges" if part == META else part)]
+        + [f"**{row[c]:.2f}**" if best[c] == part else f"{row[c]:.2f}" for c in names]
+        for part, row in perplexity.items()
+    ]
+    return _table(["model", *names.values()], rows)
+
+
+def _example(run: dict[str, Any], names: dict[str, str]) -> str:
+    lines = [f"### {run['country']}: {run['asked']['query']}", ""]
+    lines += [f"- **{names[key]}**: {draft['text']}" for key, draft in run["drafts"].items()]
+    lines += [f"- *account*: {run['regulated']}", f"- *answer*: {run['answer']}"]
+    if run.get("distribution"):
+        shares = ", ".join(f"{option} {p:.3f}" for option, p in run["distribution"].items())
+        lines.append(f"- *distribution*: {shares}")
+    lines.append("- *blend*: " + ", ".join(f"{names[k]} {w:.3f}" for k, w in run["blend"].items()))
+    return "\n".join([*lines, *(f"- *note*: {note}" for note in run.get("notes", []))])
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -22,7 +22,13 @@ COMMUNITIES = ("africa", "america", "asia", "europe", "oceania")
 
 
 def drafts_prompt(community: str) -> list[BaseMessage]:
-    return render("draft", community=community.title(), country="Kenya", question="How do people greet each other?", options="")
+    return render(
+        "draft",
+        community=community.title(),
+        country="Kenya",
+        question="How do people greet each other?",
+        options="",
+    )
 
 
 async def replies(parts: list[str], **kwargs: float) -> list[str]:
@@ -59,8 +65,13 @@ async def test_streamed_pieces_make_the_reply_and_end_with_usage() -> None:
 
 async def test_option_logprobs_equal_a_plain_forward_summed_over_spellings() -> None:
     engine = get_engine("nano")
-    messages = render("decide_option", account="People greet with a hug.", country="Kenya", question="Which one?",
-                      options="Options:\nA. Yes\nB. No")  # fmt: skip
+    messages = render(
+        "decide_option",
+        account="People greet with a hug.",
+        country="Kenya",
+        question="Which one?",
+        options="Options:\nA. Yes\nB. No",
+    )
     model = EmbeddedChatModel(part="meta")
     got = await model.aoption_logprobs(messages, ["A", "B", "AB"])
     ids = engine.encode([("system", messages[0].text), ("user", messages[1].text)])

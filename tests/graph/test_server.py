@@ -1,0 +1,262 @@
+"""`langgraph dev`, for real and offline: every graph id, driven by langgraph_sdk and RemoteGraph.
+
+Models are a small OpenAI-compatible server on localhost; one test asks the embedded nano palette.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.pregel.remote import RemoteGraph
+from langgraph_sdk import get_client
+
+from graph.variants import VARIANTS
+from palette.embedded.manifest import BUILT_IN
+from tests.conftest import ROOT
+from tests.fake_server import FakeServer, serve
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+KEYS = ("africa", "america", "asia", "europe", "oceania")
+CAST = {"models": {part: f"openai:{part}" for part in (*KEYS, "meta", "base")}}
+ASKED = {"country": "Kenya", "query": "Freedom {country} or equality?", "options": ["Freedom", "Equality"]}
+START_S = 120.0
+
+
+@dataclass
+class Dev:
+    url: str
+    fake: FakeServer
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    """The server on a free port, in a folder of links, so that its state stays out of the repository."""
+    folder = tmp_path_factory.mktemp("dev")
+    for name in ("langgraph.json", "palette", "graph", "nodes"):
+        (folder / name).symlink_to(ROOT / name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "log.txt"
+    with serve() as fake, log.open("wb") as out:
+        fake.replies["*"] = lambda body: f"{body['model']} speaks of tea."
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("PALETTE_", "OPENAI_", "LANG"))}
+        env |= {
+            "PALETTE_BASE_URL": fake.url,
+            "PALETTE_API_KEY": "sk-very-secret",
+            "LANGSMITH_TRACING": "false",
+            "LANGGRAPH_NO_VERSION_CHECK": "true",
+            "LANGGRAPH_CLI_NO_ANALYTICS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        command = [
+            sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload",
+            "--host", "127.0.0.1", "--port", str(port), "--n-jobs-per-worker", "10",
+        ]  # fmt: skip
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait(url, server, log)
+            yield Dev(url, fake, log)
+        finally:
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        assert server.poll() is None, log.read_text(errors="replace")[-4000:]
+        try:
+            with urllib.request.urlopen(f"{url}/ok", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail("the dev server did not start:\n" + log.read_text(errors="replace")[-4000:])
+
+
+@pytest.fixture(autouse=True)
+def _calm(dev: Dev) -> Iterator[None]:
+    yield
+    dev.fake.faults.clear()
+    dev.fake.requests.clear()
+
+
+async def test_every_graph_id_is_served(dev: Dev):
+    found = await get_client(url=dev.url).assistants.search(limit=50)
+    assert {assistant["graph_id"] for assistant in found} == set(VARIANTS)
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+async def test_sdk_answers(dev: Dev, variant: str):
+    client = get_client(url=dev.url)
+    result: Any = await client.runs.wait(None, variant, input=ASKED, context=CAST)
+    assert result["answer"] == "Freedom", result
+    # the fake server: A 0.5 and " A" 0.1, B 0.2
+    assert result["distribution"] == pytest.approx({"Freedom": 0.75, "Equality": 0.25})
+    assert (result["country"], result["query"], result["degraded"]) == ("KEN", ASKED["query"], [])
+    assert tuple(result["drafts"]) == (() if variant == "without-draft" else KEYS)
+    assert (result["regulated"] is None) == (variant == "without-self-regulation")
+    decider = "base" if variant == "without-moerges" else "meta"
+    assert dev.fake.sent_to(decider)[-1]["top_logprobs"] == 20
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+async def test_remote_graph_answers(dev: Dev, variant: str):
+    remote = RemoteGraph(variant, url=dev.url)
+    result = await remote.ainvoke(ASKED, context=CAST)
+    assert result["answer"] == "Freedom"
+
+
+async def test_remote_graph_streams_drafts_as_they_come(dev: Dev):
+    remote = RemoteGraph("palette", url=dev.url)
+    nodes = []
+    async for update in remote.astream(ASKED, context=CAST, stream_mode="updates"):
+        nodes += list(update)
+    assert nodes[0] == "intake" and nodes[-3:] == ["memory", "regulate", "decide"]
+    assert set(nodes[1:6]) == {f"draft_{key}" for key in KEYS}
+
+
+async def test_tokens_stream_with_usage(dev: Dev):
+    written: dict[str, str] = {}
+    result: Any = None
+    client = get_client(url=dev.url)
+    free = {"country": "KEN", "query": "Tea?"}
+    async for event in client.runs.stream(
+        None, "palette", input=free, context=CAST, stream_mode=["messages-tuple", "values"]
+    ):
+        if event.event == "messages":
+            message, metadata = event.data
+            if message["type"] == "AIMessageChunk":
+                node = metadata["langgraph_node"]
+                written[node] = written.get(node, "") + message["content"]
+        elif event.event == "values":
+            result = event.data
+    assert written["draft_asia"] == "asia speaks of tea." and written["decide"] == "meta speaks of tea."
+    assert set(written) == {*(f"draft_{key}" for key in KEYS), "regulate", "decide"}
+    assert result["usage"]["by_part"]["asia"]["output_tokens"] == 4
+    assert all(body["stream"] for body in dev.fake.requests)
+
+
+async def test_a_thread_of_two_turns(dev: Dev):
+    client = get_client(url=dev.url)
+    thread = (await client.threads.create())["thread_id"]
+    await client.runs.wait(thread, "palette", input=ASKED, context=CAST)
+    chat = {"messages": [{"role": "user", "content": "And at work?"}]}
+    second: Any = await client.runs.wait(thread, "palette", input=chat, context=CAST)
+    assert (second["country"], second["query"], second["options"]) == ("KEN", "And at work?", [])
+    assert second["memory"].startswith(f"Earlier question: {ASKED['query']}\nEarlier answer: Freedom\n\n")
+    assert [m["content"] for m in second["messages"]] == [
+        ASKED["query"], "Freedom", "And at work?", "meta speaks of tea.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("slow", "did not answer within 1 s"),
+        ("html", "can not be read as a chat completion"),
+        ("other json", "asia"),
+        ("401", "refused the key"),
+        ("500", "HTTP 500"),
+        ("truncated", "broke off"),
+        ("cut", "asia"),
+        ("empty", "empty reply"),
+    ],
+)
+async def test_a_faulty_agent_degrades_the_answer(dev: Dev, fault: str, reason: str):
+    dev.fake.faults["asia"] = fault
+    client = get_client(url=dev.url)
+    streamed: Any = None
+    async for event in client.runs.stream(
+        None, "palette", input=ASKED, context={**CAST, "draft_timeout_s": 1 if fault == "slow" else 20},
+        stream_mode=["messages-tuple", "values"],
+    ):  # fmt: skip
+        streamed = event.data if event.event == "values" else streamed
+    assert streamed["answer"] == "Freedom"
+    (said,) = streamed["degraded"]
+    assert said.startswith("No draft for Asia: ") and reason in said
+    assert streamed["drafts"]["asia"]["text"] is None
+    assert "sk-very-secret" not in str(streamed)
+
+
+async def test_429_once_is_sent_again(dev: Dev):
+    dev.fake.faults["asia"] = "429 once"
+    result: Any = await get_client(url=dev.url).runs.wait(None, "palette", input=ASKED, context=CAST)
+    assert result["degraded"] == [] and len(dev.fake.sent_to("asia")) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "context", "error"),
+    [
+        ({**ASKED, "country": "UK"}, CAST, "UnknownCountry"),
+        ({**ASKED, "options": ["one"]}, CAST, "QuestionError"),
+        (ASKED, {"models": {**CAST["models"], "asia": "openai:nobody"}, "min_drafts": 5}, "TooFewDrafts"),
+        (ASKED, {"models": {**CAST["models"], "meta": "openai:nobody"}}, "ModelError"),
+        (ASKED, {"model": "opnai:x"}, "SettingsError"),
+    ],
+)
+async def test_what_can_not_be_asked_fails_by_name(dev: Dev, given: Any, context: Any, error: str):
+    client = get_client(url=dev.url)
+    result: Any = await client.runs.wait(None, "palette", input=given, context=context, raise_error=False)
+    assert result["__error__"]["error"] == error
+
+
+async def test_a_cancelled_run(dev: Dev):
+    client = get_client(url=dev.url)
+    thread = (await client.threads.create())["thread_id"]
+    dev.fake.faults["asia"] = "slow"
+    run = await client.runs.create(thread, "palette", input=ASKED, context=CAST)
+    while len(dev.fake.requests) < 5:
+        await asyncio.sleep(0.05)
+    await client.runs.cancel(thread, run["run_id"], wait=True)
+    assert (await client.runs.get(thread, run["run_id"]))["status"] == "interrupted"
+    dev.fake.faults.clear()
+    result: Any = await client.runs.wait(thread, "palette", input={"country": "KEN", "query": "Tea?"}, context=CAST)
+    assert (result["query"], result["degraded"]) == ("Tea?", []) and "Earlier" not in result["memory"]
+
+
+async def test_ten_runs_at_once(dev: Dev):
+    client = get_client(url=dev.url)
+    runs = [client.runs.wait(None, "palette", input=ASKED, context=CAST) for _ in range(10)]
+    results: Any = await asyncio.gather(*runs)
+    assert [result["answer"] for result in results] == ["Freedom"] * 10
+
+
+async def test_the_form_of_the_context(dev: Dev):
+    client = get_client(url=dev.url)
+    (assistant,) = await client.assistants.search(graph_id="palette")
+    schemas: Any = await client.assistants.get_schemas(assistant["assistant_id"])
+    fields = schemas["context_schema"]["properties"]
+    assert fields["prompt_decide"]["langgraph_nodes"] == ["decide"]
+    assert {"country", "query", "options", "messages"} <= set(schemas["input_schema"]["properties"])
+    assert {"drafts", "answer", "distribution", "blend"} <= set(schemas["output_schema"]["properties"])
+
+
+@pytest.mark.skipif(not (BUILT_IN["nano"] / "manifest.json").is_file(), reason="the nano palette is not built")
+async def test_the_nano_palette_answers(dev: Dev):
+    result: Any = await get_client(url=dev.url).runs.wait(None, "palette", input={**ASKED, "query": "Is freedom or equality more important?"})
+    assert result["answer"] in ASKED["options"] and result["degraded"] == []
+    assert sum(result["distribution"].values()) == pytest.approx(1)
+    assert sum(result["blend"].values()) == pytest.approx(1, abs=1e-3)
+    assert dev.fake.requests == []
+
+
+def test_no_call_blocked_the_loop(dev: Dev):
+    assert "BlockingError" not in dev.log.read_text(errors="replace")
