@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class PaletteError(Exception):
+class PaletteError(RuntimeError):
     """Something went wrong that a person can mend; the message names the value and the way out."""
 
     exit_code = 1

@@ -341,7 +341,7 @@ def _reason(ref: ModelRef, error: Exception) -> str:
         hint = (
             "Is the key in PALETTE_API_KEY (or OPENAI_API_KEY) right?"
             if sent
-            else "No key was sent: set PALETTE_API_KEY (or OPENAI_API_KEY) and name the server in your settings."
+            else "No key was sent: set PALETTE_API_KEY (or OPENAI_API_KEY), with the server in your settings."
         )
         return f"{ref.told} refused the key (HTTP {status}). {hint}"
     if status == 404:
@@ -358,7 +358,8 @@ def _reason(ref: ModelRef, error: Exception) -> str:
     kinds = {each.__name__ for each in type(error).__mro__}  # langchain-openai derives its own from openai's
     roots = [cause for cause in _causes(error) if isinstance(cause, OSError)]
     if roots:  # first: openai's aiohttp client reports a refused connection as a timeout
-        return f"Can not reach {_server(ref)} for model {ref.name!r} ({roots[-1].strerror or roots[-1]}). Is it up?"
+        why = roots[-1].strerror or roots[-1]
+        return f"Can not reach {_server(ref)} for model {ref.name!r} ({why}). Is it up?"
     if "APITimeoutError" in kinds:
         return f"{ref.told} did not answer in time."
     if "APIConnectionError" in kinds:

@@ -1,6 +1,8 @@
-"""A small OpenAI-compatible server on a free localhost port, in a thread of its own, with every fault a real one has.
+"""A small OpenAI-compatible server on a free localhost port, in a thread of its own, with every fault a real
+one has.
 
-A model's behaviour goes by name: `server.faults["africa"] = "slow"`. Everything it was sent is in `server.requests`.
+A model's behaviour goes by name: `server.faults["africa"] = "slow"`. Everything it was sent is in
+`server.requests`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class FakeServer:
         return [body for body in self.requests if body["model"] == model]
 
     async def list_models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": m, "object": "model"} for m in self.models]})
+        return web.json_response(
+            {"object": "list", "data": [{"id": m, "object": "model"} for m in self.models]}
+        )
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -79,9 +83,13 @@ class FakeServer:
         }
         if body.get("logprobs") and fault != "silent logprobs":
             choice["logprobs"] = {"content": [self._logprobs(body)]}
-        return web.json_response(_completion(body, "chat.completion", [choice]) | {"usage": _usage(body, text)})
+        return web.json_response(
+            _completion(body, "chat.completion", [choice]) | {"usage": _usage(body, text)}
+        )
 
-    async def _stream(self, request: web.Request, body: dict[str, Any], text: str, fault: str) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, body: dict[str, Any], text: str, fault: str
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
 

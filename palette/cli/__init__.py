@@ -10,6 +10,7 @@ from palette import __version__
 from palette.cli.ask import ask
 from palette.cli.doctor import doctor
 from palette.cli.lookup import countries, graph, maps
+from palette.cli.merge import merge
 from palette.cli.text import visible
 from palette.errors import PaletteError
 
@@ -40,5 +41,5 @@ def main() -> None:
     """
 
 
-for command in (ask, countries, maps, graph, doctor):
+for command in (ask, countries, maps, graph, merge, doctor):
     main.add_command(command)

@@ -316,12 +316,15 @@ def map_view(cultural_map: CulturalMap, *, whole: bool) -> RenderableType:
     """A map: its communities with their colours; with `whole`, their countries too."""
     rows = Table.grid(padding=(0, 2, 0, 0))
     rows.add_column(no_wrap=True)
+    rows.add_column(no_wrap=True)
     rows.add_column(justify="right", no_wrap=True)
     rows.add_column()
     for community in cultural_map.communities:
         countries = Text(" ".join(community.countries), style="dim") if whole else Text("")
-        name = Text.assemble(("██ ", community.colour), community.name, (f"  {community.key}", "dim"))
-        rows.add_row(name, f"{len(community.countries)} countries", countries)
+        name = Text.assemble(("██ ", community.colour), community.name)
+        rows.add_row(
+            name, Text(community.key, style="dim"), f"{len(community.countries)} countries", countries
+        )
     title = Text.assemble((cultural_map.key, "bold"), f"  {cultural_map.name}")
     source = [Text(cultural_map.source, style="dim")] if cultural_map.source else []
     return Group(title, *source, Padding(rows, (0, 0, 1, 2)))

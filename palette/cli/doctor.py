@@ -138,7 +138,7 @@ def _extras(embedded: bool) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{purpose}: {count} packages")
         else:
             needed = not extra or (extra == "embedded" and embedded)
-            command = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"
+            command = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
             yield Finding(
                 name, "missing" if needed else "off", f"{purpose}: not there: {', '.join(missing)}", command
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from palette.settings import Settings
 
 TIMEOUT_S = 10.0
+WANTS_KEY = " Set PALETTE_API_KEY (or OPENAI_API_KEY)."
+HINTS = {401: WANTS_KEY, 403: WANTS_KEY, 404: " Such an address mostly ends in /v1."}
 
 
 def served_models(base_url: str, settings: Settings, timeout_s: float = TIMEOUT_S) -> list[str]:
@@ -20,17 +23,15 @@ def served_models(base_url: str, settings: Settings, timeout_s: float = TIMEOUT_
     url = f"{base_url.rstrip('/')}/models"
     request = Request(url, headers={"Accept": "application/json"})
     if key := settings.key_for(base_url):
-        request.add_header("Authorization", f"Bearer {key.get_secret_value()}")
+        request.add_unredirected_header("Authorization", f"Bearer {key.get_secret_value()}")
     try:
         with urlopen(request, timeout=timeout_s) as response:
             body = response.read(2_000_000)
     except HTTPError as error:
-        hints = dict.fromkeys((401, 403), " Set PALETTE_API_KEY (or OPENAI_API_KEY).")
-        hint = hints.get(error.code, " Such an address mostly ends in /v1." if error.code == 404 else "")
-        raise ModelError(f"{url} answered HTTP {error.code}.{hint}") from None
+        raise ModelError(f"{url} answered HTTP {error.code}.{HINTS.get(error.code, '')}") from None
     except TimeoutError:
         raise ModelError(f"{url} did not answer within {timeout_s:g} s.") from None
-    except (URLError, OSError, ValueError) as error:
+    except (URLError, HTTPException, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise ModelError(f"{url} did not answer within {timeout_s:g} s.") from None

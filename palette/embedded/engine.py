@@ -339,7 +339,7 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Any]:
         ) from error
     from palette.embedded.moerges import assemble
 
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = transformers.AutoTokenizer.from_pretrained(manifest.base)
     base = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)
     plain = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)

@@ -48,7 +48,7 @@ def assemble(base: Any, agents: Any, communities: tuple[str, ...], router: Path)
             _copy(layer.mlp.gate.weight, rows[f"model.layers.{index}.block_sparse_moe.gate.weight"])
         _copy_buffers(base, model)
     model.generation_config = base.generation_config
-    return model.eval()
+    return model.train(False)
 
 
 def mixtral_config(base: Any, experts: int) -> Any:

@@ -1,4 +1,6 @@
-"""The graph as a whole, with a scripted model: order, parallelism, threads, lost drafts, cancelled runs, streams."""
+"""The graph as a whole, with a scripted model: order, parallelism, threads, lost drafts, cancelled runs,
+streams.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ from palette.errors import TooFewDrafts, UnknownCountry
 
 KEYS = ("africa", "america", "asia", "europe", "oceania")
 PARTS = {part: f"scripted:{part}" for part in (*KEYS, "meta", "base")}
-ASKED: dict[str, Any] = {"country": "NZL", "query": "Freedom or equality?", "options": ["Freedom", "Equality"]}
+ASKED: dict[str, Any] = {
+    "country": "NZL",
+    "query": "Freedom or equality?",
+    "options": ["Freedom", "Equality"],
+}
 
 
 def context(**more: Any) -> PaletteContext:
@@ -39,10 +45,15 @@ def _reading(script):
 async def test_a_question_with_options(script):
     result = await build_palette().ainvoke(ASKED, context=context())
     assert list(result) == [
-        "country", "query", "options", "communities", "drafts", "memory", "regulated", "answer", "distribution",
-        "option_mass", "readout", "blend", "blend_layers", "degraded", "notes", "usage", "messages",
+        "country", "query", "options", "communities", "drafts", "memory", "regulated", "answer",
+        "distribution", "option_mass", "readout", "blend", "blend_layers", "degraded", "notes", "usage",
+        "messages",
     ]  # fmt: skip
-    assert (result["country"], result["query"], result["options"]) == ("NZL", ASKED["query"], ASKED["options"])
+    assert (result["country"], result["query"], result["options"]) == (
+        "NZL",
+        ASKED["query"],
+        ASKED["options"],
+    )
     assert tuple(result["drafts"]) == KEYS
     assert result["memory"].startswith("Africa: africa speaks.\n\nAmerica: america speaks.")
     assert (result["regulated"], result["answer"]) == ("meta speaks.", "Freedom")
@@ -52,7 +63,9 @@ async def test_a_question_with_options(script):
     assert (result["degraded"], result["notes"]) == ([], [])
     by_part = result["usage"]["by_part"]
     assert set(by_part) == {*KEYS, "meta"}
-    assert result["usage"]["output_tokens"] == sum(tokens["output_tokens"] for tokens in by_part.values()) == 12
+    assert (
+        result["usage"]["output_tokens"] == sum(tokens["output_tokens"] for tokens in by_part.values()) == 12
+    )
     assert [m.type for m in result["messages"]] == ["human", "ai"]
     assert [part for part, _ in script.asked][-2:] == ["meta", "meta"]
 
@@ -67,7 +80,9 @@ async def test_drafts_run_side_by_side_and_keep_the_maps_order(script):
 
 async def test_order_is_the_maps_own():
     zebra = CulturalMap(
-        "z", "Z", (Community("zebra", "Zebra", "#000000", ("NZL",)), Community("ape", "Ape", "#111111", ("KEN",)))
+        "z",
+        "Z",
+        (Community("zebra", "Zebra", "#000000", ("NZL",)), Community("ape", "Ape", "#111111", ("KEN",))),
     )
     result = await build_palette(zebra).ainvoke(ASKED, context=PaletteContext(model="scripted:x"))
     assert tuple(result["drafts"]) == tuple(result["communities"]) == ("zebra", "ape")
@@ -129,7 +144,11 @@ async def test_a_second_turn_remembers_and_starts_clean(script):
         "Earlier question: Freedom or equality?\nEarlier answer: Freedom\n\nAfrica: africa speaks."
     )
     assert second["country"] == "NZL"  # the country stays
-    assert (second["options"], second["distribution"], second["option_mass"]) == ([], None, None)  # options do not
+    assert (second["options"], second["distribution"], second["option_mass"]) == (
+        [],
+        None,
+        None,
+    )  # options do not
     assert (second["degraded"], second["answer"]) == ([], "meta speaks.")
     assert second["usage"]["by_part"]["asia"]["output_tokens"] == 2  # this turn's, not both turns'
     assert [m.text for m in second["messages"]] == [
@@ -189,7 +208,11 @@ async def test_a_failed_run_resumes_with_the_drafts_it_has(script):
     before = len([part for part, _ in script.asked if part in KEYS])
     result = await graph.ainvoke(None, thread(), context=context())
     assert len([part for part, _ in script.asked if part in KEYS]) == before  # no draft was made again
-    assert (result["answer"], result["query"], result["options"]) == ("Freedom", ASKED["query"], ASKED["options"])
+    assert (result["answer"], result["query"], result["options"]) == (
+        "Freedom",
+        ASKED["query"],
+        ASKED["options"],
+    )
 
 
 # -- streams and loops
@@ -234,9 +257,14 @@ async def test_sampled_letters_are_not_streamed(script):
 
 async def test_many_runs_at_once_do_not_mix():
     graph = build_palette()
-    runs = [graph.ainvoke({"country": c, "query": f"{c}?"}, context=context()) for c in ("KEN", "USA", "JPN", "FRA") * 5]
+    runs = [
+        graph.ainvoke({"country": c, "query": f"{c}?"}, context=context())
+        for c in ("KEN", "USA", "JPN", "FRA") * 5
+    ]
     results = await asyncio.gather(*runs)
-    assert [(r["country"], r["query"]) for r in results] == [(c, f"{c}?") for c in ("KEN", "USA", "JPN", "FRA") * 5]
+    assert [(r["country"], r["query"]) for r in results] == [
+        (c, f"{c}?") for c in ("KEN", "USA", "JPN", "FRA") * 5
+    ]
 
 
 def test_one_graph_serves_several_event_loops():
@@ -253,14 +281,19 @@ def test_edges():
     edges = {(edge.source, edge.target) for edge in drawn.edges}
     assert edges == {
         ("__start__", "intake"), *(("intake", f"draft_{key}") for key in KEYS),
-        *((f"draft_{key}", "memory") for key in KEYS), ("memory", "regulate"), ("regulate", "decide"), ("decide", "__end__"),
+        *((f"draft_{key}", "memory") for key in KEYS), ("memory", "regulate"),
+        ("regulate", "decide"), ("decide", "__end__"),
     }  # fmt: skip
     assert "draft_africa" in drawn.draw_mermaid()
 
 
 async def test_a_node_can_be_swapped(script):
     async def shout(state, runtime, *, community):
-        return {"drafts": {community.key: {"text": community.name.upper(), "seconds": 0, "error": None, "model": "none"}}}
+        return {
+            "drafts": {
+                community.key: {"text": community.name.upper(), "seconds": 0, "error": None, "model": "none"}
+            }
+        }
 
     async def first(state, runtime):
         return {"answer": next(iter(state["drafts"].values()))["text"]}

@@ -223,12 +223,16 @@ async def test_a_cancelled_run(dev: Dev):
     thread = (await client.threads.create())["thread_id"]
     dev.fake.faults["asia"] = "slow"
     run = await client.runs.create(thread, "palette", input=ASKED, context=CAST)
-    while len(dev.fake.requests) < 5:
+    for _ in range(200):
+        if len(dev.fake.requests) == 5:
+            break
         await asyncio.sleep(0.05)
     await client.runs.cancel(thread, run["run_id"], wait=True)
     assert (await client.runs.get(thread, run["run_id"]))["status"] == "interrupted"
     dev.fake.faults.clear()
-    result: Any = await client.runs.wait(thread, "palette", input={"country": "KEN", "query": "Tea?"}, context=CAST)
+    result: Any = await client.runs.wait(
+        thread, "palette", input={"country": "KEN", "query": "Tea?"}, context=CAST
+    )
     assert (result["query"], result["degraded"]) == ("Tea?", []) and "Earlier" not in result["memory"]
 
 
@@ -249,9 +253,13 @@ async def test_the_form_of_the_context(dev: Dev):
     assert {"drafts", "answer", "distribution", "blend"} <= set(schemas["output_schema"]["properties"])
 
 
-@pytest.mark.skipif(not (BUILT_IN["nano"] / "manifest.json").is_file(), reason="the nano palette is not built")
+@pytest.mark.skipif(
+    not (BUILT_IN["nano"] / "manifest.json").is_file(), reason="the nano palette is not built"
+)
 async def test_the_nano_palette_answers(dev: Dev):
-    result: Any = await get_client(url=dev.url).runs.wait(None, "palette", input={**ASKED, "query": "Is freedom or equality more important?"})
+    result: Any = await get_client(url=dev.url).runs.wait(
+        None, "palette", input={**ASKED, "query": "Is freedom or equality more important?"}
+    )
     assert result["answer"] in ASKED["options"] and result["degraded"] == []
     assert sum(result["distribution"].values()) == pytest.approx(1)
     assert sum(result["blend"].values()) == pytest.approx(1, abs=1e-3)

@@ -36,7 +36,7 @@ def test_every_variant_has_its_source_and_the_same_form():
 
 
 def test_unknown_variant():
-    with pytest.raises(UsageError, match="Unknown variant 'with-milk'. There are palette, without-draft"):
+    with pytest.raises(UsageError, match=r"Unknown variant 'with-milk'\. There are palette, without-draft"):
         build_variant("with-milk")
 
 
@@ -69,28 +69,45 @@ def test_what_a_context_leaves_open_the_settings_say():
     settings = get_settings(seed=5, temperature=0.1, models={"meta": "openai:m"}, model="openai:all")
     with use_settings(settings):
         plain = knobs_of(Runtime(None))
-        assert (plain.seed, plain.temperature, plain.model, plain.models) == (5, 0.1, "openai:all", {"meta": "openai:m"})
+        assert (plain.seed, plain.temperature, plain.model, plain.models) == (
+            5,
+            0.1,
+            "openai:all",
+            {"meta": "openai:m"},
+        )
         turned = knobs_of(Runtime(PaletteContext(seed=0, models={"africa": "openai:a"})))
         assert (turned.seed, turned.models) == (0, {"meta": "openai:m", "africa": "openai:a"})
-        assert knobs_of(Runtime({"model": "openai:other"})).models == {}  # one model for this run: for every part
+        assert (
+            knobs_of(Runtime({"model": "openai:other"})).models == {}
+        )  # one model for this run: for every part
         assert knobs_of(Runtime({"model": "openai:other"})).model == "openai:other"
 
 
 def test_settings_written_out_keep_their_server():
-    settings = get_settings(base_url="http://here/v1", model="openai:all", models={"meta": "openai:m@http://x/v1"})
+    settings = get_settings(
+        base_url="http://here/v1", model="openai:all", models={"meta": "openai:m@http://x/v1"}
+    )
     context = PaletteContext.from_settings(settings)
     assert (context.model, context.models) == ("openai:all@http://here/v1", {"meta": "openai:m@http://x/v1"})
 
 
 def test_drafts_merge_in_place():
     laid_out = {"b": None, "a": None}
-    assert list(merge_drafts(merge_drafts(laid_out, {"a": {"text": "x"}}), {"b": {"text": "y"}})) == ["b", "a"]
+    assert list(merge_drafts(merge_drafts(laid_out, {"a": {"text": "x"}}), {"b": {"text": "y"}})) == [
+        "b",
+        "a",
+    ]
     assert merge_drafts(None, laid_out) == laid_out
 
 
 def test_usage_adds_by_part():
     one = {"by_part": {"africa": {"input_tokens": 3, "output_tokens": 1}}}
-    two = {"by_part": {"africa": {"input_tokens": 2, "output_tokens": 2}, "meta": {"input_tokens": 1, "output_tokens": 1}}}
+    two = {
+        "by_part": {
+            "africa": {"input_tokens": 2, "output_tokens": 2},
+            "meta": {"input_tokens": 1, "output_tokens": 1},
+        }
+    }
     both = add_usage(add_usage(None, one), two)
     assert both["by_part"] == {
         "africa": {"input_tokens": 5, "output_tokens": 3},

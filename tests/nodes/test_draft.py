@@ -19,7 +19,9 @@ async def test_prompt_and_update(script):
     ((part, messages),) = script.asked
     assert part == "africa"
     assert messages[0].text.startswith("You speak for the cultures of Africa.")
-    assert messages[0].text.endswith("relate it to life in the United States. Rule out any option that does not fit the culture.")
+    assert messages[0].text.endswith(
+        "relate it to life in the United States. Rule out any option that does not fit the culture."
+    )
     assert messages[1].text == "Country: the United States\nQuestion: Is tea good?\nOptions:\nA. Yes\nB. No"
     made = update["drafts"]["africa"]
     assert (made["text"], made["error"], made["model"]) == ("Tea is for guests.", None, "scripted:africa")
@@ -36,7 +38,10 @@ async def test_braces_and_prompt_like_text_stay_text(script):
 
 @pytest.mark.parametrize(
     ("reply", "reason"),
-    [(RuntimeError("boom"), "scripted:africa failed: RuntimeError: boom."), ("   ", "scripted:africa gave an empty reply.")],
+    [
+        (RuntimeError("boom"), "scripted:africa failed: RuntimeError: boom."),
+        ("   ", "scripted:africa gave an empty reply."),
+    ],
 )
 async def test_a_failed_draft_has_a_reason_and_no_text(script, reply, reason):
     script.replies["africa"] = reply

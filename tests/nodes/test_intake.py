@@ -19,7 +19,11 @@ async def settled(state, drafting=True, **context):
 
 async def test_a_plain_question():
     update = await settled({"country": "Britain", "query": " Tea or coffee? ", "options": ["Tea", "Coffee "]})
-    assert (update["country"], update["query"], update["options"]) == ("GBR", "Tea or coffee?", ["Tea", "Coffee"])
+    assert (update["country"], update["query"], update["options"]) == (
+        "GBR",
+        "Tea or coffee?",
+        ["Tea", "Coffee"],
+    )
     assert update["asked"] == {"query": "Tea or coffee?", "options": ["Tea", "Coffee"], "in_chat": False}
     assert tuple(update["communities"]) == KEYS
     assert update["drafts"].value == dict.fromkeys(KEYS)
@@ -28,7 +32,16 @@ async def test_a_plain_question():
 
 async def test_a_turn_starts_clean():
     update = await settled({"country": "KEN", "query": "?"})
-    for key in ("memory", "regulated", "answer", "distribution", "option_mass", "readout", "blend", "blend_layers"):
+    for key in (
+        "memory",
+        "regulated",
+        "answer",
+        "distribution",
+        "option_mass",
+        "readout",
+        "blend",
+        "blend_layers",
+    ):
         assert update[key] is None
     assert update["degraded"].value == []
     assert update["usage"].value == {"input_tokens": 0, "output_tokens": 0, "by_part": {}}
@@ -40,7 +53,9 @@ async def test_without_draft_nodes_no_draft_is_awaited():
 
 
 async def test_in_a_chat_the_last_message_asks():
-    update = await settled({"country": "KEN", "messages": [HumanMessage("a"), AIMessage("b"), HumanMessage("c?")]})
+    update = await settled(
+        {"country": "KEN", "messages": [HumanMessage("a"), AIMessage("b"), HumanMessage("c?")]}
+    )
     assert update["asked"] == {"query": "c?", "options": [], "in_chat": True}
 
 
@@ -51,7 +66,9 @@ async def test_one_model_for_all_is_said():
         "it was not aligned to these communities."
     ]
     own = {key: f"scripted:{key}" for key in KEYS}
-    assert (await settled({"country": "KEN", "query": "?"}, model="scripted:x", models=own))["notes"].value == []
+    assert (await settled({"country": "KEN", "query": "?"}, model="scripted:x", models=own))[
+        "notes"
+    ].value == []
 
 
 @pytest.mark.parametrize(

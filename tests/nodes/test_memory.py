@@ -15,7 +15,8 @@ ALL = {key: drafted(f"{key} says.") for key in KEYS}
 async def test_drafts_in_the_maps_order():
     update = await memory(state(drafts=ALL), runtime())
     assert update["memory"] == (
-        "Africa: africa says.\n\nAmerica: america says.\n\nAsia: asia says.\n\nEurope: europe says.\n\nOceania: oceania says."
+        "Africa: africa says.\n\nAmerica: america says.\n\nAsia: asia says.\n\n"
+        "Europe: europe says.\n\nOceania: oceania says."
     )
     assert update["degraded"] == []
 
@@ -42,10 +43,17 @@ async def test_no_more_drafts_are_needed_than_there_are_agents():
 
 
 async def test_earlier_turns_stand_first():
-    talk = [HumanMessage("q1"), AIMessage("a1"), HumanMessage("cancelled"), HumanMessage("q2"), AIMessage("a2")]
+    talk = [
+        HumanMessage("q1"),
+        AIMessage("a1"),
+        HumanMessage("cancelled"),
+        HumanMessage("q2"),
+        AIMessage("a2"),
+    ]
     update = await memory(state(drafts=ALL, messages=talk), runtime())
     assert update["memory"].startswith(
-        "Earlier question: q1\nEarlier answer: a1\n\nEarlier question: q2\nEarlier answer: a2\n\nAfrica: africa says."
+        "Earlier question: q1\nEarlier answer: a1\n\nEarlier question: q2\nEarlier answer: a2\n\n"
+        "Africa: africa says."
     )
 
 

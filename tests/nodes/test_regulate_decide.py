@@ -74,9 +74,13 @@ async def test_an_unreadable_decision_is_no_answer(script, masses, told):
 async def test_sampled_replies_that_name_no_option_are_counted(script):
     replies = iter(["A", "A", "B", "Who knows"])
     script.replies["meta"] = lambda messages: next(replies)
-    update = await decide(state(options=OPTIONS, regulated="x"), runtime(readout="sampling", readout_samples=4))
+    update = await decide(
+        state(options=OPTIONS, regulated="x"), runtime(readout="sampling", readout_samples=4)
+    )
     assert update["distribution"] == pytest.approx({"Freedom": 2 / 3, "Equality": 1 / 3, "Don't know": 0})
-    assert update["degraded"] == ["1 of 4 sampled replies of scripted:meta named no option and were left out."]
+    assert update["degraded"] == [
+        "1 of 4 sampled replies of scripted:meta named no option and were left out."
+    ]
 
 
 async def test_a_free_answer(script):

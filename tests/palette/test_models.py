@@ -98,7 +98,11 @@ def test_the_nano_palette_plays_every_part(nano):
     assert {key: str(ref) for key, ref in parts.agents.items()} == {
         key: f"embedded:nano/{key}" for key in ("africa", "america", "asia", "europe", "oceania")
     }
-    assert (str(parts.meta), str(parts.base), parts.prompted) == ("embedded:nano/meta", "embedded:nano/base", False)
+    assert (str(parts.meta), str(parts.base), parts.prompted) == (
+        "embedded:nano/meta",
+        "embedded:nano/base",
+        False,
+    )
     assert parts.of("asia") == parts.agents["asia"] and parts.of("meta") == parts.meta
 
 
@@ -137,7 +141,9 @@ def test_a_map_the_palette_was_not_made_for(nano):
 def test_unknown_parts_and_taken_names(nano):
     with pytest.raises(SettingsError, match=r"Unknown part 'afrika' in `models`\. Did you mean 'africa'\?"):
         resolve_parts(CONTINENTS, {"afrika": "openai:x"}, None)
-    taken = CulturalMap("m", "M", (Community("meta", "Meta", "#000000", ("KEN",)), Community("b", "B", "#000001", ("USA",))))
+    taken = CulturalMap(
+        "m", "M", (Community("meta", "Meta", "#000000", ("KEN",)), Community("b", "B", "#000001", ("USA",)))
+    )
     with pytest.raises(MapError, match="can not be called 'meta'"):
         resolve_parts(taken, {}, "openai:x")
 
@@ -191,7 +197,9 @@ async def test_a_fault_says_who_why_and_the_way_out(here, fault):
 
 
 async def test_an_unknown_model(here):
-    with pytest.raises(ModelError, match=r"does not know the model 'afrika' \(HTTP 404: .*\)\. 'palette doctor'"):
+    with pytest.raises(
+        ModelError, match=r"does not know the model 'afrika' \(HTTP 404: .*\)\. 'palette doctor'"
+    ):
         await said("openai:afrika")
 
 

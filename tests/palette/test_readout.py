@@ -86,7 +86,9 @@ async def test_no_letter_in_the_top_is_unreadable(server):
 @pytest.mark.parametrize("fault", ["no logprobs", "silent logprobs"])
 async def test_a_server_without_logprobs_is_sampled(server, fault):
     server.faults["meta"] = fault
-    server.replies["meta"] = lambda body: ["A", "B. Equality", "(A)", "Well, it depends."][body.get("seed", 0) % 4]
+    server.replies["meta"] = lambda body: ["A", "B. Equality", "(A)", "Well, it depends."][
+        body.get("seed", 0) % 4
+    ]
     reading = await read(TWO, samples=8, seed=100)
     # seeds 100 to 107: A, B, A, unreadable, twice
     assert reading.distribution is not None
@@ -98,7 +100,7 @@ async def test_a_server_without_logprobs_is_sampled(server, fault):
     assert sorted(body["seed"] for body in drawn) == list(range(100, 108))
     assert {body["temperature"] for body in drawn} == {1.0}
     assert {body["max_completion_tokens"] for body in drawn} == {24}
-    with pytest.raises(Exception, match="log-?prob"):
+    with pytest.raises(Exception, match=r"log-?prob"):
         await read(TWO, method="top_logprobs")
 
 
@@ -128,14 +130,41 @@ async def test_all_replies_unreadable():
     assert (reading.distribution, reading.option_mass, reading.unreadable) == (None, 0.0, 3)
 
 
-@pytest.mark.parametrize("reply", ["B", " b. equality".upper(), "(B)", "B.", "**B**", "B) Equality", "B: Equality.", "equality", '"B"', "B\n"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "B",
+        " b. equality".upper(),
+        "(B)",
+        "B.",
+        "**B**",
+        "B) Equality",
+        "B: Equality.",
+        "equality",
+        '"B"',
+        "B\n",
+    ],
+)
 def test_readable(reply):
     assert option_in(reply, TWO) == 1
 
 
 @pytest.mark.parametrize(
     "reply",
-    ["", "b", "A or B", "A B", "Both", "B. Freedom", "A good question", "C", "Equality, or freedom", "AB", "I say B", "B!?"],
+    [
+        "",
+        "b",
+        "A or B",
+        "A B",
+        "Both",
+        "B. Freedom",
+        "A good question",
+        "C",
+        "Equality, or freedom",
+        "AB",
+        "I say B",
+        "B!?",
+    ],
 )
 def test_unreadable(reply):
     assert option_in(reply, TWO) is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from palette.errors import SettingsError
-from palette.settings import current_settings, get_settings, use_settings
+from palette.settings import Settings, current_settings, get_settings, use_settings
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,9 @@ def test_unknown_names_are_refused(monkeypatch):
     with pytest.raises(SettingsError, match=r"Unknown setting 'modle'\. Did you mean model\?"):
         get_settings(modle="x")
     monkeypatch.setenv("PALETTE_SEAD", "1")
-    with pytest.raises(SettingsError, match=r"environment variable 'PALETTE_SEAD'\. Did you mean PALETTE_SEED\?"):
+    with pytest.raises(
+        SettingsError, match=r"environment variable 'PALETTE_SEAD'\. Did you mean PALETTE_SEED\?"
+    ):
         get_settings()
 
 
@@ -98,9 +102,18 @@ def test_the_key_is_shown_nowhere(monkeypatch):
 
 def test_the_key_goes_only_to_servers_of_the_settings():
     settings = get_settings(
-        api_key="sk-x", base_url="http://here:1/v1", model="openai:m@http://there:2/v1", models={"africa": "openai:a@http://that:3/v1"}
+        api_key="sk-x",
+        base_url="http://here:1/v1",
+        model="openai:m@http://there:2/v1",
+        models={"africa": "openai:a@http://that:3/v1"},
     )
-    for url in (None, "http://here:1/v1", "http://there:2/other", "http://that:3/v1", "https://api.openai.com/v1"):
+    for url in (
+        None,
+        "http://here:1/v1",
+        "http://there:2/other",
+        "http://that:3/v1",
+        "https://api.openai.com/v1",
+    ):
         assert settings.key_for(url) is not None, url
     for url in ("http://here:2/v1", "https://here:1/v1", "http://elsewhere/v1"):
         assert settings.key_for(url) is None, url
@@ -111,3 +124,16 @@ def test_settings_in_force_end_with_their_block():
     with use_settings(get_settings(seed=7)) as chosen:
         assert current_settings() is chosen
     assert current_settings() is before
+
+
+def test_the_example_names_every_setting_with_its_default(root, tmp_path, monkeypatch):
+    text = (root / ".env.example").read_text()
+    shown = {
+        name.lower() for name in re.findall(r"^#? ?PALETTE_([A-Z_]+?)(?:__[A-Z]+)?=", text, re.MULTILINE)
+    }
+    assert shown == set(Settings.model_fields)
+    (tmp_path / ".env").write_text(text)
+    (tmp_path / "empty").mkdir()
+    written = get_settings()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert written == get_settings()
