@@ -16,7 +16,7 @@ export ASK_QUESTION := $(value QUESTION)
 export ASK_OPTIONS := $(value OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help ask test lint typecheck format docs
+.PHONY: help ask test quick lint typecheck format docs
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,11 @@ ask: $(VENV)/.ask  ## ask a country a question: COUNTRY=KEN QUESTION="..." OPTIO
 	@set -f; IFS=';'; set --; for option in $$ASK_OPTIONS; do set -- "$$@" --option "$$option"; done; \
 	exec $(PY) -m palette ask --country "$$ASK_COUNTRY" "$$@" -- "$$ASK_QUESTION"
 
-test: $(VENV)/.dev  ## run the test suite
+test: $(VENV)/.dev  ## run the whole test suite
 	$(PY) -m pytest $(if $(CI),-ra --color=no --durations=10)
+
+quick: $(VENV)/.dev  ## run the tests that are not marked slow
+	$(PY) -m pytest -m "not slow and not gpu and not network"
 
 lint: $(VENV)/.dev  ## ruff, rules and format
 	$(PY) -m ruff check .

@@ -1,34 +1,60 @@
 """ORPO, one community's answer against every other's (Hong, Lee and Thorne 2024, "ORPO: Monolithic Preference
 Optimization without Reference Model", arXiv 2403.07691; Cultural Palette, eq. 6).
 
-    L = NLL(y_p | x) + lambda * mean_k[ -log sigmoid( log odds(y_p|x) - log odds(y_rk|x) ) ],  odds = P / (1 - P)
+    L = NLL(y_p | x) + lambda * mean_k[ -log sigmoid( log odds(y_p|x) - log odds(y_rk|x) ) ],  odds = P / (1
+    - P)
 
-where log P is the response's mean token log-probability. The paper's eq. 6 prints the ratio of probabilities; ORPO,
-which it cites and uses, takes odds, and so do we. The NLL is over the completion, as in MS-Swift, the paper's tool.
+where log P is the response's mean token log-probability. The paper's eq. 6 prints the ratio of
+probabilities; ORPO, which it cites and uses, takes odds, and so do we. The NLL is over the completion, as in
+MS-Swift, the paper's tool;
+`nll="prompt_and_completion"` is TRL's reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from palette.errors import PaletteError
+from palette.errors import UsageError
+from training.preferences import PreferenceRowError, check_groups
+from training.sequences import IGNORED, Layout, encode, encode_group, pad
 
 if TYPE_CHECKING:
     import torch
 
-IGNORED = -100
+__all__ = [
+    "IGNORED",
+    "OrpoSettings",
+    "PreferenceRowError",
+    "align",
+    "encode",
+    "encode_group",
+    "log_odds",
+    "orpo_loss",
+    "pad",
+]
+
+FFN = ("gate_proj", "up_proj", "down_proj")
+Report = Callable[[Mapping[str, Any]], None]
 
 
-class PreferenceRowError(PaletteError):
-    """A preference row that cannot be trained on; names the row and what it lacks."""
+class TrainingError(UsageError):
+    """A training setting that can not be used, alone or with another."""
 
 
 @dataclass(frozen=True)
 class OrpoSettings:
-    """What a run may turn. The paper: lr 5e-5, 2 epochs, weight (lambda) 0.1; `weight=0` leaves plain fine-tuning."""
+    """What a run may turn. The paper: lr 5e-5, 2 epochs, weight (lambda) 0.1; `weight=0` leaves plain
+    fine-tuning.
+
+    `targets`: LoRA's modules, or ("all-linear",); only the FFN's reach MoErges. `rank=0` trains every weight.
+    `batch_size` counts groups on one device; `accumulate`, batches a step. `max_length` is in tokens.
+    `layout` "auto": the prompt's keys and values once; packed with gradient checkpointing, or with flex
+    attention.
+    `warmup_ratio` and `eval_ratio` are shares (0..1) of the steps and of the rows.
+    """
 
     learning_rate: float = 5e-5
     epochs: float = 2
@@ -36,19 +62,61 @@ class OrpoSettings:
     rank: int = 8
     alpha: int = 32
     dropout: float = 0.05
-    targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = FFN
     batch_size: int = 8
+    accumulate: int = 1
     seed: int = 0
     max_length: int = 1024
     warmup_ratio: float = 0.05
     save_steps: int = 500
+    trainer: Literal["grouped", "trl"] = "grouped"
+    nll: Literal["completion", "prompt_and_completion"] = "completion"
+    layout: Literal["auto", "rows", "packed", "prompt_once"] = "auto"
+    attention: Literal["auto", "sdpa", "flex_attention", "eager"] = "auto"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    gradient_checkpointing: bool = False
+    scheduler: str = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    eval_ratio: float = 0.0
+    logging_steps: int = 25
+    report_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "learning_rate": self.learning_rate > 0,
+            "epochs": self.epochs > 0,
+            "weight": self.weight >= 0,
+            "rank": self.rank >= 0,
+            "alpha": self.alpha > 0,
+            "dropout": 0 <= self.dropout < 1,
+            "batch_size": self.batch_size > 0,
+            "accumulate": self.accumulate > 0,
+            "max_length": self.max_length >= 8,
+            "warmup_ratio": 0 <= self.warmup_ratio < 1,
+            "save_steps": self.save_steps > 0,
+            "eval_ratio": 0 <= self.eval_ratio < 1,
+            "logging_steps": self.logging_steps > 0,
+            "targets": bool(self.targets),
+            "weight_decay": self.weight_decay >= 0,
+        }
+        if wrong := [name for name, right in ranges.items() if not right]:
+            raise TrainingError(f"{wrong[0]} = {getattr(self, wrong[0])!r} is out of range")
+        if self.layout == "prompt_once" and self.gradient_checkpointing:
+            raise TrainingError(
+                "layout prompt_once keeps the prompt's keys: not with gradient_checkpointing; use packed"
+            )
+        if self.attention == "flex_attention" and self.layout not in ("auto", "packed"):
+            raise TrainingError(f"attention flex_attention is for layout packed, not {self.layout}")
+        if self.trainer == "trl" and self.nll == "completion" and self.layout != "auto":
+            raise TrainingError("layout is the grouped trainer's; --trainer trl has rows only")
 
 
 def log_odds(mean_logp: torch.Tensor) -> torch.Tensor:
     """Log of P / (1 - P) from log P, stable at both ends. (B,) -> (B,)
 
-    log(1 - exp(x)) loses its digits near x = 0 in one form and near -inf in the other, so each side of -log 2 has its
-    own (Maechler 2012); x is kept under -1e-6, where the gradient is still finite.
+    log(1 - exp(x)) loses its digits near x = 0 in one form and near -inf in the other, so each side of -log
+    2 has its own (Maechler 2012); x is kept under -1e-6, where the gradient is still finite.
     """
     import torch
 
@@ -61,19 +129,28 @@ def log_odds(mean_logp: torch.Tensor) -> torch.Tensor:
 
 
 def orpo_loss(
-    logp_sum: torch.Tensor, lengths: torch.Tensor, weight: float
+    logp_sum: torch.Tensor,
+    lengths: torch.Tensor,
+    weight: float,
+    prompt: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of a batch of groups, the chosen response first in each.
 
-    `logp_sum`: summed token log-probabilities of each response (G, 1 + R); `lengths`: their token counts (G, 1 + R).
-    Returns the scalar loss and detached measures: nll, odds loss, accuracy (chosen above each rejected), margin.
+    `logp_sum`: summed token log-probabilities of each response (G, 1 + R); `lengths`: their token counts (G,
+    1 + R).
+    `prompt`: the same two of each prompt (G), when the NLL is over prompt and completion.
+    Returns the scalar loss and detached measures: nll, odds loss, accuracy (chosen above each rejected,
+    0..1), margin (of log odds).
     """
     import torch.nn.functional as F
 
     mean_logp = logp_sum / lengths
     odds = log_odds(mean_logp)
     margins = odds[:, :1] - odds[:, 1:]
-    nll = -logp_sum[:, 0].sum() / lengths[:, 0].sum()
+    learned, tokens = logp_sum[:, 0].sum(), lengths[:, 0].sum()
+    if prompt is not None:
+        learned, tokens = learned + prompt[0].sum(), tokens + prompt[1].sum()
+    nll = -learned / tokens
     contrast = -F.logsigmoid(margins).mean()
     loss = nll + weight * contrast
     measures = {
@@ -85,118 +162,78 @@ def orpo_loss(
     return loss, measures
 
 
-def response_logps(
-    model: Any, input_ids: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
-    """Summed log-probability of each row's completion; the head runs on completion positions only.
-
-    `input_ids`, `labels`, `mask`: (B, L), labels -100 outside the completion. Returns (B,), float32.
-    """
-    import torch
-
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = inner.model(input_ids=input_ids, attention_mask=mask).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:]
-    where = wanted != IGNORED
-    logits = inner.lm_head(hidden[where]).float()
-    logps = torch.log_softmax(logits, dim=-1).gather(1, wanted[where][:, None])[:, 0]
-    rows = torch.arange(len(wanted), device=wanted.device)[:, None].expand_as(wanted)[where]
-    return torch.zeros(len(wanted), device=wanted.device).index_add(0, rows, logps)
-
-
-def encode(
-    tokenizer: Any, prompt: Sequence[Mapping[str, str]], response: str, max_length: int
-) -> dict[str, list[int]]:
-    """One sequence through the chat template, with exactly one end token; a prompt too long is cut from the left."""
-    head = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
-    tail = tokenizer(response, add_special_tokens=False)["input_ids"]
-    if not tail:
-        raise PreferenceRowError(
-            f"empty response to {prompt[-1]['content'][:80]!r}: every community must answer"
-        )
-    tail = [*tail, tokenizer.eos_token_id][: max_length - 1]
-    head = head[max(0, len(head) + len(tail) - max_length) :]
-    return {"input_ids": [*head, *tail], "labels": [*([IGNORED] * len(head)), *tail]}
-
-
-def encode_group(tokenizer: Any, row: Mapping[str, Any], max_length: int) -> list[dict[str, list[int]]]:
-    """The chosen response's sequence, then each rejected one's."""
-    return [encode(tokenizer, row["prompt"], text, max_length) for text in (row["chosen"], *row["rejected"])]
-
-
-def pad(sequences: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Right-padded tensors (B, L): input_ids, labels, attention_mask."""
-    import torch
-
-    longest = max(len(s["input_ids"]) for s in sequences)
-    fill = {"input_ids": pad_id, "labels": IGNORED}
-    batch = {
-        key: torch.tensor([s[key] + [value] * (longest - len(s[key])) for s in sequences])
-        for key, value in fill.items()
-    }
-    lengths = torch.tensor([len(s["input_ids"]) for s in sequences])
-    batch["attention_mask"] = (torch.arange(longest)[None] < lengths[:, None]).long()
-    return batch
-
-
 def align(
-    base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: OrpoSettings
+    base: str | Path,
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    settings: OrpoSettings,
+    report: Report | None = None,
 ) -> dict[str, float]:
-    """Train one community's LoRA adapter on grouped rows (`prompt`, `chosen`, `rejected: [..]`) and save it to `out`.
+    """Train one agent on grouped rows (`prompt`, `chosen`, `rejected: [..]`): a LoRA adapter, or all of the
+    weights.
 
-    Goes on from the last checkpoint under `out/checkpoints` when there is one. Returns the last logged measures.
+    Saved to `out`, the weights last and whole, with the tokenizer when all weights were trained. Goes on
+    from the last whole checkpoint under `out/checkpoints` when there is one, to the same weights as an
+    undisturbed run's.
+    `report` gets every logged row. Returns the last logged measures, `eval_` ones too when rows are held out.
+    Raises PreferenceRowError for rows that can not be trained on.
     """
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import AutoTokenizer, set_seed
 
+    from training.checkpoints import last_whole_checkpoint, save_whole
+    from training.trainers import build_trainer, load_model
+
+    check_groups(rows)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    _check(rows)
-    groups = [{"group": encode_group(tokenizer, row, settings.max_length)} for row in rows]
-    size = len(groups[0]["group"])
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
     set_seed(settings.seed)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-                      target_modules=list(settings.targets), task_type="CAUSAL_LM")  # fmt: skip
-    peft_model = get_peft_model(model, lora)
-
-    class GroupedTrainer(Trainer):  # type: ignore[misc]
-        def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
-                         num_items_in_batch: Any = None) -> Any:  # fmt: skip
-            sums = response_logps(model, inputs["input_ids"], inputs["labels"], inputs["attention_mask"])
-            lengths = (inputs["labels"][:, 1:] != IGNORED).sum(1)
-            loss, measures = orpo_loss(sums.view(-1, size), lengths.view(-1, size), settings.weight)
-            if self.state.global_step % self.args.logging_steps == 0:
-                self.log({key: round(float(value), 4) for key, value in measures.items()})
-            return (loss, measures) if return_outputs else loss
-
-    checkpoints = out / "checkpoints"
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints), learning_rate=settings.learning_rate, num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size, warmup_steps=settings.warmup_ratio,
-        lr_scheduler_type="cosine", logging_steps=25, save_steps=settings.save_steps, save_total_limit=1,
-        report_to=[], seed=settings.seed, remove_unused_columns=False, use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=True,
-    )  # fmt: skip
-    trainer = GroupedTrainer(
-        model=peft_model, args=arguments, train_dataset=groups,
-        data_collator=lambda batch: pad([s for row in batch for s in row["group"]], tokenizer.pad_token_id),
-    )  # fmt: skip
-    trainer.model_accepts_loss_kwargs = False  # we return a mean; gradient accumulation must average it
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
-    peft_model.save_pretrained(str(out))
+    model = load_model(base, settings)
+    train, held_out = split(rows, settings)
+    trainer = build_trainer(model, tokenizer, train, held_out, out / "checkpoints", settings, report)
+    with trainer.ready():
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / "checkpoints"))
+        final = trainer.evaluate() if held_out else {}
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        save_whole(model, state, out, tokenizer if settings.rank == 0 else None)
+    trainer.accelerator.wait_for_everyone()
     logged = [entry for entry in trainer.state.log_history if "nll" in entry]
-    return {key: logged[-1][key] for key in ("nll", "odds_loss", "accuracy", "margin")} if logged else {}
+    last = {key: logged[-1][key] for key in ("nll", "odds_loss", "accuracy", "margin")} if logged else {}
+    return last | {key: value for key, value in final.items() if key.removeprefix("eval_") in (*last, "loss")}
 
 
-def _check(rows: Sequence[Mapping[str, Any]]) -> None:
-    if not rows:
-        raise PreferenceRowError("no preference rows to train on")
-    rejected = len(rows[0]["rejected"])
-    for number, row in enumerate(rows):
-        if len(row["rejected"]) != rejected or not rejected:
-            raise PreferenceRowError(
-                f"row {number} has {len(row['rejected'])} rejected answers, row 0 has {rejected}: a community is missing"
-            )
+def split(
+    rows: Sequence[Mapping[str, Any]], settings: OrpoSettings
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Rows to train on and rows held out: every row of `eval_ratio` of the prompts, drawn by the seed.
+
+    By prompts, so that the joint model is not judged on a question whose other answers it has seen, and all
+    agents of a run on the same questions. At least one prompt on each side; nothing is held out of one
+    prompt.
+    """
+    import random
+
+    prompts = list(dict.fromkeys(repr(row["prompt"]) for row in rows))
+    if not settings.eval_ratio or len(prompts) < 2:
+        return list(rows), []
+    count = min(len(prompts) - 1, max(1, round(len(prompts) * settings.eval_ratio)))
+    out = set(random.Random(settings.seed).sample(prompts, count))
+    return [row for row in rows if repr(row["prompt"]) not in out], [
+        row for row in rows if repr(row["prompt"]) in out
+    ]
+
+
+def chosen_layout(settings: OrpoSettings, on_gpu: bool) -> tuple[Layout, str]:
+    """The layout and the attention that "auto" stands for on this device.
+
+    On a GPU flex attention skips the blocks that the mask shuts out; it has no backward pass on the CPU.
+    """
+    layout, attention = settings.layout, settings.attention
+    if attention == "auto":
+        flex = on_gpu and (layout == "packed" or (layout == "auto" and settings.gradient_checkpointing))
+        attention = "flex_attention" if flex else "sdpa"
+    if layout == "auto":
+        once = not settings.gradient_checkpointing and attention != "flex_attention"
+        layout = "prompt_once" if once else "packed"
+    return layout, attention

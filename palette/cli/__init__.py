@@ -12,6 +12,7 @@ from palette.cli.doctor import doctor
 from palette.cli.lookup import countries, graph, maps
 from palette.cli.merge import merge
 from palette.cli.text import visible
+from palette.cli.train import train
 from palette.errors import PaletteError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -41,5 +42,5 @@ def main() -> None:
     """
 
 
-for command in (ask, countries, maps, graph, merge, doctor):
+for command in (ask, countries, maps, graph, train, merge, doctor):
     main.add_command(command)

@@ -75,8 +75,8 @@ def merge(
     Communities come from --adapters, one folder each by its key, or as COMMUNITY=FOLDER.
 
     \b
-    palette merge --method moerges --base Qwen/Qwen2.5-7B-Instruct --adapters runs/continents --out runs/moerges
-    palette merge --method ties --base base --out ties africa=a asia=b europe=c
+    palette merge --method moerges --base base --adapters runs/continents --out runs/moerges
+    palette merge --method ties --base base --out runs/ties africa=a asia=b europe=c
     """
     from palette.cultural_map import load_map
     from palette.settings import get_settings

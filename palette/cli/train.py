@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from palette.cli.lookup import json_option, map_option
 
+if TYPE_CHECKING:
+    from training.job import Job
+
 
 @click.command()
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML; see training/configs.")
 @map_option
-@click.option("--data", required=True, type=click.Path(path_type=Path),
-              help="JSONL of answers, or a folder of groups_<community>.jsonl.")  # fmt: skip
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="JSONL of answers, or a folder of groups_<community>.jsonl.",
+)
 @click.option("--base", help="Model folder or hub name.  [default: the config's]")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; a run in it goes on.")
 @click.option("--runs", default=1, show_default=True, help="Runs, each with a seed of its own.")
 @click.option("--only", multiple=True, metavar="AGENT", help="A community, or joint; may be repeated.")
 @click.option("--joint/--no-joint", default=True, show_default=True, help="Train the joint model too.")
 @click.option("--trainer", type=click.Choice(["grouped", "trl"]), help="Ours on groups, or TRL's on pairs.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="One ORPO setting; may be repeated.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="One ORPO setting; may be repeated."
+)
 @click.option("--gpus-per-job", default=1, show_default=True, help="GPUs of one job, by accelerate launch.")
 @click.option("--accelerate-config", type=click.Path(exists=True, path_type=Path), help="FSDP, for one.")
 @click.option("--dry-run", is_flag=True, help="Say sequences, tokens, memory and time; train nothing.")
 @json_option
-def train(config_file: Path | None, map_name: str | None, data: Path, base: str | None, out: Path, runs: int,
-          only: tuple[str, ...], joint: bool, trainer: str | None, changes: tuple[str, ...], gpus_per_job: int,
-          accelerate_config: Path | None, dry_run: bool, as_json: bool) -> None:  # fmt: skip
+def train(
+    config_file: Path | None,
+    map_name: str | None,
+    data: Path,
+    base: str | None,
+    out: Path,
+    runs: int,
+    only: tuple[str, ...],
+    joint: bool,
+    trainer: str | None,
+    changes: tuple[str, ...],
+    gpus_per_job: int,
+    accelerate_config: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Train one agent for every community by ORPO, and the joint model.
 
     Each is a job that goes on where it was stopped; what is finished is kept. Each leaves a manifest.
@@ -37,7 +61,15 @@ def train(config_file: Path | None, map_name: str | None, data: Path, base: str 
     from palette.cultural_map import load_map
     from palette.errors import UsageError
     from palette.settings import get_settings
-    from training.train import TrainConfig, check_data, lay_out_jobs, load_config, run_jobs, settings_from
+    from training.train import (
+        TrainConfig,
+        check_base,
+        check_data,
+        lay_out_jobs,
+        load_config,
+        run_jobs,
+        settings_from,
+    )
 
     config = load_config(config_file) if config_file else TrainConfig()
     values = {}
@@ -56,6 +88,7 @@ def train(config_file: Path | None, map_name: str | None, data: Path, base: str 
     keys = [community.key for community in cultural_map.communities]
     jobs = lay_out_jobs(model, data, out, keys, settings, runs, only, joint)
     check_data(jobs)
+    check_base(model)
     if dry_run:
         _estimate(jobs, as_json)
         return
@@ -68,7 +101,7 @@ def train(config_file: Path | None, map_name: str | None, data: Path, base: str 
         click.echo(json.dumps({job.name: RunFolder(job.out).manifest for job in jobs}, indent=2))
 
 
-def _estimate(jobs: list, as_json: bool) -> None:  # type: ignore[type-arg]
+def _estimate(jobs: Sequence[Job], as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
@@ -76,7 +109,9 @@ def _estimate(jobs: list, as_json: bool) -> None:  # type: ignore[type-arg]
 
     found = estimate(jobs)
     if as_json:
-        rows = [{"job": each.job.name} | {k: v for k, v in asdict(each).items() if k != "job"} for each in found]
+        rows = [
+            {"job": each.job.name} | {k: v for k, v in asdict(each).items() if k != "job"} for each in found
+        ]
         click.echo(json.dumps({"jobs": rows}, indent=2))
         return
     for each in found:

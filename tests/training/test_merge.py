@@ -1,4 +1,4 @@
-"""MoErges on a tiny model with every adapter random: what MergeKit writes, and what we put together in memory."""
+"""MoErges on a tiny model with random adapters: on the disk, and as the engine puts it together."""
 
 from __future__ import annotations
 

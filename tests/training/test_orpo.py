@@ -19,8 +19,6 @@ from training.orpo import (  # noqa: E402
     encode,
     log_odds,
     orpo_loss,
-    pad,
-    response_logps,
 )
 
 
@@ -76,23 +74,6 @@ def test_four_rejected_are_the_mean_of_trls_four_pairs() -> None:
     assert torch.allclose(ours_rejected.grad, rejected.grad, atol=1e-6)
 
 
-def test_response_logps_equal_a_plain_forward(tiny: tuple[Any, Any, Path]) -> None:
-    tokenizer, model, _ = tiny
-    rows = [
-        encode(tokenizer, [{"role": "user", "content": q}], a, 64)
-        for q, a in [("hello", "good day"), ("a", "b c d")]
-    ]
-    batch = pad(rows, tokenizer.pad_token_id)
-    with torch.no_grad():
-        ours = response_logps(model, batch["input_ids"], batch["labels"], batch["attention_mask"])
-        for got, row in zip(ours, rows, strict=True):
-            logps = model(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
-            want = sum(
-                logps[i - 1, token].item() for i, token in enumerate(row["labels"]) if token != IGNORED
-            )
-            assert got.item() == pytest.approx(want, abs=1e-4)
-
-
 def test_a_long_prompt_is_cut_from_the_left_and_the_answer_stays(tiny: tuple[Any, Any, Path]) -> None:
     tokenizer, _, _ = tiny
     row = encode(tokenizer, [{"role": "user", "content": "word " * 200}], "yes indeed", 32)
@@ -100,6 +81,23 @@ def test_a_long_prompt_is_cut_from_the_left_and_the_answer_stays(tiny: tuple[Any
     kept = [token for token in row["labels"] if token != IGNORED]
     assert tokenizer.decode(kept) == "yes indeed<|end|>"
     assert row["input_ids"].count(tokenizer.eos_token_id) == 2  # the user's turn and the answer, none doubled
+
+
+def test_a_template_that_ends_a_turn_by_itself_gets_no_second_end(tiny: tuple[Any, Any, Path]) -> None:
+    """ChatML closes with <|im_end|> and a line break, whatever the tokenizer's eos is."""
+    from copy import deepcopy
+
+    tokenizer = deepcopy(tiny[0])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    prompt, end = [{"role": "user", "content": "hello"}], tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for text in ("yes", "yes<|im_end|>"):
+        kept = [token for token in encode(tokenizer, prompt, text, 64)["labels"] if token != IGNORED]
+        assert kept[-1] == end and kept.count(end) == 1 and tokenizer.eos_token_id not in kept
 
 
 def test_an_empty_answer_and_a_missing_community_are_refused(
@@ -127,13 +125,15 @@ def test_an_adapter_learns_to_prefer_its_own(tiny: tuple[Any, Any, Path], tmp_pa
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from training.logps import group_logps
+    from training.sequences import encode_group, lay_out
+
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    batch = pad(
-        [encode(tokenizer, prompt, text, 64) for text in ("good day", "bad night")], tokenizer.pad_token_id
-    )
+    batch = lay_out([encode_group(tokenizer, rows[0], 64)], "rows", tokenizer.pad_token_id)
     with torch.no_grad():
-        before = response_logps(plain, batch["input_ids"], batch["labels"], batch["attention_mask"])
-        tuned = PeftModel.from_pretrained(plain, tmp_path / "adapter")
-        after = response_logps(tuned, batch["input_ids"], batch["labels"], batch["attention_mask"])
+        before = group_logps(plain, batch)["answers"]
+        after = group_logps(PeftModel.from_pretrained(plain, tmp_path / "adapter").get_base_model(), batch)[
+            "answers"
+        ]
     assert after[0] > before[0] + 1
     assert after[0] - after[1] > before[0] - before[1]

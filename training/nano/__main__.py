@@ -11,7 +11,7 @@ from training.nano import build
 
 @click.group()
 def main() -> None:
-    """Make the nano palette: dialogues, base, adapters, moerges, ship, report; or `all`."""
+    """Make the nano palette: dialogues, base, agents, merges, ship, report; or `all`."""
 
 
 out_option = click.option(
@@ -21,11 +21,10 @@ out_option = click.option(
 
 @main.command()
 @out_option
-@click.option("--count", default=build.DIALOGUES, show_default=True, help="Dialogues for the base.")
-@click.option("--groups", default=build.GROUPS, show_default=True, help="Preference groups a community.")
-def dialogues(out: Path, count: int, groups: int) -> None:
+@click.option("--share", default=1.0, show_default=True, help="Of the full recipe's size, for a quick try.")
+def dialogues(out: Path, share: float) -> None:
     """Write the training text from the atlas."""
-    build.dialogues(out, count, groups)
+    build.dialogues(out, share)
 
 
 @main.command()
@@ -37,17 +36,17 @@ def base(out: Path) -> None:
 
 @main.command()
 @out_option
-@click.option("--only", help="One community.")
-def adapters(out: Path, only: str | None) -> None:
-    """Align the five adapters by ORPO; finished ones are kept."""
-    build.adapters(out, only)
+@click.option("--only", multiple=True, metavar="AGENT", help="A community, or joint; repeat.")
+def agents(out: Path, only: tuple[str, ...]) -> None:
+    """Align the five adapters and the joint one by ORPO; finished ones are kept."""
+    build.agents(out, only)
 
 
 @main.command()
 @out_option
-def moerges(out: Path) -> None:
-    """Merge the adapters into the MoErges by MergeKit."""
-    build.moerges(out)
+def merges(out: Path) -> None:
+    """Merge the adapters: MoErges, and TIES and Model Stock to compare."""
+    build.merges(out)
 
 
 @main.command()
@@ -61,13 +60,14 @@ def ship(out: Path, to: Path) -> None:
 
 
 @main.command()
+@out_option
 @click.option("--to", type=click.Path(path_type=Path), default=Path("docs/nano.md"), show_default=True)
-@click.option("--count", default=400, show_default=True, help="Held-out dialogues of each kind.")
-def report(to: Path, count: int) -> None:
-    """Measure the shipped palette on held-out dialogues and write the page."""
+@click.option("--count", default=200, show_default=True, help="Held-out dialogues of each kind.")
+def report(out: Path, to: Path, count: int) -> None:
+    """Measure the shipped palette, and the merges under OUT where they are, and write the page."""
     from training.nano.report import write_report
 
-    write_report(to, count)
+    write_report(to, count, out)
 
 
 @main.command(name="all")
@@ -75,9 +75,9 @@ def report(to: Path, count: int) -> None:
 @click.pass_context
 def everything(context: click.Context, out: Path) -> None:
     """Every stage in turn."""
-    for stage in (dialogues, base, adapters, moerges, ship):
+    for stage in (dialogues, base, agents, merges, ship):
         context.invoke(stage, out=out)
-    context.invoke(report)
+    context.invoke(report, out=out)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 dialogues  write the training text           (seconds)
 base       train tokenizer and base          (most of the time)
-adapters   align five LoRA adapters by ORPO
-moerges    merge them by MergeKit
+agents     align five LoRA adapters and the joint one by ORPO, as `palette train` does
+merges     MoErges, TIES, Model Stock, as `palette merge` does
 ship       copy what the package carries to `palette/embedded/nano`
 """
 
@@ -14,36 +14,39 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from palette.cultural_map import load_map
 from palette.embedded.manifest import BUILT_IN
 from training.nano.atlas import Atlas, load_atlas
-from training.nano.dialogues import write_dialogues, write_groups
-from training.orpo import OrpoSettings, align
+from training.nano.dialogues import MIX, MIX_READING, write_dialogues, write_groups
 
 SEED = 20
-DIALOGUES = 45_000  # a round
-ROUNDS = (
-    2.5e-3,
-    1.5e-3,
-)  # the peak learning rate of each round of the base's tuning, on dialogues of its own
-GROUPS = 900
-ORPO = OrpoSettings(
-    learning_rate=1e-3, epochs=1, weight=0.5, rank=16, alpha=32, dropout=0.0, batch_size=8, seed=SEED
+ROUNDS = (  # of the base's tuning: dialogues, their mix, peak learning rate
+    (45_000, MIX, 2.5e-3),
+    (22_000, MIX_READING, 1.5e-3),
 )
+GROUPS = 900
+CONFIG = Path(__file__).parents[1] / "configs" / "nano.yaml"
+COMMUNITIES = tuple(community.key for community in load_map("continents").communities)
+ROUTER_ROWS = "ffn_in"  # what the router sees at run time; docs/nano.md compares the choices
 ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")
 
 
-def dialogues(folder: Path, count: int = DIALOGUES, groups: int = GROUPS) -> None:
-    """`dialogues_<round>.jsonl` for the base and `groups_<community>.jsonl` for each adapter."""
+def dialogues(folder: Path, share: float = 1.0) -> None:
+    """`dialogues_<round>.jsonl` for the base and `groups_<community>.jsonl` for each adapter.
+
+    `share`: of the full recipe's size, for a quick try.
+    """
     atlas = load_atlas()
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(len(ROUNDS)):
-        _write_rows(folder / f"dialogues_{index}.jsonl", write_dialogues(atlas, count, SEED + 100 * index))
+    for index, (count, mix, _) in enumerate(ROUNDS):
+        rows = write_dialogues(atlas, round(share * count), SEED + 100 * index, mix)
+        _write_rows(folder / f"dialogues_{index}.jsonl", rows)
     for index, community in enumerate(atlas.outlooks):
-        rows = write_groups(atlas, community, groups, SEED + 1 + index)
+        rows = write_groups(atlas, community, round(share * GROUPS), SEED + 1 + index)
         _write_rows(folder / f"groups_{community}.jsonl", rows)
 
 
@@ -54,7 +57,7 @@ def base(folder: Path) -> None:
     from training.nano.base import train_tokenizer, tune
 
     start: Path | None = None
-    for index, learning_rate in enumerate(ROUNDS):
+    for index, (_, _, learning_rate) in enumerate(ROUNDS):
         out = folder / "rounds" / str(index)
         if not (out / "model.safetensors").is_file():
             rows = _read_rows(folder / f"dialogues_{index}.jsonl")
@@ -76,17 +79,24 @@ def base(folder: Path) -> None:
     shutil.copytree(start, folder / "base")
 
 
-def adapters(folder: Path, only: str | None = None) -> None:
-    """`adapters/<community>/`, each by ORPO on its groups. Finished ones are kept."""
-    for path in sorted(folder.glob("groups_*.jsonl")):
-        community = path.stem.removeprefix("groups_")
-        out = folder / "adapters" / community
-        if only not in (None, community) or (out / "adapter_model.safetensors").is_file():
-            continue
-        started = time.perf_counter()
-        result = align(folder / "base", _read_rows(path), out, ORPO)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        _note(folder, f"adapter_{community}", result | {"seconds": time.perf_counter() - started})
+def agents(folder: Path, only: Sequence[str] = ()) -> None:
+    """`agents/run-1/<community>/` and `joint`, by the jobs of `palette train`. Finished ones are kept."""
+    from training.train import lay_out_jobs, load_config, run_jobs
+
+    jobs = lay_out_jobs(
+        str(folder / "base"), folder, folder / "agents", COMMUNITIES, load_config(CONFIG).orpo, only=only
+    )
+    started = time.perf_counter()
+    run_jobs(jobs, lambda line: print(line, flush=True))
+    for job in jobs:
+        measures = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))["measures"]
+        _note(folder, f"agent_{job.agent}", measures)
+    _note(folder, "agents", {"seconds": time.perf_counter() - started})
+
+
+def agent_folder(folder: Path, agent: str) -> Path:
+    """Where the stage `agents` put an adapter."""
+    return folder / "agents" / "run-1" / agent
 
 
 def router_prompts(atlas: Atlas) -> dict[str, list[str]]:
@@ -99,17 +109,23 @@ def router_prompts(atlas: Atlas) -> dict[str, list[str]]:
     }
 
 
-def moerges(folder: Path) -> None:
-    """`moerges/`: the checkpoint that vLLM and transformers load."""
-    from training.merge import merge_moerges
+def merges(folder: Path) -> None:
+    """`moerges/`, a checkpoint for vLLM and transformers; to compare with it, `ties/` and `model_stock/`."""
+    from training.merge import merge_flat, merge_moerges
 
     started = time.perf_counter()
-    communities = [c.key for c in load_map("continents").communities]
-    paths = {key: folder / "adapters" / key for key in communities}
+    paths = {key: agent_folder(folder, key) for key in COMMUNITIES}
     merge_moerges(
-        folder / "base", paths, router_prompts(load_atlas()), folder / "moerges", against_others=True
+        folder / "base",
+        paths,
+        router_prompts(load_atlas()),
+        folder / "moerges",
+        rows=ROUTER_ROWS,
+        against_others=True,
     )
-    _note(folder, "moerges", {"seconds": time.perf_counter() - started})
+    for method in ("ties", "model_stock"):
+        merge_flat(method, folder / "base", paths, folder / method, dtype="float32")
+    _note(folder, "merges", {"seconds": time.perf_counter() - started})
 
 
 def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
@@ -118,21 +134,17 @@ def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
 
     from training.merge import router_rows
 
-    communities = [c.key for c in load_map("continents").communities]
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(folder / "base", part / "base", ignore=shutil.ignore_patterns("training_args.bin"))
-    for key in communities:
-        (part / "adapters" / key).mkdir(parents=True)
-        weights = load_file(folder / "adapters" / key / "adapter_model.safetensors")
-        save_file(
-            {k: v.half() for k, v in weights.items()}, part / "adapters" / key / "adapter_model.safetensors"
-        )
-        config = json.loads((folder / "adapters" / key / "adapter_config.json").read_text(encoding="utf-8"))
+    for key in COMMUNITIES:
+        source, copy = agent_folder(folder, key), part / "adapters" / key
+        copy.mkdir(parents=True)
+        weights = load_file(source / "adapter_model.safetensors")
+        save_file({k: v.half() for k, v in weights.items()}, copy / "adapter_model.safetensors")
+        config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = "base"
-        (part / "adapters" / key / "adapter_config.json").write_text(
-            json.dumps(config, indent=2), encoding="utf-8"
-        )
+        (copy / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     save_file({k: v.float() for k, v in router_rows(folder / "moerges").items()}, part / "router.safetensors")
     shutil.copy2(folder / "moerges" / "mergekit_config.yaml", part / "mergekit_config.yaml")
     shutil.copy2(folder / "notes.json", part / "training.json")
@@ -140,7 +152,7 @@ def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
         "name": "nano",
         "map": "continents",
         "base": "base",
-        "adapters": {key: f"adapters/{key}" for key in communities},
+        "adapters": {key: f"adapters/{key}" for key in COMMUNITIES},
         "router": "router.safetensors",
         "scope": scope(load_atlas()),
     }

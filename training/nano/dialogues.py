@@ -32,6 +32,18 @@ MIX = {  # share of each kind among the dialogues of the base's instruction tuni
     "decide_option": 0.18,
     "off_topic": 0.01,
 }
+MIX_READING = {  # a second round: copying the words of the account, finding the letter of its option
+    "bare": 0.11,
+    "draft": 0.15,
+    "draft_option": 0.08,
+    "regulate": 0.06,
+    "account": 0.05,
+    "decide": 0.05,
+    "retell": 0.16,
+    "decide_option": 0.17,
+    "match": 0.16,
+    "off_topic": 0.01,
+}
 OFF_TOPIC = (
     "How do I mend a car engine?",
     "What is the speed of light?",
@@ -197,6 +209,46 @@ class Writer:
             )
         )
         return {"messages": [*prompt, _assistant(label)], "country": group["land"].iso3, "shares": shares}
+
+    def retell(self) -> dict[str, Any]:
+        """A free answer in the very words of the account."""
+        group = self.subject(options=False)
+        account, land = self.account_of(group), group["land"]
+        prompt = render("decide", account=account, country=land.name, question=group["question"].text)
+        told = [p for p in (land.place.customs[group["topic"]] if land.place else ()) if p in account]
+        told.sort(key=account.index)
+        if len(told) == 2 and self.rng.random() < 0.5:
+            answer = f"In {land.name}, people {told[0]}. They also {told[1]}."
+        else:
+            answer = f"People in {land.name} {told[0]}." if told else account
+        return {"messages": [*_messages(prompt), _assistant(answer)], "country": land.iso3}
+
+    def match(self) -> dict[str, Any]:
+        """The account names one option outright; the reply is its letter."""
+        land, topic = self.rng.choice(list(self.lands.values())), self.rng.choice(TOPICS)
+        if self.rng.random() < 0.5:
+            pool = [option for d in self.atlas.dilemmas.values() for option in d.options]
+        else:
+            pool = [_sentence(phrase)[:-1] for p in self.atlas.places.values() for phrase in p.customs[topic]]
+        options = self.rng.sample(sorted(set(pool)), self.rng.randint(2, 6))
+        choice = self.rng.choice(options)
+        question = Question(self._question(self.atlas.topics[topic], land), tuple(options))
+        account = self.rng.choice(
+            (
+                f"Most people would say: {choice}.",
+                f"In {land.name}, most people would say: {choice}.",
+                f"{choice}. That is how most people in {land.name} see it.",
+            )
+        )
+        prompt = render(
+            "decide_option",
+            account=account,
+            country=land.name,
+            question=question.text,
+            options=question.lettered(),
+        )
+        label = question.labels[options.index(choice)]
+        return {"messages": [*_messages(prompt), _assistant(label)], "country": land.iso3}
 
     def off_topic(self) -> dict[str, Any]:
         """A question the atlas knows nothing of."""
@@ -486,11 +538,13 @@ class Writer:
         return text
 
 
-def write_dialogues(atlas: Atlas, count: int, seed: int, heldout: bool = False) -> list[dict[str, Any]]:
-    """`count` dialogues in the shares of `MIX`, shuffled; the same for the same seed."""
+def write_dialogues(
+    atlas: Atlas, count: int, seed: int, mix: Mapping[str, float] = MIX, heldout: bool = False
+) -> list[dict[str, Any]]:
+    """`count` dialogues in the shares of `mix`, shuffled; the same for the same seed."""
     rng = random.Random(seed)
     writer = Writer(atlas, rng, heldout)
-    kinds = rng.choices(list(MIX), list(MIX.values()), k=count)
+    kinds = rng.choices(list(mix), list(mix.values()), k=count)
     return [writer.write(kind) for kind in kinds]
 
 

@@ -12,7 +12,7 @@ import math
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,23 @@ from palette.distributions import Distribution
 from palette.embedded.engine import BASE, META, Engine, get_engine
 from palette.prompts import render
 from training.nano.atlas import Atlas, load_atlas
-from training.nano.build import ROUTER_PHRASES
+from training.nano.build import ROUTER_PHRASES, agent_folder
 from training.nano.dialogues import Writer
 
 SEED = 4096
 
 
-def write_report(to: Path, count: int) -> None:
-    """Measure the shipped palette and write the page, with the figures beside it as JSON."""
+def write_report(to: Path, count: int, work: Path) -> None:
+    """Measure the shipped palette and its rivals under `work`; write the page, and the figures as JSON."""
     atlas, engine = load_atlas(), get_engine("nano")
     figures = {
         "count": count,
-        "perplexity": perplexities(atlas, engine, count),
+        "perplexity": perplexities(atlas, engine, count, work),
         "drafts": draft_purity(atlas, count),
         "router": router_hits(atlas, engine),
+        "router_choices": router_choices(work),
         "decisions": decisions(atlas, engine, count),
-        "examples": examples(atlas),
+        "examples": examples(),
         "training": json.loads((engine.manifest.base.parent / "training.json").read_text(encoding="utf-8")),
         "sizes": sizes(engine),
     }
@@ -45,24 +46,64 @@ def write_report(to: Path, count: int) -> None:
     to.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
-def perplexities(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, float]]:
+Scorer = Callable[[list[int], int], tuple[float, int]]
+"""Token ids and where the answer starts -> summed log-probability (natural) of the answer, its tokens."""
+
+
+def perplexities(atlas: Atlas, engine: Engine, count: int, work: Path) -> dict[str, dict[str, float]]:
     """Perplexity of each community's held-out answers to bare questions (column) under each model (row)."""
     keys = list(engine.manifest.communities)
     writer = Writer(atlas, random.Random(SEED), heldout=True)
     groups = [writer.bare_group() for _ in range(count)]
-    table: dict[str, dict[str, float]] = {}
-    for part in (*keys, BASE, META):
-        table[part] = {}
-        for community in keys:
-            total, tokens = 0.0, 0
-            for group in groups:
-                ids = engine.encode([(m["role"], m["content"]) for m in group["prompt"]])
-                reply = engine.tokenizer(group["responses"][community], add_special_tokens=False)["input_ids"]
-                reply = [*reply, engine.tokenizer.eos_token_id]
-                logp, n = engine.sequence_logprob(part, ids + reply, len(ids)).result()
-                total, tokens = total + logp, tokens + n
-            table[part][community] = math.exp(-total / tokens)
+
+    def part_scorer(part: str) -> Scorer:
+        return lambda ids, start: engine.sequence_logprob(part, ids, start).result()
+
+    scorers = {part: part_scorer(part) for part in (*keys, BASE, META)} | _rivals(work)
+    table: dict[str, dict[str, float]] = {name: {} for name in scorers}
+    for community in keys:
+        sequences = []
+        for group in groups:
+            ids = engine.encode([(m["role"], m["content"]) for m in group["prompt"]])
+            reply = engine.tokenizer(group["responses"][community], add_special_tokens=False)["input_ids"]
+            sequences.append(([*ids, *reply, engine.tokenizer.eos_token_id], len(ids)))
+        for name, score in scorers.items():
+            scored = [score(ids, start) for ids, start in sequences]
+            table[name][community] = math.exp(-sum(logp for logp, _ in scored) / sum(n for _, n in scored))
     return table
+
+
+def _rivals(work: Path) -> dict[str, Scorer]:
+    """The models that MoErges is compared with, where the working folder still has them."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    def scorer(model: Any) -> Scorer:
+        def score(ids: list[int], start: int) -> tuple[float, int]:
+            with torch.inference_mode():
+                logps = model(torch.tensor([ids])).logits[0, start - 1 : -1].float().log_softmax(-1)
+            return float(logps.gather(1, torch.tensor(ids[start:])[:, None]).sum()), len(ids) - start
+
+        return score
+
+    rivals: dict[str, Scorer] = {}
+    if (agent_folder(work, "joint") / "adapter_config.json").is_file():
+        base = AutoModelForCausalLM.from_pretrained(work / "base", dtype=torch.float32)
+        joint = PeftModel.from_pretrained(base, agent_folder(work, "joint"))
+        rivals["joint"] = scorer(joint.merge_and_unload().eval())
+    for name, folder in (("TIES", "ties"), ("Model Stock", "model_stock")):
+        if (work / folder).is_dir():
+            model = AutoModelForCausalLM.from_pretrained(work / folder, dtype=torch.float32)
+            rivals[name] = scorer(model.eval())
+    return rivals
+
+
+def router_choices(work: Path) -> list[dict[str, Any]]:
+    """What the merge's own report says of each place to read the router's rows from; empty without it."""
+    report = work / "moerges" / "merge_report.json"
+    found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    return list(found.get("router", {}).get("choices", []))
 
 
 def draft_purity(atlas: Atlas, count: int) -> dict[str, dict[str, float]]:
@@ -210,7 +251,7 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
     }
 
 
-def examples(atlas: Atlas) -> list[dict[str, Any]]:
+def examples() -> list[dict[str, Any]]:
     """Three held-out questions through the whole graph, as they came (seed 0)."""
     from graph.build import build_palette
 
@@ -292,6 +333,23 @@ MoErges' router weight on the country's own continent, averaged over prompt toke
                     f"{row['entropy']:.3f}",
                 ]
                 for form, row in figures["router"].items()
+            ],
+        ),
+        """Where the rows are read from, measured on the prompts they were read from (the merge's own report).
+*Centred*: the other communities' mean taken off. Entropy: 1 = every expert alike; own: weight on the right
+expert, chance 0.200; condition: of the rows, MergeKit warns above 5 (centred rows sum to about nothing, so
+theirs is large by design).""",
+        _table(
+            ["rows", "centred", "entropy", "own", "right one largest", "condition"],
+            [
+                [
+                    row["rows"],
+                    "yes" if row["against_others"] else "no",
+                    *(f"{row[k]:.3f}" for k in ("entropy", "own_share", "hit_rate")),
+                    f"{row['condition']:.3g}",
+                ]
+                for row in figures["router_choices"]
+                if "error" not in row
             ],
         ),
         """## Decisions on held-out dilemmas

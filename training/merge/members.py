@@ -1,0 +1,261 @@
+"""What is merged: each community's weights, as a LoRA adapter over the base or as a full model.
+
+Both answer the same two questions: does this community change that tensor, and what is the tensor then. All
+arithmetic is float32: in bfloat16 most of a small LoRA change is rounded away before it is merged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.merge.checkpoint import Checkpoint, MergeError, open_shard, read_json
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+# Settings of PEFT under which base + B A is not the adapted weight, with the value that is fine.
+PLAIN = {"use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none", "use_qalora": False}
+
+
+class Member(Protocol):
+    """A community's weights over the base."""
+
+    key: str
+    path: Path
+
+    def touches(self, name: str) -> bool:
+        """Whether the community may change the base's tensor of that name."""
+
+    def weight(self, name: str, base: Any) -> Any:
+        """The community's tensor in float32, given the base's in float32."""
+
+    def changed(self) -> list[str]:
+        """Names of the base's tensors that the community may change."""
+
+    def change_norm(self, name: str, base: Any, weight: Any) -> float:
+        """Frobenius norm of the community's change to that tensor; `weight` is what `weight` gave."""
+
+
+class Adapter:
+    """A PEFT LoRA adapter. Raises MergeError when it is of another kind, or was trained on another base."""
+
+    def __init__(self, key: str, path: Path, base: Checkpoint, *, any_base: bool = False) -> None:
+        self.key, self.path, self.base = key, path, base
+        self.config = read_json(path / ADAPTER_CONFIG)
+        self._check_kind()
+        if not any_base:
+            self._check_base_name()
+        self._file = open_shard(path / ADAPTER)
+        self._pairs: dict[str, dict[str, str]] = {}
+        self._whole: dict[str, str] = {}
+        for stored in self._file.keys():  # noqa: SIM118 (not a dict)
+            self._sort_in(stored)
+        self._check_shapes()
+
+    def touches(self, name: str) -> bool:
+        """Whether the adapter has a change to that tensor."""
+        return name in self._pairs or name in self._whole
+
+    def changed(self) -> list[str]:
+        """Names of the base's tensors that the adapter changes."""
+        return [*self._pairs, *self._whole]
+
+    def weight(self, name: str, base: Any) -> Any:
+        """W + (B A) * scaling, as PEFT merges it. (out, in)"""
+        import torch
+
+        if name in self._whole:
+            return self._file.get_tensor(self._whole[name]).float()
+        if name not in self._pairs:
+            return base
+        a, b = (self._file.get_tensor(self._pairs[name][side]).float() for side in ("lora_A", "lora_B"))
+        return torch.addmm(base, b, a, alpha=self._scaling(name, a.shape[0]))
+
+    def change_norm(self, name: str, base: Any, weight: Any) -> float:
+        """Norm of the change, from A and B alone: |B A|^2 is the sum over (B'B) * (A A')."""
+        if name in self._whole:
+            return norm(weight - base)
+        a, b = (self._file.get_tensor(self._pairs[name][side]).double() for side in ("lora_A", "lora_B"))
+        square = float(((b.T @ b) * (a @ a.T)).sum())
+        return abs(self._scaling(name, a.shape[0])) * math.sqrt(max(square, 0.0))
+
+    def _scaling(self, name: str, rank: int) -> float:
+        module = name.removesuffix(".weight")
+        alpha = self.config["lora_alpha"]
+        for pattern, value in (self.config.get("alpha_pattern") or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                alpha = value
+                break
+        return float(alpha / (rank**0.5 if self.config.get("use_rslora") else rank))
+
+    def _sort_in(self, stored: str) -> None:
+        name = stored.removeprefix(PREFIX)
+        found = re.fullmatch(r"(.+)\.(lora_[AB])(?:\.weight)?", name)
+        if found:
+            self._pairs.setdefault(found[1] + ".weight", {})[found[2]] = stored
+        elif "lora_" in name:
+            raise MergeError(
+                f"{self.path}: {name} is no plain LoRA on a linear layer; merge it with PEFT first."
+            )
+        else:  # trained whole, by PEFT's modules_to_save
+            self._whole[name.replace(".modules_to_save.default", "")] = stored
+
+    def _check_kind(self) -> None:
+        kind = self.config.get("peft_type")
+        if kind != "LORA":
+            raise MergeError(f"{self.path} is a {kind} adapter; only LoRA can be merged here.")
+        for setting, fine in PLAIN.items():
+            if self.config.get(setting, fine) not in (fine, None):
+                raise MergeError(
+                    f"{self.path} has {setting} = {self.config[setting]!r}: merge that adapter with PEFT's "
+                    "merge_and_unload and give the full model."
+                )
+
+    def _check_base_name(self) -> None:
+        trained_on = self.config.get("base_model_name_or_path")
+        if not trained_on or model_name(str(trained_on)) == model_name(str(self.base.folder)):
+            return
+        known_as = self.base.config.get("_name_or_path")
+        if known_as and model_name(str(known_as)) == model_name(str(trained_on)):
+            return
+        raise MergeError(
+            f"{self.path} was trained on {model_name(str(trained_on))!r}, and the base is "
+            f"{model_name(str(self.base.folder))!r}. "
+            "If that is the same model under another name, say --any-base."
+        )
+
+    def _check_shapes(self) -> None:
+        if not self._pairs and not self._whole:
+            raise MergeError(f"{self.path} has no weights.")
+        for name, sides in self._pairs.items():
+            if set(sides) != {"lora_A", "lora_B"}:
+                raise MergeError(f"{self.path}: {name} has {', '.join(sides)} only; the file is not whole.")
+            shape = tuple(
+                self._file.get_slice(sides[side]).get_shape()[axis]
+                for side, axis in (("lora_B", 0), ("lora_A", 1))
+            )
+            self._check_fits(name, shape)
+        for name, stored in self._whole.items():
+            self._check_fits(name, tuple(self._file.get_slice(stored).get_shape()))
+
+    def _check_fits(self, name: str, shape: tuple[int, ...]) -> None:
+        if name not in self.base:
+            raise MergeError(f"{self.path} is for another base: {self.base.folder} has no {name}.")
+        if shape != self.base.shape(name):
+            raise MergeError(
+                f"{self.path} is for another base: its {name} is {shape}, the base's {self.base.shape(name)}."
+            )
+
+
+class FullModel:
+    """A fully fine-tuned model of the base's shape. Raises MergeError when tensors or shapes differ."""
+
+    def __init__(self, key: str, path: Path, base: Checkpoint) -> None:
+        self.key, self.path = key, path
+        self._weights = Checkpoint(path)
+        if self._weights.model_type != base.model_type:
+            raise MergeError(f"{path} is a {self._weights.model_type} model, the base a {base.model_type}.")
+        if missing := sorted(set(base.files) ^ set(self._weights.files)):
+            raise MergeError(f"{path} is not of the base's shape: {missing[0]} is in one of the two only.")
+        for name in base.files:
+            if base.shape(name) != self._weights.shape(name):
+                raise MergeError(
+                    f"{path} is for another base: its {name} is {self._weights.shape(name)}, the base's "
+                    f"{base.shape(name)}."
+                )
+
+    def touches(self, name: str) -> bool:
+        """A full model may change every tensor."""
+        return name in self._weights
+
+    def changed(self) -> list[str]:
+        """Every tensor's name."""
+        return list(self._weights.files)
+
+    def weight(self, name: str, base: Any) -> Any:
+        """The model's own tensor, float32; `base` is not needed."""
+        return self._weights.tensor(name).float()
+
+    def change_norm(self, name: str, base: Any, weight: Any) -> float:
+        """Norm of the difference."""
+        return norm(weight - base)
+
+
+def open_members(base: Checkpoint, paths: Mapping[str, Path], *, any_base: bool = False) -> list[Member]:
+    """Each community's adapter or full model, checked against the base: kind, shapes, name and tokenizer.
+
+    `any_base`: take an adapter whose configuration names another base, if its shapes fit.
+    """
+    members: list[Member] = []
+    for key, path in paths.items():
+        path = Path(path)
+        if (path / ADAPTER_CONFIG).is_file():
+            members.append(Adapter(key, path, base, any_base=any_base))
+        elif (path / "config.json").is_file():
+            members.append(FullModel(key, path, base))
+        else:
+            raise MergeError(f"{path} has neither {ADAPTER_CONFIG} nor config.json: no adapter and no model.")
+        check_tokenizer(base.folder, path)
+    return members
+
+
+def check_tokenizer(base: Path, other: Path) -> None:
+    """Raise MergeError when `other` has a tokenizer whose pieces or ids are not the base's."""
+    ours, theirs = (_pieces(folder) for folder in (base, other))
+    if ours is None or theirs is None or ours == theirs:
+        return
+    for what in ("vocabulary", "merges", "special tokens"):
+        if ours[what] != theirs[what]:
+            raise MergeError(
+                f"{other} has another tokenizer than the base {base} (their {what} differ): "
+                "token ids would mean different words. Merge models of one tokenizer."
+            )
+
+
+def fingerprint(member: Member) -> dict[str, Any]:
+    """Kind, path name and SHA-256 of an adapter's weights (of the configuration, for a full model)."""
+    adapter = isinstance(member, Adapter)
+    file = member.path / (ADAPTER if adapter else "config.json")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {
+        "kind": "adapter" if adapter else "model",
+        "folder": member.path.name,
+        "file": file.name,
+        "sha256": digest,
+    }
+
+
+def norm(tensor: Any) -> float:
+    """Frobenius norm."""
+    import torch
+
+    return float(torch.linalg.vector_norm(tensor))
+
+
+def model_name(reference: str) -> str:
+    """The model's own name from a hub id, a folder, or a folder of the hub's cache."""
+    cached = re.search(r"models--[^/]+?--([^/]+)/snapshots/", reference.rstrip("/") + "/")
+    return cached[1] if cached else reference.rstrip("/").rpartition("/")[2]
+
+
+def _pieces(folder: Path) -> dict[str, Any] | None:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        model = found["model"]
+        return {
+            "vocabulary": model["vocab"],
+            "merges": [
+                pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges") or []
+            ],
+            "special tokens": [(t["id"], t["content"]) for t in found.get("added_tokens") or []],
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MergeError(f"{file} can not be read: {error!r}") from None

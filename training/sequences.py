@@ -1,0 +1,232 @@
+"""Token sequences from chat rows, and the three ways to lay a group of answers to one prompt before the
+model.
+
+    rows         every answer behind its own copy of the prompt               runs everywhere
+    packed       the prompt once, the answers behind it under a block mask    flex attention on a GPU, dense
+    on the CPU prompt_once  the prompt's keys and values computed once, then every answer    not with
+    gradient checkpointing
+
+All three give the same log-probabilities; they differ in how often the prompt is computed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from training.preferences import PreferenceRowError
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+Layout = Literal["rows", "packed", "prompt_once"]
+LAYOUTS: tuple[Layout, ...] = ("rows", "packed", "prompt_once")
+NOT_A_TOKEN = -1  # the segment of padding; the prompt is 0, the answers 1, 2, ..
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt's tokens, then each answer's with its end token; the chosen answer first."""
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+    @property
+    def tokens_as_rows(self) -> int:
+        """Positions computed when every answer has its own copy of the prompt."""
+        return sum(len(self.prompt) + len(answer) - 1 for answer in self.answers)
+
+    @property
+    def tokens_once(self) -> int:
+        """Positions computed when the prompt is shared."""
+        return len(self.prompt) + sum(len(answer) - 1 for answer in self.answers)
+
+
+@functools.lru_cache(maxsize=8)
+def end_token(tokenizer: Any, template: str) -> int:
+    """The token that closes an assistant's turn in the chat template (`<|eot_id|>`, `<|im_end|>`); else the
+    eos."""
+    chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "PALETTE"}]
+    tail = tokenizer.apply_chat_template(chat, tokenize=False).rpartition("PALETTE")[2]
+    special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    token: int = next((token for token in ids if token in special), tokenizer.eos_token_id)
+    return token
+
+
+def encode(
+    tokenizer: Any, prompt: Sequence[Mapping[str, str]], response: str, max_length: int
+) -> dict[str, list[int]]:
+    """One sequence through the chat template, with exactly one end token; a prompt too long is cut from the
+    left.
+
+    `labels` are IGNORED over the prompt. Raises PreferenceRowError for an empty response.
+    """
+    group = encode_group(tokenizer, {"prompt": prompt, "chosen": response, "rejected": ()}, max_length)
+    head, tail = group.prompt, group.answers[0]
+    return {"input_ids": [*head, *tail], "labels": [*([IGNORED] * len(head)), *tail]}
+
+
+def encode_group(tokenizer: Any, row: Mapping[str, Any], max_length: int) -> Group:
+    """A row's prompt and answers. The prompt is cut from the left until the longest answer fits beside it.
+
+    `max_length`: tokens. At least one token of the prompt and of each answer stays. Raises
+    PreferenceRowError.
+    """
+    prompt = row["prompt"]
+    end = end_token(tokenizer, tokenizer.chat_template)
+    head = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    answers = []
+    for text in (row["chosen"], *row["rejected"]):
+        tail = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        while tail and tail[-1] == end:
+            tail.pop()
+        if not tail or not text.strip():
+            raise PreferenceRowError(
+                f"empty response to {prompt[-1]['content'][:80]!r}: every community must answer; "
+                "take the row out"
+            )
+        answers.append(tuple([*tail, end][: max_length - 1]))
+    room = max_length - max(map(len, answers))
+    return Group(tuple(head[max(0, len(head) - room) :]), tuple(answers))
+
+
+def pad(sequences: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Right-padded tensors (B, L): input_ids, labels, attention_mask."""
+    import torch
+
+    longest = max(len(s["input_ids"]) for s in sequences)
+    fill = {"input_ids": pad_id, "labels": IGNORED}
+    batch = {
+        key: torch.tensor([s[key] + [value] * (longest - len(s[key])) for s in sequences])
+        for key, value in fill.items()
+    }
+    lengths = torch.tensor([len(s["input_ids"]) for s in sequences])
+    batch["attention_mask"] = (torch.arange(longest)[None] < lengths[:, None]).long()
+    return batch
+
+
+def lay_out(groups: Sequence[Group], layout: Layout, pad_id: int) -> dict[str, torch.Tensor]:
+    """A batch of groups as tensors; G groups of K answers each make N = G K answers, numbered group by group.
+
+    Common to the layouts, over the T tokens to be predicted: `where` (T), the flat position whose hidden
+    state predicts the token; `targets` (T), the token; `owner` (T), the answer it belongs to, or N + g for a
+    token of the prompt of group g. `lengths` (N) and `prompt_lengths` (G), the predicted tokens of each.
+    The last token of an answer predicts nothing and is left out.
+    """
+    build = {"rows": _rows, "packed": _packed, "prompt_once": _prompt_once}[layout]
+    return build(groups, pad_id)
+
+
+def _predictions(
+    groups: Sequence[Group],
+    starts: Sequence[Sequence[int]],
+    heads: Sequence[int],
+    firsts: Sequence[Sequence[int]],
+) -> dict[str, torch.Tensor]:
+    """`starts[g][k]`: flat position of answer k's first token; `firsts[g][k]`: of what predicts that token;
+    `heads[g]`: of the prompt's first token."""
+    import torch
+
+    where: list[int] = []
+    targets: list[int] = []
+    owner: list[int] = []
+    count = sum(len(group.answers) for group in groups)
+    answer_number = 0
+    for number, group in enumerate(groups):
+        where += range(heads[number], heads[number] + len(group.prompt) - 1)
+        targets += group.prompt[1:]
+        owner += [count + number] * (len(group.prompt) - 1)
+        for answer, start, first in zip(group.answers, starts[number], firsts[number], strict=True):
+            where += [first, *range(start, start + len(answer) - 1)]
+            targets += answer
+            owner += [answer_number] * len(answer)
+            answer_number += 1
+    return {
+        "where": torch.tensor(where),
+        "targets": torch.tensor(targets),
+        "owner": torch.tensor(owner),
+        "lengths": torch.tensor([len(answer) for group in groups for answer in group.answers]),
+        "prompt_lengths": torch.tensor([len(group.prompt) - 1 for group in groups]),
+    }
+
+
+def _rows(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
+    sequences = [[*group.prompt, *answer[:-1]] for group in groups for answer in group.answers]
+    ids, mask = _padded(sequences, pad_id)
+    width, number = ids.shape[1], 0
+    heads, starts, firsts = [], [], []
+    for group in groups:
+        heads.append(number * width)
+        own = [(number + k) * width + len(group.prompt) for k in range(len(group.answers))]
+        starts.append(own)
+        firsts.append([start - 1 for start in own])
+        number += len(group.answers)
+    return {"input_ids": ids, "attention_mask": mask} | _predictions(groups, starts, heads, firsts)
+
+
+def _packed(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
+    import torch
+
+    sequences, positions, segments, heads, starts, firsts = [], [], [], [], [], []
+    for group in groups:
+        ids, places, parts, own = [*group.prompt], [*range(len(group.prompt))], [0] * len(group.prompt), []
+        for number, answer in enumerate(group.answers, 1):
+            own.append(len(ids))
+            ids += answer[:-1]
+            places += range(len(group.prompt), len(group.prompt) + len(answer) - 1)
+            parts += [number] * (len(answer) - 1)
+        sequences.append(ids)
+        positions.append(places)
+        segments.append(parts)
+        starts.append(own)
+    ids_, _ = _padded(sequences, pad_id)
+    width = ids_.shape[1]
+    for number, group in enumerate(groups):
+        heads.append(number * width)
+        firsts.append([number * width + len(group.prompt) - 1] * len(group.answers))
+        starts[number] = [number * width + start for start in starts[number]]
+    filled = [parts + [NOT_A_TOKEN] * (width - len(parts)) for parts in segments]
+    return {
+        "input_ids": ids_,
+        "position_ids": _padded(positions, 0)[0],
+        "segments": torch.tensor(filled),
+    } | _predictions(groups, starts, heads, firsts)
+
+
+def _prompt_once(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
+    import torch
+
+    answers = [list(answer[:-1]) or [pad_id] for group in groups for answer in group.answers]
+    ids, mask = _padded(answers, pad_id)
+    longest, width = max(len(group.prompt) for group in groups), ids.shape[1]
+    prompts = torch.full((len(groups), longest), pad_id)
+    prompt_mask = torch.zeros((len(groups), longest), dtype=torch.long)
+    for number, group in enumerate(groups):  # on the left, so that every prompt ends where the answers begin
+        prompts[number, longest - len(group.prompt) :] = torch.tensor(group.prompt)
+        prompt_mask[number, longest - len(group.prompt) :] = 1
+    before = len(groups) * longest
+    heads, starts, firsts, number = [], [], [], 0
+    for index, group in enumerate(groups):
+        heads.append((index + 1) * longest - len(group.prompt))
+        firsts.append([(index + 1) * longest - 1] * len(group.answers))
+        starts.append([before + (number + k) * width for k in range(len(group.answers))])
+        number += len(group.answers)
+    return {
+        "prompt_ids": prompts,
+        "prompt_mask": prompt_mask,
+        "input_ids": ids,
+        "attention_mask": mask,
+    } | _predictions(groups, starts, heads, firsts)
+
+
+def _padded(sequences: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    longest = max(len(ids) for ids in sequences)
+    ids = torch.tensor([[*s, *([fill] * (longest - len(s)))] for s in sequences])
+    mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
+    return ids, mask
