@@ -240,10 +240,10 @@ def _merge_tensor(
 
 
 def trim(change: Any, density: float) -> Any:
-    """The change with all but its largest values at zero: what MergeKit's `sparsify` keeps; a test compares.
+    """The change with all but its largest values at zero: as MergeKit's `sparsify` keeps them.
 
-    By selection in place of its sort of the whole tensor, which is where the time of TIES goes. Of equal values at
-    the edge the first stay; MergeKit's sort is not stable, so its choice among them is arbitrary.
+    By selection, in place of a sort of the whole tensor: that is where TIES' time goes. Of equal values
+    at the edge the first stay; MergeKit's sort is not stable, so its choice among them is arbitrary.
     """
     import numpy as np
     import torch
