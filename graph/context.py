@@ -41,7 +41,7 @@ class PaletteContext(BaseModel):
         description="Model of a part: a community's key, 'meta' or 'base' -> 'openai:africa@http://host:8000/v1'.",
     )
     temperature: float | None = Field(
-        default=None, ge=0, le=2, description="Temperature of the drafts (settings: 0.7)."
+        default=None, ge=0, le=2, description="Temperature of the drafts (settings: 0.3)."
     )
     meta_temperature: float | None = Field(
         default=None,

@@ -116,4 +116,4 @@ async def _blend(model: BaseChatModel, messages: Sequence[BaseMessage]) -> dict[
 
 async def _scope_notes(model: BaseChatModel, question: Question, country: str) -> list[str]:
     scope_notes: Any = getattr(model, "scope_notes", None)
-    return list(await scope_notes(question.text, country)) if scope_notes else []
+    return list(await scope_notes(question.text, country, question.options)) if scope_notes else []

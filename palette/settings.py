@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(None, description="its key (OPENAI_API_KEY)")
     map: str = Field("continents", description="cultural map: a built-in name or the path of a YAML file")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of every sampled reply")
-    temperature: float = Field(0.7, ge=0, le=2, description="temperature of the drafts")
+    temperature: float = Field(0.3, ge=0, le=2, description="temperature of the drafts")
     meta_temperature: float = Field(
         0.0, ge=0, le=2, description="temperature of the account and of the decision"
     )

@@ -96,7 +96,7 @@ class ReadableScriptedChatModel(ScriptedChatModel):
     async def ablend(self, messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
         return self.script.blend if self.part == "meta" else None
 
-    async def scope_notes(self, question: str, country: str) -> list[str]:
+    async def scope_notes(self, question: str, country: str, options: Sequence[str] = ()) -> list[str]:
         return list(self.script.notes)
 
 

@@ -222,10 +222,8 @@ class EmbeddedChatModel(BaseChatModel):
             "layers": [dict(zip(keys, layer, strict=True)) for layer in layers],
         }
 
-    async def scope_notes(self, question: str, country: str) -> list[str]:
-        """What to say when the country (ISO code) or the question lies outside what this palette was
-        made from.
-        """
+    async def scope_notes(self, question: str, country: str, options: Sequence[str] = ()) -> list[str]:
+        """What to say when country (ISO code), question or options lie outside what this palette knows."""
         manifest = await asyncio.to_thread(read_manifest, self.palette)
         scope = manifest.scope
         if scope is None:
@@ -243,6 +241,11 @@ class EmbeddedChatModel(BaseChatModel):
             notes.append(
                 f"The question lies outside the {manifest.name} palette's small atlas of daily life "
                 f"({strange}): do not rely on this answer."
+            )
+        elif options and list(options) not in scope["options"]:
+            notes.append(
+                f"The {manifest.name} palette has learned to choose among the options of its atlas' own "
+                "questions, in their own order; with these it guesses."
             )
         return notes
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -340,14 +341,16 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Any]:
     from palette.embedded.moerges import assemble
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(manifest.base)
-    base = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)
-    plain = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)
+    load = transformers.AutoModelForCausalLM.from_pretrained
     first, *others = manifest.communities
-    agents = peft.PeftModel.from_pretrained(
-        base, manifest.adapters[first], adapter_name=first, is_trainable=False
-    )
-    for community in others:
-        agents.load_adapter(manifest.adapters[community], adapter_name=community)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+        tokenizer = transformers.AutoTokenizer.from_pretrained(manifest.base)
+        base, plain = (load(manifest.base, dtype=torch.float32) for _ in range(2))
+        agents = peft.PeftModel.from_pretrained(
+            base, manifest.adapters[first], adapter_name=first, is_trainable=False
+        )
+        for community in others:
+            agents.load_adapter(manifest.adapters[community], adapter_name=community)
     meta = assemble(plain, agents, manifest.communities, manifest.router)
     return tokenizer, agents.eval(), meta

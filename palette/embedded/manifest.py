@@ -19,8 +19,8 @@ class Manifest:
 
     The MoErges is kept in parts, since it is nothing but the base, the adapters and its router: `router`
     holds one tensor (communities, hidden) a layer, named as in the checkpoint that MergeKit wrote. `scope`:
-    what the palette knows ("countries": ISO codes, "words": lower-case words), `None` for a palette without
-    such a limit.
+    what the palette knows ("countries": ISO codes, "words": lower-case words, "options": lists of options it
+    can choose among), `None` for a palette without such a limit.
     """
 
     name: str

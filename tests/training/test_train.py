@@ -261,12 +261,6 @@ def test_a_base_that_can_not_be_trained_is_refused_before_any_job(tiny: Any, tmp
             check_base(str(folder))
 
 
-def test_nanos_own_stage_has_the_configs_settings() -> None:
-    from training.nano.build import ORPO
-
-    assert load_config(ROOT / "training" / "configs" / "nano.yaml").orpo == ORPO
-
-
 def test_a_job_that_fails_is_named_and_never_looks_finished(
     tiny: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

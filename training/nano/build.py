@@ -21,12 +21,13 @@ from typing import Any
 from palette.cultural_map import load_map
 from palette.embedded.manifest import BUILT_IN
 from training.nano.atlas import Atlas, load_atlas
-from training.nano.dialogues import MIX, MIX_READING, write_dialogues, write_groups
+from training.nano.dialogues import MIX, MIX_DECIDING, MIX_READING, write_dialogues, write_groups
 
 SEED = 20
-ROUNDS = (  # of the base's tuning: dialogues, their mix, peak learning rate
-    (45_000, MIX, 2.5e-3),
-    (22_000, MIX_READING, 1.5e-3),
+ROUNDS = (  # of the base's tuning: dialogues, their mix, share with options in order, peak learning rate
+    (45_000, MIX, 0.0, 2.5e-3),
+    (22_000, MIX_READING, 0.0, 1.5e-3),
+    (14_000, MIX_DECIDING, 0.9, 1.2e-3),
 )
 GROUPS = 900
 CONFIG = Path(__file__).parents[1] / "configs" / "nano.yaml"
@@ -42,8 +43,9 @@ def dialogues(folder: Path, share: float = 1.0) -> None:
     """
     atlas = load_atlas()
     folder.mkdir(parents=True, exist_ok=True)
-    for index, (count, mix, _) in enumerate(ROUNDS):
-        rows = write_dialogues(atlas, round(share * count), SEED + 100 * index, mix)
+    for index, (count, mix, in_order, _) in enumerate(ROUNDS):
+        size, seed = round(share * count), SEED + 100 * index
+        rows = write_dialogues(atlas, size, seed, mix, in_order=in_order)
         _write_rows(folder / f"dialogues_{index}.jsonl", rows)
     for index, community in enumerate(atlas.outlooks):
         rows = write_groups(atlas, community, round(share * GROUPS), SEED + 1 + index)
@@ -57,7 +59,7 @@ def base(folder: Path) -> None:
     from training.nano.base import train_tokenizer, tune
 
     start: Path | None = None
-    for index, (_, _, learning_rate) in enumerate(ROUNDS):
+    for index, (_, _, _, learning_rate) in enumerate(ROUNDS):
         out = folder / "rounds" / str(index)
         if not (out / "model.safetensors").is_file():
             rows = _read_rows(folder / f"dialogues_{index}.jsonl")
@@ -170,7 +172,8 @@ def scope(atlas: Atlas) -> dict[str, Any]:
     ]
     texts += [place.name for place in atlas.places.values()] + list(atlas.topics)
     words = sorted({word for text in texts for word in re.findall(r"[a-z]+", text.lower())})
-    return {"countries": sorted(atlas.places), "words": words}
+    options = [list(dilemma.options) for dilemma in atlas.dilemmas.values()]
+    return {"countries": sorted(atlas.places), "words": words, "options": options}
 
 
 def _note(folder: Path, stage: str, row: dict[str, float]) -> None:

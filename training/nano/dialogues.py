@@ -44,6 +44,17 @@ MIX_READING = {  # a second round: copying the words of the account, finding the
     "match": 0.16,
     "off_topic": 0.01,
 }
+MIX_DECIDING = {  # a third round: deciding, with options in the order in which the atlas has them
+    "bare": 0.12,
+    "draft": 0.16,
+    "draft_option": 0.16,
+    "regulate": 0.08,
+    "account": 0.10,
+    "decide": 0.05,
+    "retell": 0.06,
+    "decide_option": 0.26,
+    "off_topic": 0.01,
+}
 OFF_TOPIC = (
     "How do I mend a car engine?",
     "What is the speed of light?",
@@ -98,6 +109,7 @@ class Writer:
     atlas: Atlas
     rng: random.Random
     heldout: bool = False
+    in_order: float = 0.0
     cultural_map: CulturalMap = field(default_factory=lambda: load_map("continents"))
 
     def __post_init__(self) -> None:
@@ -292,6 +304,8 @@ class Writer:
                 break
         options = list(dilemma.options)
         self.rng.shuffle(options)
+        if self.in_order and self.rng.random() < self.in_order:
+            options = list(dilemma.options)
         question = Question(self._question(dilemma.questions, land), tuple(options))
         shares = preferences(dilemma, self.atlas.scores(land.iso3, land.community))
         return {
@@ -539,11 +553,19 @@ class Writer:
 
 
 def write_dialogues(
-    atlas: Atlas, count: int, seed: int, mix: Mapping[str, float] = MIX, heldout: bool = False
+    atlas: Atlas,
+    count: int,
+    seed: int,
+    mix: Mapping[str, float] = MIX,
+    heldout: bool = False,
+    in_order: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """`count` dialogues in the shares of `mix`, shuffled; the same for the same seed."""
+    """`count` dialogues in the shares of `mix`, shuffled; the same for the same seed.
+
+    `in_order`: share (0..1) of the dilemmas whose options keep the atlas' order; the others' are shuffled.
+    """
     rng = random.Random(seed)
-    writer = Writer(atlas, rng, heldout)
+    writer = Writer(atlas, rng, heldout, in_order)
     kinds = rng.choices(list(mix), list(mix.values()), k=count)
     return [writer.write(kind) for kind in kinds]
 
@@ -556,7 +578,7 @@ def write_groups(
     Half are bare questions, half the graph's draft prompt to that community. `{"prompt", "chosen",
     "rejected": [..]}`.
     """
-    writer = Writer(atlas, random.Random(seed), heldout)
+    writer = Writer(atlas, random.Random(seed), heldout, in_order=1.0)
     rows = []
     for index in range(count):
         bare = index % 2 == 0

@@ -113,7 +113,7 @@ def draft_purity(atlas: Atlas, count: int) -> dict[str, dict[str, float]]:
     The asked country does not count either way. Per community, under its adapter, and under the base with
     the same prompt and with no community in it.
     """
-    writer = Writer(atlas, random.Random(SEED + 1), heldout=True)
+    writer = Writer(atlas, random.Random(SEED + 1), heldout=True, in_order=1.0)
     subjects = [writer.round_of_drafts(options=i % 2 == 1) for i in range(count // 5)]
     prompts, meanings = [], []
     for group in subjects:
@@ -149,7 +149,7 @@ def _pure(atlas: Atlas, text: str, community: str, asked: str) -> bool:
 
 
 async def _replies(
-    prompts: Sequence[tuple[str, list[dict[str, str]]]], temperature: float = 0.7
+    prompts: Sequence[tuple[str, list[dict[str, str]]]], temperature: float = 0.3
 ) -> list[str]:
     from palette.embedded.chat_model import EmbeddedChatModel
 
@@ -212,9 +212,11 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
 
     The account is the atlas' own (teacher-forced): the decision alone is measured. Floors: a uniform guess.
     """
-    writer = Writer(atlas, random.Random(SEED + 3), heldout=True)
     tallies: dict[str, list[tuple[float, float, float, bool]]] = defaultdict(list)
-    for _ in range(count):
+    for number in range(2 * count):
+        order = "in order" if number < count else "shuffled"
+        if number in (0, count):
+            writer = Writer(atlas, random.Random(SEED + 3), heldout=True, in_order=float(number == 0))
         group = writer.dilemma_subject()
         question = group["question"]
         messages = render(
@@ -231,7 +233,7 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
                 engine.option_logprobs(part, prompt, question.labels).result()
             )
             uniform = Distribution.uniform(len(question.options))
-            tallies[part].append(
+            tallies[f"{'MoErges' if part == META else part}, {order}"].append(
                 (
                     1 - guess.js_distance(gold),
                     1 - uniform.js_distance(gold),
@@ -240,14 +242,14 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
                 )
             )
     return {
-        part: {
+        row: {
             "n": len(rows),
             "similarity": _mean([r[0] for r in rows]),
             "uniform": _mean([r[1] for r in rows]),
             "mass": _mean([r[2] for r in rows]),
             "mode": _mean([float(r[3]) for r in rows]),
         }
-        for part, rows in tallies.items()
+        for row, rows in tallies.items()
     }
 
 
@@ -307,7 +309,7 @@ reads it. Lower is better, the best of each column is bold; each adapter should 
         _perplexity_table(figures["perplexity"], names),
         """## Do drafts keep to their continent?
 
-Share of sampled drafts (temperature 0.7) that name a country of their own continent and none of another. The
+Share of sampled drafts (temperature 0.3) that name a country of their own continent and none of another. The
 country asked about counts for its own continent only. *Bare*: the question alone, with no community named in
 the prompt.""",
         _table(
@@ -355,19 +357,28 @@ theirs is large by design).""",
         """## Decisions on held-out dilemmas
 
 The shares to hit are ours, derived from Hofstede's scores (`training/nano/questions.yaml`); they are no
-survey's. The account is given, so this measures the decision alone. Similarity: 1 - JS distance, base 2.""",
+survey's. The account is given, so this measures the decision alone. Similarity: 1 - JS distance, base 2.
+*In order*: options as the atlas has them, which is how nano learned them; *shuffled*: in any order, where a
+model of this size can not find the letter of an option, and guesses. `palette ask` says so in a note.""",
         _table(
-            ["model", "n", "similarity", "of a uniform guess", "same first option", "mass on the letters"],
+            [
+                "model, options",
+                "n",
+                "similarity",
+                "of a uniform guess",
+                "same first option",
+                "mass on the letters",
+            ],
             [
                 [
-                    "MoErges" if part == META else part,
+                    name,
                     str(row["n"]),
                     f"{row['similarity']:.3f}",
                     f"{row['uniform']:.3f}",
                     _percent(row["mode"]),
                     f"{row['mass']:.4f}",
                 ]
-                for part, row in figures["decisions"].items()
+                for name, row in figures["decisions"].items()
             ],
         ),
         "## Examples as they came\n\nQuestions held out of training, seed 0, the whole graph.",

@@ -129,6 +129,10 @@ async def test_scope_is_said_for_unknown_countries_and_far_questions() -> None:
     assert "no entry for BWA" in note
     (note,) = await model.scope_notes("Which broadband operator offers the cheapest tariff?", "KEN")
     assert "outside" in note and "broadband" in note
+    asked = "Which matters more to people: freedom or equality?"
+    assert await model.scope_notes(asked, "KEN", ("Freedom", "Equality", "Don't know")) == []
+    (note,) = await model.scope_notes(asked, "KEN", ("Equality", "Freedom"))
+    assert "guesses" in note
 
 
 def test_unknown_palettes_and_parts_say_what_there_is() -> None:
