@@ -10,7 +10,6 @@ ship       copy what the package carries to `palette/embedded/nano`
 from __future__ import annotations
 
 import json
-import random
 import re
 import shutil
 import time
@@ -192,8 +191,3 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def sample(rows: list[dict[str, Any]], count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """A few rows to read."""
-    return random.Random(seed).sample(rows, count)
