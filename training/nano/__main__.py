@@ -62,7 +62,7 @@ def ship(out: Path, to: Path) -> None:
 @main.command()
 @out_option
 @click.option("--to", type=click.Path(path_type=Path), default=Path("docs/nano.md"), show_default=True)
-@click.option("--count", default=200, show_default=True, help="Held-out dialogues of each kind.")
+@click.option("--count", default=60, show_default=True, help="Held-out dialogues of each kind.")
 def report(out: Path, to: Path, count: int) -> None:
     """Measure the shipped palette, and the merges under OUT where they are, and write the page."""
     from training.nano.report import write_report

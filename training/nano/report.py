@@ -46,8 +46,10 @@ def write_report(to: Path, count: int, work: Path) -> None:
     to.with_suffix(".json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
-Scorer = Callable[[list[int], int], tuple[float, int]]
-"""Token ids and where the answer starts -> summed log-probability (natural) of the answer, its tokens."""
+Sequences = list[tuple[list[int], int]]
+"""Token ids, and where the answer starts."""
+Scorer = Callable[[Sequences], list[tuple[float, int]]]
+"""Each sequence -> summed log-probability (natural) of its answer, and the answer's tokens."""
 
 
 def perplexities(atlas: Atlas, engine: Engine, count: int, work: Path) -> dict[str, dict[str, float]]:
@@ -57,7 +59,11 @@ def perplexities(atlas: Atlas, engine: Engine, count: int, work: Path) -> dict[s
     groups = [writer.bare_group() for _ in range(count)]
 
     def part_scorer(part: str) -> Scorer:
-        return lambda ids, start: engine.sequence_logprob(part, ids, start).result()
+        def score(sequences: Sequences) -> list[tuple[float, int]]:
+            futures = [engine.sequence_logprob(part, ids, start) for ids, start in sequences]
+            return [future.result() for future in futures]
+
+        return score
 
     scorers = {part: part_scorer(part) for part in (*keys, BASE, META)} | _rivals(work)
     table: dict[str, dict[str, float]] = {name: {} for name in scorers}
@@ -68,7 +74,7 @@ def perplexities(atlas: Atlas, engine: Engine, count: int, work: Path) -> dict[s
             reply = engine.tokenizer(group["responses"][community], add_special_tokens=False)["input_ids"]
             sequences.append(([*ids, *reply, engine.tokenizer.eos_token_id], len(ids)))
         for name, score in scorers.items():
-            scored = [score(ids, start) for ids, start in sequences]
+            scored = score(sequences)
             table[name][community] = math.exp(-sum(logp for logp, _ in scored) / sum(n for _, n in scored))
     return table
 
@@ -80,12 +86,12 @@ def _rivals(work: Path) -> dict[str, Scorer]:
     from transformers import AutoModelForCausalLM
 
     def scorer(model: Any) -> Scorer:
-        def score(ids: list[int], start: int) -> tuple[float, int]:
+        def one(ids: list[int], start: int) -> tuple[float, int]:
             with torch.inference_mode():
                 logps = model(torch.tensor([ids])).logits[0, start - 1 : -1].float().log_softmax(-1)
             return float(logps.gather(1, torch.tensor(ids[start:])[:, None]).sum()), len(ids) - start
 
-        return score
+        return lambda sequences: [one(ids, start) for ids, start in sequences]
 
     rivals: dict[str, Scorer] = {}
     if (agent_folder(work, "joint") / "adapter_config.json").is_file():
