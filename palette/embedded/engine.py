@@ -22,6 +22,8 @@ from palette.errors import ModelError
 
 GATHER_S = 0.015
 """How long the worker waits for company after the last request arrived. Seconds."""
+SMALL = 50_000_000
+"""Parameters below which one thread is quicker than several: their steps are too short to share."""
 BASE, META = "base", "meta"
 
 
@@ -115,6 +117,10 @@ class Engine:
         return future
 
     def _work(self) -> None:
+        import torch
+
+        if sum(p.numel() for p in self.meta.parameters()) < SMALL:
+            torch.set_num_threads(1)
         while True:
             jobs = [self._jobs.get()]
             while True:
