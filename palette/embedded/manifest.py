@@ -18,7 +18,7 @@ class Manifest:
     """Paths are absolute. `adapters`: community -> LoRA folder, in the experts' order of the MoErges.
 
     The MoErges is kept in parts, since it is nothing but the base, the adapters and its router: `router`
-    holds one tensor (communities, hidden) a layer, named as in the checkpoint that MergeKit wrote. `scope`:
+    holds one tensor (communities, hidden) a layer, named as in the checkpoint that was merged. `scope`:
     what the palette knows ("countries": ISO codes, "words": lower-case words, "options": lists of options it
     can choose among), `None` for a palette without such a limit.
     """

@@ -1,6 +1,6 @@
 """Putting a MoErges together in memory from its parts: base, adapters, router.
 
-The same model that `training.merge` has MergeKit write to disk (a test compares the two): attention,
+The same model that `training.merge` writes to disk (a test compares the two): attention,
 embeddings and norms of the base; in each layer one expert a community, the base's FFN plus the adapter's
 change to it; a router whose softmax runs over all of them, every expert active (Cultural Palette, eq. 1).
 """
