@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -11,11 +12,12 @@ from langgraph.runtime import Runtime
 
 from graph.context import Knobs, PaletteContext, knobs_of
 from graph.state import PaletteState, model_of, question_of
+from palette.calls import kept
 from palette.countries import find_country
 from palette.models import META, ModelRef, ask, guarded, open_model
 from palette.prompts import render
 from palette.questions import Question
-from palette.readout import read_options
+from palette.readout import Reading, read_options
 
 LEAST_MASS = 0.01
 """Below this probability on the options, all of them together, the reply was about something else."""
@@ -75,11 +77,26 @@ async def decide(
 async def _choose(
     ref: ModelRef, messages: Sequence[BaseMessage], question: Question, knobs: Knobs
 ) -> tuple[dict[str, Any], Mapping[str, int]]:
-    async with guarded(ref, knobs.request_timeout_s):
-        model = await open_model(ref, knobs.meta_sampling)
-        reading = await read_options(
-            model, messages, question, method=knobs.readout, samples=knobs.readout_samples, seed=knobs.seed
-        )
+    async def asked() -> dict[str, Any]:
+        async with guarded(ref, knobs.request_timeout_s):
+            model = await open_model(ref, knobs.meta_sampling)
+            reading = await read_options(
+                model,
+                messages,
+                question,
+                method=knobs.readout,
+                samples=knobs.readout_samples,
+                seed=knobs.seed,
+            )
+        return reading.as_row()
+
+    shape = {
+        **asdict(knobs.meta_sampling),
+        "labels": question.labels,
+        "method": knobs.readout,
+        "samples": knobs.readout_samples,
+    }
+    reading = Reading.from_row(await kept("readout", ref, messages, shape, asked))
     read, mass = reading.distribution, reading.option_mass
     update: dict[str, Any] = {
         "answer": None,

@@ -15,13 +15,14 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 
+from palette.calls import keeping, kept
 from palette.cultural_map import CulturalMap
 from palette.errors import MapError, ModelError, PaletteError, SettingsError
 from palette.settings import OPENAI_URL, current_settings
@@ -280,6 +281,11 @@ class Reply:
     message: AIMessage
     usage: dict[str, int] | None
 
+    @classmethod
+    def from_kept(cls, row: Mapping[str, Any]) -> Reply:
+        """A reply as a call store keeps it; `seconds` as it took when it was asked."""
+        return cls(row["text"], row["seconds"], AIMessage(row["text"]), row["usage"])
+
 
 async def ask(
     ref: ModelRef,
@@ -289,7 +295,25 @@ async def ask(
     timeout_s: float,
     tags: Sequence[str] = (),
 ) -> Reply:
-    """One reply within `timeout_s`, retries included. A ModelError says who failed, why, and the way out."""
+    """One reply within `timeout_s`, retries included; with a call store in force (`palette.calls`), kept
+    there and asked once. A ModelError says who failed, why, and the way out.
+    """
+    if not keeping():
+        return await _ask(ref, sampling, messages, timeout_s, tags)
+
+    async def asked() -> dict[str, Any]:
+        reply = await _ask(ref, sampling, messages, timeout_s, tags)
+        return {"text": reply.text, "seconds": reply.seconds, "usage": reply.usage}
+
+    shape = asdict(sampling)
+    if sampling.temperature == 0:
+        shape["seed"] = None  # the likeliest reply needs none: runs of other seeds share it
+    return Reply.from_kept(await kept("reply", ref, messages, shape, asked))
+
+
+async def _ask(
+    ref: ModelRef, sampling: Sampling, messages: Sequence[BaseMessage], timeout_s: float, tags: Sequence[str]
+) -> Reply:
     start = time.perf_counter()
     async with guarded(ref, timeout_s):
         model = await open_model(ref, sampling)

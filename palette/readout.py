@@ -62,6 +62,29 @@ class Reading:
             "replies": list(self.replies),
         }
 
+    def as_row(self) -> dict[str, Any]:
+        """Everything, in JSON values, as `from_row` reads it again to the bit."""
+        shares = list(self.distribution.probabilities) if self.distribution else None
+        return {
+            **self.as_dict(),
+            "distribution": shares,
+            "option_mass": self.option_mass,
+            "usage": dict(self.usage),
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Reading:
+        """A reading as `as_row` wrote it."""
+        shares = row["distribution"]
+        return cls(
+            **{
+                **row,
+                "distribution": Distribution(tuple(shares)) if shares else None,
+                "censored": tuple(row["censored"]),
+                "replies": tuple(row["replies"]),
+            }
+        )
+
 
 async def read_options(
     model: BaseChatModel,

@@ -208,7 +208,7 @@ def _trl(
         raise UsageError(
             f"--trainer trl needs TRL's experimental ORPO ({error}): pip install 'trl>=1.16'"
         ) from None
-    from datasets import Dataset  # type: ignore[import-untyped]
+    from datasets import Dataset
 
     pairs = len(train[0]["rejected"])
 

@@ -1,0 +1,271 @@
+"""Model calls kept on disk by their content: what several methods or an interrupted run have in common is
+asked once.
+
+LangGraph's own cache does not serve here: its key ignores the context, and it has no single flight. A key is
+made of everything that shapes a reply: what kind of call, model and revision, messages, sampling, seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palette.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+    from palette.models import ModelRef
+
+CALLS, LOCKS = "calls.sqlite", "calls.lock"
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS calls"
+    " (key TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, reply TEXT NOT NULL, at REAL NOT NULL)"
+)
+FIRST_POLL_S, LAST_POLL_S = 0.01, 0.25
+Json = dict[str, Any]
+
+
+class CallStore:
+    """A folder of finished calls, for one event loop of each of any number of processes.
+
+    A call under way is waited for, here and in other processes, and never asked twice; one whose process
+    died is free again at once. A failure is passed to those who waited for it and is not kept. `needed`:
+    calls that were wanted, `asked`: those that reached a model, `saved`: the others; each by kind.
+    """
+
+    def __init__(self, folder: str | Path, revisions: Mapping[str, str] | None = None) -> None:
+        """`revisions`: model as in ModelRef -> what tells its weights from others served by that name."""
+        self.folder = Path(folder)
+        self.revisions = dict(revisions or {})
+        self.needed: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+        self._flights: dict[str, asyncio.Future[Json]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="calls")
+        self._database: sqlite3.Connection | None = None
+        self._locks: int | None = None
+
+    @property
+    def saved(self) -> Counter[str]:
+        """Calls that did not have to be asked, by kind."""
+        return self.needed - self.asked
+
+    def __enter__(self) -> CallStore:
+        where = self.folder.resolve()
+        if where in _OPEN:  # POSIX locks belong to the process: a second store would let go the first's
+            raise ArtifactError(f"The calls in {where} are open in this process already: share that store.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._locks = os.open(self.folder / LOCKS, os.O_RDWR | os.O_CREAT, 0o666)
+            self._thread.submit(self._open).result()
+        except OSError as error:
+            self._close()
+            raise ArtifactError(f"{self.folder} can not be written: {error}") from error
+        except ArtifactError:
+            self._close()
+            raise
+        _OPEN.add(where)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _OPEN.discard(self.folder.resolve())
+        self._close()
+
+    def __len__(self) -> int:
+        return int(self._thread.submit(self._query, "SELECT count(*) FROM calls", ()).result()[0])
+
+    async def once(self, kind: str, model: str, request: Mapping[str, Any], produce: Produce) -> Json:
+        """The kept reply to this request, else the one `produce` gives (JSON values only), kept."""
+        key = self.key(kind, model, request)
+        self.needed[kind] += 1
+        if flight := self._flights.get(key):
+            return await asyncio.shield(flight)
+        flight = asyncio.get_running_loop().create_future()
+        self._flights[key] = flight
+        try:
+            reply = await self._lead(key, kind, model, produce)
+        except asyncio.CancelledError:
+            # those who wait were not cancelled: one of them takes the lead
+            flight.set_exception(_Abandoned())
+            raise
+        except BaseException as error:
+            flight.set_exception(error)
+            raise
+        else:
+            flight.set_result(reply)
+            return reply
+        finally:
+            del self._flights[key]
+            if flight.done() and not flight.cancelled():
+                flight.exception()  # looked at: nobody may have waited
+
+    def key(self, kind: str, model: str, request: Mapping[str, Any]) -> str:
+        """What a call is kept under: a SHA-256 of everything that shapes its reply."""
+        whole = {"kind": kind, "model": model, "revision": self._revision(model), "request": request}
+        text = json.dumps(whole, ensure_ascii=True, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+    def _revision(self, model: str) -> str | None:
+        if model in self.revisions:
+            return self.revisions[model]
+        return _weights_of(model.split(":", 1)[1]) if model.startswith("embedded:") else None
+
+    async def _lead(self, key: str, kind: str, model: str, produce: Produce) -> Json:
+        if (found := await self._read(key)) is not None:
+            return found
+        offset = int(key[:15], 16)  # a byte of the lock file for each key: 2**60 of them
+        poll_s = FIRST_POLL_S
+        while not _lock(self._file, offset):
+            await asyncio.sleep(poll_s)
+            poll_s = min(2 * poll_s, LAST_POLL_S)
+        try:
+            if (found := await self._read(key)) is not None:
+                return found
+            self.asked[kind] += 1
+            reply = await produce()
+            text = json.dumps(reply, ensure_ascii=True, allow_nan=False)
+            await self._run(
+                "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)", (key, kind, model, text, time.time())
+            )
+            return reply
+        finally:
+            _unlock(self._file, offset)
+
+    async def _read(self, key: str) -> Json | None:
+        row = await self._run("SELECT reply FROM calls WHERE key = ?", (key,))
+        return json.loads(row[0]) if row else None
+
+    async def _run(self, sql: str, values: Sequence[Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._query, sql, values)
+
+    def _query(self, sql: str, values: Sequence[Any]) -> Any:
+        if self._database is None:
+            raise ArtifactError(f"The calls in {self.folder} are closed.")
+        try:
+            with self._database:
+                return self._database.execute(sql, values).fetchone()
+        except sqlite3.Error as error:
+            raise ArtifactError(f"{self.folder / CALLS} can not be used: {error}.") from error
+
+    def _open(self) -> None:
+        try:
+            self._database = sqlite3.connect(self.folder / CALLS, timeout=60)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")  # whole after kill -9
+            self._database.execute(SCHEMA)
+        except sqlite3.Error as error:
+            raise ArtifactError(
+                f"{self.folder / CALLS} can not be used: {error}. Take another folder, or that file away."
+            ) from error
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._thread.submit(self._database.close).result()
+        if self._locks is not None:
+            os.close(self._locks)
+        self._database = self._locks = None
+        self._thread.shutdown()
+
+    @property
+    def _file(self) -> int:
+        if self._locks is None:
+            raise ArtifactError(f"The calls in {self.folder} are closed.")
+        return self._locks
+
+
+class _Abandoned(Exception):
+    """The one who asked was cancelled."""
+
+
+Produce = Callable[[], Awaitable[Json]]
+_OPEN: set[Path] = set()
+_STORE: ContextVar[CallStore | None] = ContextVar("palette_calls", default=None)
+
+
+@contextmanager
+def use_calls(store: CallStore | None) -> Iterator[CallStore | None]:
+    """Keep the calls made inside the block, and in every task started there, in `store`."""
+    token = _STORE.set(store)
+    try:
+        yield store
+    finally:
+        _STORE.reset(token)
+
+
+async def kept(
+    kind: str, ref: ModelRef, messages: Sequence[BaseMessage], shape: Mapping[str, Any], produce: Produce
+) -> Json:
+    """A call's reply out of the store in force, else from `produce`. `shape`: all that shapes the reply
+    beside the messages (sampling, labels). Without a store it is just asked.
+    """
+    store = _STORE.get()
+    if store is None:
+        return await produce()
+    request = {"messages": [[message.type, message.text] for message in messages], **shape}
+    while True:
+        try:
+            return await store.once(kind, str(ref), request, produce)
+        except _Abandoned:
+            store.needed[kind] -= 1  # counted again as the next one asks
+
+
+def keeping() -> bool:
+    """Whether a store is in force."""
+    return _STORE.get() is not None
+
+
+@functools.cache
+def _weights_of(name: str) -> str:
+    """What tells an embedded palette's weights from others: a hash of its folder's files."""
+    from palette.embedded.manifest import BUILT_IN
+
+    palette = name.rpartition("/")[0] or name
+    folder = BUILT_IN.get(palette, Path(palette))
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _lock(descriptor: int, offset: int) -> bool:
+    """Lock one byte of the lock file; it ends with the process. False when another process has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+    except OSError:
+        return False
+    return True
+
+
+def _unlock(descriptor: int, offset: int) -> None:
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, offset)
