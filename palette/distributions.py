@@ -93,11 +93,13 @@ class Distribution:
 
     def js_distance(self, other: Distribution, base: float = 2) -> float:
         """Square root of the divergence. scipy's is this root too, in base e, and normalises silently."""
+        import numpy as np
         from scipy.spatial.distance import jensenshannon
 
         if len(self) != len(other):
             raise ValueError(f"can not compare {len(self)} options with {len(other)}")
-        distance = float(jensenshannon(self.probabilities, other.probabilities, base=base))
-        if math.isnan(distance):  # equal inputs can round to the root of -1e-17
+        with np.errstate(invalid="ignore"):  # equal inputs can round to the root of -1e-17
+            distance = float(jensenshannon(self.probabilities, other.probabilities, base=base))
+        if math.isnan(distance):
             return 0.0
         return min(distance, math.sqrt(math.log(2, base)))

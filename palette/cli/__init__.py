@@ -8,9 +8,15 @@ import click
 
 from palette import __version__
 from palette.cli.ask import ask
+from palette.cli.dataset import dataset
 from palette.cli.doctor import doctor
+from palette.cli.evaluate import evaluate
 from palette.cli.lookup import countries, graph, maps
 from palette.cli.merge import merge
+from palette.cli.report import report
+from palette.cli.review import review
+from palette.cli.serve import serve
+from palette.cli.synthesize import synthesize
 from palette.cli.text import visible
 from palette.cli.train import train
 from palette.errors import PaletteError
@@ -42,5 +48,9 @@ def main() -> None:
     """
 
 
-for command in (ask, countries, maps, graph, train, merge, doctor):
+for command in (
+    *(ask, countries, maps, graph),
+    *(synthesize, review, dataset, train, merge, serve),
+    *(evaluate, report, doctor),
+):
     main.add_command(command)

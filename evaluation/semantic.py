@@ -1,0 +1,265 @@
+"""The semantic task: held-out queries of the dataset, each method's answer against the community's gold
+answer.
+
+Figure 4 of the paper. Every method answers the same prompt, which tells it the community; they differ in
+the model that answers: the base model ("prompting"), one trained on all communities ("joint"), or a merge.
+Queries are what is resampled for intervals: one query is asked for every community.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from evaluation.statistics import grouped_bootstrap
+from palette.artifacts import RunFolder
+from palette.calls import CallStore, use_calls
+from palette.cultural_map import CulturalMap
+from palette.errors import ModelError, UsageError
+from palette.models import ModelRef, Sampling, ask, close_clients
+from palette.prompts import render, template_of
+
+KIND = "semantic-evaluation"
+METHODS = ("prompting", "joint", "ties", "model_stock", "moerges")  # Figure 4's, in its order
+TOGETHER = 32  # answers asked at once, then scored at once: what a kill can cost
+PROMPT = "answer"
+ANSWERS = "answers.jsonl"
+
+
+class Scorer(Protocol):
+    """What scores answers, 0..100: `evaluation.nli.Entailment`, or a test's own."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """One score for each (gold answer, model's answer)."""
+
+    def as_manifest(self) -> dict[str, Any]:
+        """What it is, for the manifest."""
+
+
+@dataclass(frozen=True)
+class GoldAnswer:
+    """One held-out query with the answer that a community's dataset holds for it."""
+
+    query_id: str
+    query: str
+    community: str
+    text: str
+
+    def __post_init__(self) -> None:
+        for name in ("query_id", "query", "community", "text"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"a gold answer needs a {name}")
+
+    @property
+    def id(self) -> str:
+        """`QUERY/COMMUNITY`."""
+        return f"{self.query_id}/{self.community}"
+
+
+@dataclass(frozen=True)
+class GoldAnswers:
+    """The held-out answers of a dataset. `counts`: rows read, and left out by reason."""
+
+    name: str
+    sha256: str
+    answers: tuple[GoldAnswer, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class SemanticPlan:
+    """What is run: gold answers, a model for each method, and how answers are drawn."""
+
+    gold: GoldAnswers
+    cultural_map: CulturalMap
+    models: Mapping[str, ModelRef]
+    sampling: Sampling
+    timeout_s: float = 600.0
+
+    def config(self) -> dict[str, Any]:
+        """Everything that shapes an answer; a folder goes on with the same only."""
+        return {
+            "kind": KIND,
+            "dataset": {"name": self.gold.name, "sha256": self.gold.sha256, "items": len(self.gold.answers)},
+            "map": self.cultural_map.key,
+            "models": {method: str(ref) for method, ref in self.models.items()},
+            "sampling": {
+                "temperature": self.sampling.temperature,
+                "max_tokens": self.sampling.max_tokens,
+                "seed": self.sampling.seed,
+            },
+            "prompt": sha256(template_of(PROMPT).encode()).hexdigest()[:16],
+        }
+
+
+def load_gold(path: Path, cultural_map: CulturalMap, queries: int | None = None) -> GoldAnswers:
+    """The held-out answers of a dataset folder (or its `answers.jsonl`), or of JSONL {query, community,
+    response}.
+
+    Rows with a "split" count when it is "test", those with a "status" when it is "ok". `queries`: the first
+    so many. Communities that the map lacks are counted and left out. Raises UsageError when nothing is
+    left.
+    """
+    file = path / ANSWERS if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"No {file}: give a dataset folder, its {ANSWERS}, or JSONL of your own.")
+    raw, counts = file.read_bytes(), Counter[str]()
+    found: dict[str, GoldAnswer] = {}
+    keys = {community.key for community in cultural_map.communities}
+    for number, line in enumerate(raw.decode("utf-8", errors="replace").split("\n"), 1):
+        if not line.strip():
+            continue
+        counts["rows"] += 1
+        answer = _gold(line, f"{file}:{number}")
+        if isinstance(answer, str):
+            counts[answer] += 1
+        elif answer.community not in keys:
+            counts["other community"] += 1
+        elif answer.id in found:
+            counts["twice"] += 1
+        else:
+            found[answer.id] = answer
+    wanted = set(islice(dict.fromkeys(answer.query_id for answer in found.values()), queries))
+    answers = tuple(answer for answer in found.values() if answer.query_id in wanted)
+    if not answers:
+        told = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise UsageError(
+            f"{file} has no held-out answer ({told or 'it is empty'}). "
+            f"Communities: {', '.join(sorted(keys))}."
+        )
+    counts["answers"] = len(answers)
+    return GoldAnswers(path.resolve().name, sha256(raw).hexdigest(), answers, dict(counts))
+
+
+def _gold(line: str, where: str) -> GoldAnswer | str:
+    """The answer of a row; or why the row is left out."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise UsageError(f"{where}: not JSON. Mend that line, or take it out.") from None
+    if not isinstance(row, dict):
+        raise UsageError(f"{where}: expected a JSON object.")
+    if row.get("split", "test") != "test":
+        return "not held out"
+    if row.get("status", "ok") != "ok" or not row.get("response"):
+        return "without an answer"
+    query = row.get("query")
+    if not isinstance(query, str) or not isinstance(row.get("community"), str):
+        raise UsageError(f"{where}: expected query, community and response.")
+    key = row.get("query_id") or sha256(query.strip().encode(errors="replace")).hexdigest()[:12]
+    try:
+        return GoldAnswer(str(key), query, row["community"], str(row["response"]))
+    except ValueError:
+        return "empty"
+
+
+async def evaluate_semantic(
+    plan: SemanticPlan, scorer: Scorer, out: str | Path, tell: Any = None
+) -> dict[str, Any]:
+    """Run the plan into the folder `out`, and return its manifest. What is there already is not asked again.
+
+    Rows: {"method", "item", "query_id", "community", "query", "gold", "status" ("ok", "failed"), "error",
+    "answer", "s_semantic" (0..100, None when failed), "usage", "seconds"}. `tell`: called with (done, all).
+    """
+    folder = RunFolder(out, {**plan.config(), "nli": scorer.as_manifest()})
+    if folder.finished:
+        folder.open().close()  # the same config, or an error that says what differs
+        return folder.manifest
+    with folder, CallStore(folder.path / "calls") as store:
+        done = {(row["method"], row["item"]) for row in folder.rows()}
+        jobs = [
+            (method, answer)
+            for answer in plan.gold.answers
+            for method in plan.models
+            if (method, answer.id) not in done
+        ]
+        try:
+            for start in range(0, len(jobs), TOGETHER):
+                some = jobs[start : start + TOGETHER]
+                with use_calls(store):
+                    rows = await asyncio.gather(*(_answered(plan, method, gold) for method, gold in some))
+                answered = [row for row in rows if row["answer"] is not None]
+                pairs = [(row["gold"], row["answer"]) for row in answered]
+                for row, value in zip(answered, await asyncio.to_thread(scorer.score, pairs), strict=True):
+                    row["s_semantic"] = value
+                for row in rows:
+                    folder.append(row)
+                if tell is not None:
+                    tell(len(done) + start + len(some), len(done) + len(jobs))
+        finally:
+            await close_clients()
+        calls = {
+            "needed": store.needed.total(), "asked": store.asked.total(), "saved": store.saved.total()
+        }  # fmt: skip
+        manifest = _manifest(plan, scorer, list(folder.rows()), calls)
+        folder.finish(manifest)
+    return manifest
+
+
+async def _answered(plan: SemanticPlan, method: str, gold: GoldAnswer) -> dict[str, Any]:
+    """One method's row for one query and community, unscored. A model that fails is a row that says why."""
+    community = plan.cultural_map.community(gold.community)
+    row: dict[str, Any] = {
+        "method": method, "item": gold.id, "query_id": gold.query_id, "community": gold.community,
+        "query": gold.query, "gold": gold.text, "status": "ok", "error": None, "answer": None,
+        "s_semantic": None, "usage": None, "seconds": 0.0,
+    }  # fmt: skip
+    messages = render(PROMPT, community=community.name, question=gold.query)
+    try:
+        reply = await ask(plan.models[method], plan.sampling, messages, timeout_s=plan.timeout_s)
+    except ModelError as error:
+        return row | {"status": "failed", "error": str(error)}
+    return row | {"answer": reply.text, "usage": reply.usage, "seconds": round(reply.seconds, 3)}
+
+
+def _manifest(
+    plan: SemanticPlan, scorer: Scorer, rows: Sequence[Mapping[str, Any]], calls: Mapping[str, int]
+) -> dict[str, Any]:
+    outcomes = {method: Counter({"ok": 0, "failed": 0}) for method in plan.models}
+    for row in rows:
+        outcomes[row["method"]][row["status"]] += 1
+    return {
+        **plan.config(),
+        "counts": dict(plan.gold.counts),
+        "nli": scorer.as_manifest(),
+        "methods": list(plan.models),
+        "communities": [
+            {"key": each.key, "name": each.name, "colour": each.colour}
+            for each in plan.cultural_map.communities
+        ],
+        "items": len(plan.gold.answers),
+        "calls": dict(calls),
+        "outcomes": {method: dict(counts) for method, counts in outcomes.items()},
+        "scores": {method: dict(_scores(rows, method)) for method in plan.models},
+        "versions": dict(_versions()),
+    }
+
+
+def _scores(rows: Sequence[Mapping[str, Any]], method: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each community's mean S_semantic with its interval over queries; then "all", their mean."""
+    scored = [row for row in rows if row["method"] == method and row["s_semantic"] is not None]
+    if not scored:
+        return
+    values, queries = [row["s_semantic"] for row in scored], [row["query_id"] for row in scored]
+    whole, each = grouped_bootstrap(values, queries, [row["community"] for row in scored])
+    for name, interval in (*each.items(), ("all", whole)):
+        yield name, {
+            "mean": interval.mean, "low": interval.low, "high": interval.high,
+            "n": interval.n, "clusters": interval.clusters,
+        }  # fmt: skip
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in ("cultural-palette", "langchain-openai", "torch", "transformers"):
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            continue

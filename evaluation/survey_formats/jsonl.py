@@ -1,0 +1,64 @@
+"""Our own survey file, JSONL: one country's answer to one question a line.
+
+{"id": "family", "question": "...", "options": ["...", "..."], "country": "KEN", "distribution": [0.6, 0.4]}
+and, if wanted, "battery" (questions that a split must not part), "ordered" (options are a scale), "survey"
+(its name). Lines of one id have the same question and options.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from evaluation.survey_formats import Answer, Aside, option_text, read_text, shares_of
+
+NEEDED = ("id", "question", "options", "country", "distribution")
+OPTIONAL = ("battery", "ordered", "survey", "note")
+KEY = re.compile(r"[^\s/]+")
+
+
+def read(path: Path) -> Iterator[Answer | Aside]:
+    """Every line, as one country's answer; empty ones are passed over."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            yield _answer(line, f"{path.name}:{number}", path.stem)
+
+
+def _answer(line: str, where: str, name: str) -> Answer | Aside:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Aside(where, "corrupt row", f"not JSON: {error}")
+    if fault := _fault(row):
+        return Aside(where, "corrupt row", fault)
+    options = tuple(option_text(option) or "" for option in row["options"])
+    shares = shares_of(row["distribution"], options)
+    if isinstance(shares, str):
+        return Aside(where, "corrupt row", shares)
+    return Answer(
+        row["question"], options, row["country"], shares, row.get("survey", name), where,
+        key=row["id"], battery=row.get("battery"), ordered=row.get("ordered"),
+    )  # fmt: skip
+
+
+def _fault(row: Any) -> str | None:
+    """What is wrong with the line, if anything."""
+    if not isinstance(row, dict):
+        return "expected a JSON object"
+    if missing := [name for name in NEEDED if name not in row]:
+        return f"no {missing[0]!r}"
+    if unknown := [name for name in row if name not in (*NEEDED, *OPTIONAL)]:
+        return f"unknown field {unknown[0]!r}; fields are {', '.join((*NEEDED, *OPTIONAL))}"
+    for name in ("id", "question", "country", "battery", "survey"):
+        if not isinstance(row.get(name, ""), str):
+            return f"{name!r} is no text"
+    if not KEY.fullmatch(row["id"]):
+        return f"id {row['id']!r}: no spaces and no slash"
+    if not isinstance(row.get("ordered"), bool | None):
+        return "'ordered' is true, false or null"
+    if not isinstance(row["options"], list) or None in map(option_text, row["options"]):
+        return "'options' is a list of texts"
+    return None

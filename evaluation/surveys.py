@@ -1,0 +1,344 @@
+"""Surveys of real people: questions, what each country answered, and how much of it is evaluated."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from evaluation.batteries import find_batteries
+from evaluation.labels import has_opinion, is_scale
+from evaluation.selection import Selection, draw_questions
+from evaluation.survey_formats import (
+    Answer,
+    Aside,
+    SurveyError,
+    globalopinionqa,
+    jsonl,
+    modular_pluralism,
+    wvs,
+)
+from palette.countries import find_country, sample_of
+from palette.distributions import Distribution
+from palette.errors import QuestionError, UnknownCountry
+from palette.questions import Question
+
+HUB = "global-opinions"
+# Small surveys that we made up: for examples and tests, and no source on any country.
+MADE_UP = Path(__file__).parent / "data"
+# Shares that sum to 0.98..1.02 are rounding and are renormalised; beyond that something is missing.
+ROUNDING, NOTABLE = 0.02, 1e-4
+# Which of a country's several samples is primary: national before old before non-national.
+SAMPLE_RANK = {None: 0, "current national": 0, "old national": 1, "non-national": 2}
+
+
+@dataclass(frozen=True)
+class SurveyQuestion:
+    """A question as it is shown: `options` are those of every distribution over it, in the same order.
+
+    `id`: stable, a hash of the survey's own text and options. `survey`: the wave it comes from ("GAS",
+    "WVS"). `battery`: shared by questions so alike that a split must not part them. `ordered`: whether the
+    options are a scale; None where nobody said and none is recognised.
+    """
+
+    id: str
+    text: str
+    options: tuple[str, ...]
+    survey: str
+    battery: str
+    ordered: bool | None = None
+
+    def __post_init__(self) -> None:
+        asked = Question(self.text, self.options)  # refuses what can not be asked
+        object.__setattr__(self, "text", asked.text)
+        object.__setattr__(self, "options", asked.options)
+        if not self.options:
+            raise ValueError(f"question {self.id} has no options")
+
+
+@dataclass(frozen=True)
+class SurveyItem:
+    """One country's answer to one question. `label`: what the survey calls that country's sample."""
+
+    question: SurveyQuestion
+    country: str
+    gold: Distribution
+    label: str
+
+    def __post_init__(self) -> None:
+        if len(self.gold) != len(self.question.options):
+            raise ValueError(
+                f"{self.id}: {len(self.gold)} probabilities for {len(self.question.options)} options"
+            )
+
+    @property
+    def id(self) -> str:
+        """`QUESTION/COUNTRY`, such as "3f2a.../KEN"."""
+        return f"{self.question.id}/{self.country}"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a selection takes of a survey. `sha256`: of the files read. `counts`: what was read, mended and
+    set aside, by reason; `set_aside`: the same with file and line. `items` go by question, then country.
+    `whole`: the items before questions were drawn or split off, which is what floors learn from; `items`
+    when empty.
+    """
+
+    name: str
+    source: str
+    sha256: str
+    items: tuple[SurveyItem, ...]
+    selection: Selection
+    counts: Mapping[str, int]
+    set_aside: tuple[str, ...] = field(default=(), repr=False)
+    whole: tuple[SurveyItem, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", MappingProxyType(dict(self.counts)))
+        if len({item.id for item in self.items}) < len(self.items):
+            raise ValueError(f"survey {self.name} has an item twice")
+        object.__setattr__(self, "whole", self.whole or self.items)
+
+    @property
+    def questions(self) -> tuple[SurveyQuestion, ...]:
+        """Each question once, in the survey's order."""
+        return tuple({item.question.id: item.question for item in self.items}.values())
+
+    @property
+    def countries(self) -> tuple[str, ...]:
+        """The countries that have items; in the selection's order, alphabetical where it names none."""
+        there = {item.country for item in self.items}
+        return tuple(code for code in self.selection.countries or sorted(there) if code in there)
+
+    @property
+    def without_data(self) -> tuple[str, ...]:
+        """Countries that were asked for and have no item."""
+        return tuple(code for code in self.selection.countries if code not in set(self.countries))
+
+    def as_manifest(self) -> dict[str, Any]:
+        """What a run's manifest says of its survey."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "sha256": self.sha256,
+            "selection": self.selection.as_dict(),
+            "counts": dict(self.counts),
+            "set_aside": list(self.set_aside),
+            "countries_without_data": list(self.without_data),
+        }
+
+
+def load_survey(source: str | Path, selection: Selection | None = None, *, name: str | None = None) -> Survey:
+    """What `selection` (everything, if None) takes of the survey at `source`.
+
+    A path: GlobalOpinionQA's `.csv`, a folder with CultureSPA's two World Values Survey files, Modular
+    Pluralism's `.json`, or our own `.jsonl`. Or the hub's GlobalOpinionQA, "global-opinions", with
+    "@REVISION" to pin it. What can not be read is set aside and counted; SurveyError when nothing can.
+    """
+    selection = selection or Selection()
+    path, told = _locate(str(source))
+    reader, files = _reader(path)
+    builder = _Builder(selection)
+    for entry in reader.read(path):
+        builder.take(entry)
+    if not builder.counts["country rows read"]:
+        first = next(builder.asides(), None)
+        raise SurveyError(
+            f"{path} holds no country's answer to any question."
+            + (f" The first thing set aside: {first}." if first else "")
+        )
+    whole = builder.items()
+    items = (
+        whole if selection.questions is None else draw_questions(whole, selection.questions, selection.seed)
+    )
+    builder.counts["items"] = len(items)
+    builder.counts["questions"] = len({item.question.id for item in items})
+    return Survey(
+        name=name or (path.stem if path.is_file() else path.resolve().name),
+        source=told,
+        sha256=_hash(files),
+        items=tuple(items),
+        selection=selection,
+        counts=builder.counts,
+        set_aside=tuple(builder.asides()),
+        whole=tuple(whole),
+    )
+
+
+class _Builder:
+    """Takes a reader's entries one by one; then makes items of what the selection wants."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.counts: Counter[str] = Counter()
+        self._questions: dict[str, Answer] = {}
+        self._refused: set[str] = set()
+        self._rows: dict[tuple[str, str], Answer] = {}
+        self._asides: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+
+    def take(self, entry: Answer | Aside) -> None:
+        """Count an entry, and keep it when it is a country's readable, primary answer."""
+        if isinstance(entry, Aside):
+            self._set_aside(entry.where, entry.reason, entry.detail)
+            return
+        self.counts["country rows read"] += 1
+        key = entry.key or question_id(entry.survey, entry.text, entry.options)
+        if key not in self._questions and key not in self._refused:
+            self._meet(key, entry)
+        if key in self._refused:
+            self.counts["country rows of questions set aside"] += 1
+            return
+        known = self._questions[key]
+        if (known.text, known.options) != (entry.text, entry.options):
+            self._set_aside(entry.where, "corrupt row", f"id {key} has another question at {known.where}")
+            return
+        country = _country(entry.label)
+        if country is None:
+            self._set_aside(entry.where, "unknown country", entry.label)
+        elif (fault := self._fault(entry)) is not None:
+            self._set_aside(entry.where, fault, entry.label)
+        else:
+            self._keep(key, country, entry)
+
+    def _meet(self, key: str, entry: Answer) -> None:
+        """A question seen for the first time: refuse it, or count what was mended in it."""
+        self.counts["questions read"] += 1
+        try:
+            if not entry.text.strip():
+                raise QuestionError("The question is empty.")
+            if not Question(entry.text, entry.options).options:
+                raise QuestionError("The question has no options.")
+        except QuestionError as error:
+            self._refused.add(key)
+            self._set_aside(entry.where, "question that can not be asked", str(error))
+            return
+        self._questions[key] = entry
+        for note in entry.notes:
+            self.counts[f"questions: {note}"] += 1
+
+    def _fault(self, entry: Answer) -> str | None:
+        total = sum(entry.shares)
+        if total <= 0:
+            return "all zeros"
+        if total > 1 + ROUNDING or (total < 1 - ROUNDING and not entry.partial):
+            return "shares that do not sum to 1"
+        if abs(total - 1) > NOTABLE:
+            self.counts["country rows renormalised"] += 1
+        return None
+
+    def _keep(self, key: str, country: str, entry: Answer) -> None:
+        """Of several samples of one country, the primary one; the first of equals."""
+        known = self._rows.get((key, country))
+        if known is not None:
+            self.counts["country rows behind a primary one"] += 1
+            if _rank(entry.label) >= _rank(known.label):
+                return
+        self._rows[key, country] = entry
+
+    def items(self) -> list[SurveyItem]:
+        """Every item of the selected countries and options, by question, then country in their order."""
+        shown = {key: self._shown(key) for key in self._questions}
+        by_question: defaultdict[str, list[SurveyItem]] = defaultdict(list)
+        for (key, country), row in self._rows.items():
+            question = shown[key]
+            if question is None or (self.selection.countries and country not in self.selection.countries):
+                continue
+            kept = [
+                share for option, share in zip(row.options, row.shares, strict=True) if self._keeps(option)
+            ]
+            if sum(kept) <= 0:
+                self._set_aside(row.where, "no opinion at all", row.label)
+                continue
+            by_question[key].append(SurveyItem(question, country, Distribution.from_counts(kept), row.label))
+        order = {code: place for place, code in enumerate(self.selection.countries)}
+        return [
+            item
+            for key in shown
+            for item in sorted(by_question[key], key=lambda each: (order.get(each.country, 0), each.country))
+        ]
+
+    def _shown(self, key: str) -> SurveyQuestion | None:
+        """The question as it will be asked; None when the selection leaves it out."""
+        entry = self._questions[key]
+        options = tuple(option.strip() for option in entry.options if self._keeps(option))
+        if len(options) < 2:
+            self._set_aside(entry.where, "fewer than two options with an opinion")
+            return None
+        if self.selection.max_options is not None and len(options) > self.selection.max_options:
+            self.counts["questions with more options than wanted"] += 1
+            return None
+        ordered = entry.ordered if entry.ordered is not None else (is_scale(options) or None)
+        return SurveyQuestion(key, entry.text, options, entry.survey, self._battery[key], ordered)
+
+    @cached_property
+    def _battery(self) -> Mapping[str, str]:
+        found = find_batteries({key: (q.text, q.options) for key, q in self._questions.items()})
+        return {key: self._questions[key].battery or found[key] for key in found}
+
+    def _keeps(self, option: str) -> bool:
+        return self.selection.options == "all" or has_opinion(option)
+
+    def _set_aside(self, where: str, reason: str, detail: str = "") -> None:
+        self.counts[f"set aside: {reason}"] += 1
+        self._asides[where, reason].append(detail)
+
+    def asides(self) -> Iterator[str]:
+        """Everything set aside, a line for each place and reason."""
+        for (where, reason), details in self._asides.items():
+            told = [detail for detail in details if detail]
+            more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+            yield str(Aside(where, reason, "; ".join(told[:3]) + more))
+
+
+def question_id(survey: str, text: str, options: Iterable[str]) -> str:
+    """A question's name for ever: a hash of the survey's own text and options, not of a selection."""
+    content = "\x1f".join((survey, text.strip(), *(option.strip() for option in options)))
+    return hashlib.sha256(content.encode("utf-8", errors="surrogatepass")).hexdigest()[:12]
+
+
+@cache
+def _country(label: str) -> str | None:
+    try:
+        return find_country(label).iso3
+    except UnknownCountry:
+        return None
+
+
+def _rank(label: str) -> int:
+    return SAMPLE_RANK.get(sample_of(label), len(SAMPLE_RANK))
+
+
+def _locate(source: str) -> tuple[Path, str]:
+    """The path to read, and the source as a result names it."""
+    name, _, revision = source.partition("@")
+    if name in (HUB, globalopinionqa.HUB_ID) and not Path(source).exists():
+        path, commit = globalopinionqa.download(revision or None)
+        return path, f"{globalopinionqa.HUB_ID}@{commit}"
+    path = Path(source)
+    if not path.exists():
+        raise SurveyError(f"No survey {source!r}: give a file, a folder, or {HUB!r} for the hub's.")
+    return path, path.name
+
+
+def _reader(path: Path) -> tuple[Any, tuple[Path, ...]]:
+    if path.is_dir():
+        if not wvs.is_folder(path):
+            raise SurveyError(f"{path} is a folder without {wvs.QUESTIONS} and {wvs.PROPORTIONS}.")
+        return wvs, wvs.files(path)
+    readers = {".csv": globalopinionqa, ".json": modular_pluralism, ".jsonl": jsonl}
+    if path.suffix.lower() not in readers:
+        raise SurveyError(f"{path}: expected a file that ends in {', '.join(readers)}, or a folder.")
+    return readers[path.suffix.lower()], (path,)
+
+
+def _hash(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

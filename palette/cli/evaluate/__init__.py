@@ -1,0 +1,18 @@
+"""`palette evaluate`: methods against surveys, semantics and floors."""
+
+from __future__ import annotations
+
+import click
+
+from palette.cli.evaluate.floors import floors
+from palette.cli.evaluate.semantic import semantic
+from palette.cli.evaluate.surveys import surveys
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure methods against surveys of real people, with floors and intervals."""
+
+
+for command in (floors, surveys, semantic):
+    evaluate.add_command(command)

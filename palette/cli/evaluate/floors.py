@@ -1,0 +1,155 @@
+"""`palette evaluate floors`: what answers score on a survey that need no model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palette.cli.lookup import json_option, map_option
+
+if TYPE_CHECKING:
+    from evaluation.floors import FloorTable
+    from evaluation.surveys import Survey
+
+OPTIONS_KEPT = ("all", "substantive")
+METRIC_ORDER = ("jsd_e", "jsd_2", "jsdist_2", "jsdist_e")
+SHOWN_ASIDE = 5
+
+
+def survey_options(command: Any) -> Any:
+    """The flags that choose a survey and a part of it; shared by the commands that evaluate on one."""
+    for option in reversed(
+        (
+            click.option(
+                "--survey",
+                "source",
+                required=True,
+                metavar="PATH",
+                help="GlobalOpinionQA's CSV, a World Values Survey folder, JSON, JSONL; or 'global-opinions' "
+                "(the hub's).",
+            ),
+            click.option(
+                "--countries",
+                default="paper",
+                show_default=True,
+                metavar="LIST",
+                help="Countries or communities, by commas; 'paper': its 18; 'all'.",
+            ),
+            click.option(
+                "--max-options", type=click.IntRange(2), metavar="N", help="Leave out questions with more."
+            ),
+            click.option(
+                "--options",
+                "options_kept",
+                type=click.Choice(OPTIONS_KEPT),
+                default="all",
+                show_default=True,
+                help="substantive: drop don't know, no answer, refused, missing; renormalise the rest.",
+            ),
+            click.option(
+                "--questions", type=click.IntRange(1), metavar="N", help="Draw N questions for each country."
+            ),
+            click.option(
+                "--sample-seed", type=int, default=0, show_default=True, help="Seed of --questions."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def load_selected(
+    source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None,
+    sample_seed: int, map_name: str | None,
+) -> Survey:  # fmt: skip
+    """The survey that `survey_options` name."""
+    from evaluation.selection import Selection, resolve_countries
+    from evaluation.surveys import load_survey
+    from palette.cultural_map import load_map
+    from palette.settings import get_settings
+
+    cultural_map = load_map(get_settings(map=map_name).map)
+    chosen = resolve_countries(countries, cultural_map)
+    selection = Selection(chosen, options_kept, max_options, questions, sample_seed)
+    return load_survey(source, selection)
+
+
+@click.command()
+@survey_options
+@map_option
+@json_option
+def floors(
+    source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None,
+    sample_seed: int, map_name: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Score the floors and ceilings of a survey: no model is asked.
+
+    Uniform; the mean for that number of options; the mean of the other countries on the same question; the
+    country's own most frequent option. A method that does not beat the first two has learned nothing.
+
+    \b
+    palette evaluate floors --survey global_opinions.csv --countries paper --max-options 5
+    """
+    survey = load_selected(source, countries, max_options, options_kept, questions, sample_seed, map_name)
+    from evaluation.floors import score_floors
+    from palette.errors import UsageError
+
+    if not survey.items:
+        raise UsageError(
+            f"Nothing of {survey.source} is left: its questions and countries, and what was set aside, are "
+            f"{dict(survey.counts)}. Ask for more countries or options."
+        )
+    table = score_floors(survey)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(_as_json(survey, table), ensure_ascii=False, indent=2))
+    else:
+        _print(survey, table)
+
+
+def _as_json(survey: Survey, table: FloorTable) -> dict[str, Any]:
+    return {
+        "survey": survey.as_manifest(),
+        "countries": {
+            code: {"n": row.n, "floors": {name: dict(scores) for name, scores in row.floors.items()}}
+            for code, row in table.countries.items()
+        },
+        "means": {name: dict(scores) for name, scores in table.means.items()},
+        "without_others": table.without_others,
+    }
+
+
+def _print(survey: Survey, table: FloorTable) -> None:
+    """A table for people: the means of all four, then each country's, comparable to the paper."""
+    from evaluation.floors import FLOORS
+    from evaluation.metrics import TITLES
+
+    kept = survey.selection
+    click.echo(
+        f"{survey.source}: {len(survey.items):,} items, {len(survey.questions):,} questions, "
+        f"{len(table.countries)} countries; options {kept.options}"
+        + (f", {kept.max_options} at most" if kept.max_options else "")
+        + f"; selection {kept.digest}\n"
+    )
+    width = max(len(title) for title in FLOORS.values())
+    click.echo(f"Mean over {len(table.countries)} countries, 0 to 100")
+    click.echo(" " * width + "".join(f"{key:>10}" for key in METRIC_ORDER))
+    for floor, title in FLOORS.items():
+        row = "".join(f"{table.means[floor][key]:10.2f}" for key in METRIC_ORDER)
+        click.echo(f"{title:<{width}}{row}")
+    for key in METRIC_ORDER:
+        click.echo(f"  {key}: {TITLES[key]}")
+    click.echo(f"\njsdist_e by country\n{'':5}{'n':>6}" + "".join(f"{floor:>16}" for floor in FLOORS))
+    for code, country in table.countries.items():
+        cells = "".join(f"{country.floors[floor]['jsdist_e']:16.2f}" for floor in FLOORS)
+        click.echo(f"{code:<5}{country.n:6}{cells}")
+    if table.without_others:
+        click.echo(f"\n{table.without_others} items were asked in no other country: uniform stands in.")
+    if survey.without_data:
+        click.echo(f"No items: {', '.join(survey.without_data)}", err=True)
+    for line in survey.set_aside[:SHOWN_ASIDE]:
+        click.echo(f"Set aside: {line}", err=True)
+    if len(survey.set_aside) > SHOWN_ASIDE:
+        click.echo(f"... and {len(survey.set_aside) - SHOWN_ASIDE} more (--json lists all)", err=True)

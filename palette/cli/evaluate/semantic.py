@@ -1,0 +1,136 @@
+"""`palette evaluate semantic`: answers to held-out queries against the dataset's gold answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palette.cli.lookup import json_option, map_option
+from palette.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from palette.models import ModelRef, Parts
+
+METHOD_NAMES = ("prompting", "joint", "ties", "model_stock", "moerges")
+DEFAULT_NLI = "sileod/deberta-v3-large-tasksource-nli"
+
+
+@click.command()
+@click.option(
+    "--dataset",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Dataset folder, its answers.jsonl, or JSONL of query, community, response.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder; resumed if begun.")
+@click.option(
+    "--methods",
+    metavar="LIST",
+    help=f"Of {','.join(METHOD_NAMES)}, or your own.  [default: those with a model]",
+)
+@click.option(
+    "--model-of",
+    "refs",
+    multiple=True,
+    metavar="METHOD=REF",
+    help="A method's model: 'joint=openai:joint@http://127.0.0.1:8000/v1'; repeat.",
+)
+@click.option("--nli", default=DEFAULT_NLI, show_default=True, metavar="MODEL", help="Folder or hub name.")
+@click.option("--nli-revision", metavar="REVISION", help="Its commit on the hub.")
+@click.option("--queries", type=click.IntRange(1), metavar="N", help="The first N held-out queries only.")
+@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Longest answer.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of sampled answers.")
+@click.option(
+    "--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="Of answers."
+)
+@map_option
+@json_option
+def semantic(
+    dataset: Path, out: Path, methods: str | None, refs: tuple[str, ...], nli: str, nli_revision: str | None,
+    queries: int | None, max_tokens: int | None, seed: int, temperature: float, map_name: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Score answers by entailment with the dataset's gold answers (the paper's Figure 4).
+
+    Every method is asked the same, told the community; its model is what differs. Without --model-of,
+    prompting is the settings' base model and moerges their meta model; the others need theirs named.
+
+    \b
+    palette evaluate semantic --dataset data --out runs/semantic \\
+        --model-of joint=openai:joint@http://127.0.0.1:8000/v1
+    """
+    import asyncio
+
+    from evaluation.nli import load_entailment
+    from evaluation.semantic import SemanticPlan, evaluate_semantic, load_gold
+    from palette.cultural_map import load_map
+    from palette.models import Sampling, resolve_parts
+    from palette.settings import get_settings, use_settings
+
+    settings = get_settings(map=map_name)
+    with use_settings(settings):
+        cultural_map = load_map(settings.map)
+        parts = resolve_parts(cultural_map, settings.models, settings.model)
+        models = _models(methods, refs, parts)
+        gold = load_gold(dataset, cultural_map, queries)
+        plan = SemanticPlan(gold, cultural_map, models, Sampling(temperature, max_tokens, seed))
+        scorer = load_entailment(nli, revision=nli_revision)
+        manifest = asyncio.run(evaluate_semantic(plan, scorer, out, tell=_tell))
+    if as_json:
+        import json
+
+        click.echo(json.dumps(manifest, ensure_ascii=False, indent=2))
+    else:
+        _print(manifest, out)
+
+
+def _models(methods: str | None, refs: Sequence[str], parts: Parts) -> Mapping[str, ModelRef]:
+    """A model for each method asked for."""
+    from palette.models import ModelRef
+
+    known = {"prompting": parts.base, "moerges": parts.meta}
+    for pair in refs:
+        method, equals, ref = pair.partition("=")
+        if not (method and equals and ref):
+            raise UsageError(f"--model-of {pair!r}: expected METHOD=REF, such as 'joint=openai:joint'.")
+        known[method] = ModelRef.parse(ref)
+    ordered = sorted(known, key=lambda name: METHOD_NAMES.index(name) if name in METHOD_NAMES else len(known))
+    names = [name.strip() for name in methods.split(",") if name.strip()] if methods else ordered
+    if not names:
+        raise UsageError(f"--methods names none; there are {', '.join(METHOD_NAMES)}.")
+    if lacking := [name for name in names if name not in known]:
+        raise UsageError(
+            f"Method {lacking[0]!r} has no model: say --model-of {lacking[0]}=REF, or leave it out of "
+            "--methods. "
+            f"With a model: {', '.join(ordered)}."
+        )
+    return {name: known[name] for name in dict.fromkeys(names)}
+
+
+def _tell(done: int, total: int) -> None:
+    click.echo(f"{done:,} of {total:,} answers", err=True)
+
+
+def _print(manifest: Mapping[str, Any], out: Path) -> None:
+    names = [each["key"] for each in manifest["communities"]]
+    scores = manifest["scores"]
+    columns = [name for name in (*names, "all") if any(name in row for row in scores.values())]
+    width = max(len(method) for method in manifest["methods"])
+    click.echo(f"S_semantic, 0 to 100, by {manifest['nli']['model']}; 95 % intervals over queries\n")
+    click.echo(" " * width + "".join(f"{name:>22}" for name in columns))
+    for method in manifest["methods"]:
+        cells = "".join(f"{_cell(scores[method].get(name)):>22}" for name in columns)
+        failed = manifest["outcomes"][method]["failed"]
+        click.echo(f"{method:<{width}}{cells}" + (f"   {failed} failed" if failed else ""))
+    click.echo(f"\n{manifest['items']} held-out answers; rows and manifest in {out}")
+
+
+def _cell(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "-"
+    spread = f" {score['low']:.1f}..{score['high']:.1f}" if score["low"] is not None else ""
+    return f"{score['mean']:.2f}{spread}"

@@ -1,0 +1,193 @@
+"""`palette evaluate surveys`: every method on a survey, into a folder that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from palette.cli.evaluate.floors import load_selected, survey_options
+from palette.cli.lookup import json_option, map_option
+from palette.errors import SettingsError
+
+
+READOUTS = ("auto", "exact", "top_logprobs", "sampling")
+AT_ONCE_EMBEDDED, AT_ONCE_SERVED = 4, 16
+
+
+@click.command()
+@survey_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; a run in it goes on.")
+@click.option(
+    "--methods",
+    default="all",
+    show_default=True,
+    metavar="LIST",
+    help="Names by commas; 'paper': Table 1's; 'all': these and our controls.",
+)
+@click.option(
+    "--method", "own", multiple=True, metavar="MODULE:NAME", help="One of your own by its path; repeat."
+)
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Run r has seed SEED + r.")
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Seed of the first run.  [default: 0]")
+@click.option("--model", metavar="REF", help="One model for every part, by prompt alone.")
+@click.option("--base-url", metavar="URL", help="OpenAI-compatible server of models without an address.")
+@click.option("--set", "parts", multiple=True, metavar="PART=REF", help="One part's model; repeat.")
+@click.option(
+    "--models", "models_file", type=click.Path(path_type=Path), help="YAML or JSON file of PART: REF."
+)
+@click.option(
+    "--model-of",
+    multiple=True,
+    metavar="NAME=REF",
+    help="A model beside the palette's own that a method needs: 'joint=openai:joint@http://...'.",
+)
+@click.option("--readout", type=click.Choice(READOUTS), help="How distributions are read.  [default: auto]")
+@click.option(
+    "--concurrency", type=click.IntRange(1), metavar="N", help="Items at once.  [default: 4, servers 16]"
+)
+@click.option(
+    "--calls", type=click.Path(path_type=Path), help="Folder of kept calls, to share.  [default: OUT/calls]"
+)
+@click.option("--retry-failed", is_flag=True, help="Ask again what failed, in a finished run too.")
+@map_option
+@json_option
+def surveys(
+    source: str,
+    countries: str,
+    max_options: int | None,
+    options_kept: str,
+    questions: int | None,
+    sample_seed: int,
+    out: Path,
+    methods: str,
+    own: tuple[str, ...],
+    runs: int,
+    seed: int | None,
+    model: str | None,
+    base_url: str | None,
+    parts: tuple[str, ...],
+    models_file: Path | None,
+    model_of: tuple[str, ...],
+    readout: str | None,
+    concurrency: int | None,
+    calls: Path | None,
+    retry_failed: bool,
+    map_name: str | None,
+    as_json: bool,
+) -> None:
+    """Score methods against surveys of real people; what several methods have in common is asked once.
+
+    A stopped run goes on where it was; failures are counted and never scored. The tables are made by
+    'palette report OUT'.
+
+    \b
+    palette evaluate surveys --survey global_opinions.csv --max-options 5 --questions 20 --out runs/y
+    palette evaluate surveys --survey global-opinions --methods vanilla,cultural-palette --runs 5 --out runs/z
+    """
+    import asyncio
+
+    from evaluation.methods import methods_named
+    from evaluation.run import Plan, evaluate
+    from palette.cultural_map import load_map
+    from palette.settings import get_settings
+
+    settings = get_settings(
+        map=map_name,
+        model=model,
+        base_url=base_url,
+        models={**_of_file(models_file), **_pairs("--set", parts)} or None,
+        seed=seed,
+        readout=readout,
+    )
+    cultural_map = load_map(settings.map)
+    others = _pairs("--model-of", model_of)
+    _reach_own_modules()
+    names = [*(name.strip() for name in methods.split(",") if name.strip()), *own]
+    chosen, left_out = methods_named(names, cultural_map, others)
+    survey = load_selected(source, countries, max_options, options_kept, questions, sample_seed, map_name)
+    plan = Plan(survey, chosen, cultural_map, settings, runs, others, left_out)
+    if not as_json:
+        _announce(plan)
+    at_once = concurrency or _at_once(plan.models)
+    manifest = asyncio.run(
+        evaluate(plan, out, calls=calls, concurrency=at_once, retry_failed=retry_failed, quiet=as_json)
+    )
+    if as_json:
+        import json
+
+        click.echo(json.dumps(manifest, ensure_ascii=False, indent=2))
+    else:
+        _summary(out, manifest)
+
+
+def _announce(plan: Any) -> None:
+    survey = plan.survey
+    click.echo(
+        f"{survey.name}: {len(survey.items):,} items, {len(survey.questions):,} questions, "
+        f"{len(survey.countries)} countries; {len(plan.methods)} methods, {plan.runs} runs",
+        err=True,
+    )
+    if survey.without_data:
+        click.echo(f"No items: {', '.join(survey.without_data)}", err=True)
+    if survey.set_aside:
+        click.echo(f"{len(survey.set_aside)} rows were set aside; the manifest lists them.", err=True)
+    for name, why in plan.left_out.items():
+        click.echo(f"Not available: {name} {why}", err=True)
+
+
+def _summary(out: Path, manifest: Mapping[str, Any]) -> None:
+    width = max(len(name) for name in manifest["outcomes"])
+    click.echo(f"{'':{width}} {'ok':>8} {'unreadable':>10} {'failed':>8}")
+    for name, counts in manifest["outcomes"].items():
+        click.echo(f"{name:{width}} {counts['ok']:8,} {counts['unreadable']:10,} {counts['failed']:8,}")
+    calls = manifest["calls"]
+    share = f" ({calls['asked'] / calls['needed']:.1%})" if calls["needed"] else ""
+    click.echo(
+        f"\nCalls: {calls['needed']:,} needed, {calls['asked']:,} asked{share}, {calls['saved']:,} saved"
+    )
+    for kind, counts in calls["by_kind"].items():
+        click.echo(f"  {kind}: {counts['needed']:,} needed, {counts['asked']:,} asked")
+    click.echo(f"{out / 'predictions.jsonl'}; next: palette report {out}")
+
+
+def _at_once(models: Mapping[str, str]) -> int:
+    embedded = any(ref.startswith("embedded:") for ref in models.values())
+    return AT_ONCE_EMBEDDED if embedded else AT_ONCE_SERVED
+
+
+def _reach_own_modules() -> None:
+    """A method of one's own lies where the command is given."""
+    import sys
+
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _pairs(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, ref = pair.partition("=")
+        if not (name and equals and ref):
+            raise SettingsError(f"{flag} {pair!r}: expected NAME=REF, such as 'meta=openai:gpt-4o-mini'.")
+        if name in found:
+            raise SettingsError(f"{flag} names {name!r} twice.")
+        found[name] = ref
+    return found
+
+
+def _of_file(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} can not be read: {error}") from None
+    if not isinstance(raw, dict) or not all(isinstance(x, str) for pair in raw.items() for x in pair):
+        raise SettingsError(f"{path}: expected a mapping of PART: REF, such as 'meta: openai:gpt-4o-mini'.")
+    return raw

@@ -1,0 +1,377 @@
+"""`palette serve`: a palette's two vLLM servers, started, watched and stopped together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from palette.cli.lookup import json_option
+from palette.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from palette.serving.devices import Device
+    from palette.serving.fleet import Fleet, Health
+    from palette.serving.manifest import ServedPalette
+    from palette.serving.plan import Plan
+    from palette.settings import Settings
+
+HOME = Path("runs") / "serve"
+OURS = "# Written by palette serve up"
+WATCH_S = 2.0
+FORMATS = ("shell", "compose", "settings")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+folder_option = click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Holds state and logs.  [default: runs/serve/NAME]",
+)  # fmt: skip
+
+
+@click.group()
+def serve() -> None:
+    """Serve a palette's models with vLLM.
+
+    One server has the base model and an adapter for each community, the other the MoErges.
+    """
+
+
+@serve.command()
+@click.argument("palette", default="nano")
+@folder_option
+@click.option("--device", type=click.Choice(("auto", "cuda", "cpu")), default="auto", show_default=True)
+@click.option(
+    "--python", metavar="FILE", help="The Python that has vLLM.  [default: this one, ./.venv-vllm, or vllm's]"
+)
+@click.option(
+    "--host", metavar="ADDRESS", help="Where the servers listen.  [default: the palette's, 127.0.0.1]"
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65_534), metavar="N",
+    help="Of the adapters' server; the MoErges' gets the next. 0: free ones.  [default: the palette's, 8000]",
+)  # fmt: skip
+@click.option("--advertise", metavar="HOST", help="The name by which clients reach this machine.")
+@click.option(
+    "--dtype", type=click.Choice(DTYPES), help="[default: the palette's; auto on GPUs, float32 on the CPU]"
+)
+@click.option(
+    "--max-model-len",
+    type=click.IntRange(64),
+    metavar="TOKENS",
+    help="[default: what the model reads, up to 8192]",
+)
+@click.option("--no-key", is_flag=True, help="Ask clients for no key, even on an open address.")
+@click.option(
+    "--write",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the client's settings there.",
+)
+@click.option("--foreground", is_flag=True, help="Stay; when this command ends, so do the servers.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=1800.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the start.",
+)
+@click.option("--print", "only_print", is_flag=True, help="Show what would be run, and start nothing.")
+@click.option(
+    "--format", "shape", type=click.Choice(FORMATS), default="shell", show_default=True, help="For --print."
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(1),
+    metavar="N",
+    help="For --print: lay out for a machine with so many GPUs.",
+)
+@click.option(
+    "--gpu-memory", type=click.FloatRange(1), metavar="GIB", help="For --print: memory of each of them."
+)
+def up(
+    palette: str, out: Path | None, device: Literal["auto", "cuda", "cpu"], python: str | None,
+    host: str | None, port: int | None, advertise: str | None, dtype: str | None, max_model_len: int | None,
+    no_key: bool, write: Path | None, foreground: bool, timeout: float, only_print: bool, shape: str,
+    gpus: int | None, gpu_memory: float | None,
+) -> None:  # fmt: skip
+    """Start the servers of PALETTE that do not run yet, and wait until they answer.
+
+    PALETTE: nano, a folder with a manifest.json, or a YAML or JSON file (see docs/serving.md). The servers go
+    on when this command ends, unless with --foreground. Standard output gets the client's settings, nothing
+    else. The servers ask for PALETTE_API_KEY where that is set.
+
+    \b
+    palette serve up                                   # nano, on whatever there is
+    palette serve up palette.yaml --write palette.toml
+    palette serve up palette.yaml --print --gpus 2 --gpu-memory 80
+    """
+    from dataclasses import replace
+
+    from palette.serving.manifest import check_folders, read_palette
+    from palette.settings import get_settings
+
+    if (gpus or gpu_memory) and not only_print:
+        raise UsageError("--gpus and --gpu-memory describe another machine: they go with --print.")
+    settings = get_settings()
+    found = read_palette(palette)
+    told = {"host": host, "dtype": dtype, "max_model_len": max_model_len, "python": python}
+    knobs = found.knobs.model_copy(update={name: value for name, value in told.items() if value is not None})
+    found = replace(found, knobs=knobs)
+    if not only_print:
+        check_folders(found)
+    folder = out or HOME / found.name
+    fleet = _fleet(folder, settings, no_key)
+    machine = _device(device, shape if only_print else "", gpus, gpu_memory, knobs.python)
+    plan = _plan(found, machine, fleet, port, no_key)
+    if only_print:
+        _print(plan, found, shape, advertise, fleet.key is not None)
+        return
+    if write is not None:
+        _check_writable(write)
+    _up(fleet, plan, found, timeout, lambda: _ready(plan, fleet, advertise, write, foreground), foreground)
+
+
+@serve.command()
+@click.argument("palette", required=False)
+@folder_option
+@json_option
+def status(palette: str | None, out: Path | None, as_json: bool) -> None:
+    """Show the servers: up, starting, silent (does not answer any more) or dead.
+
+    Without PALETTE: of all palettes under runs/serve. Exit code 1 unless all are up.
+    """
+    import sys
+
+    from palette.settings import get_settings
+
+    settings = get_settings()
+    rows = {folder: _fleet(folder, settings, False).status() for folder in _folders(palette, out)}
+    found = [health for healths in rows.values() for health in healths]
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        listed = [
+            asdict(health) | {"folder": str(folder)} for folder, healths in rows.items() for health in healths
+        ]
+        click.echo(json.dumps({"servers": listed}, indent=2))
+    else:
+        for folder, healths in rows.items():
+            if healths:
+                click.echo(f"{folder}")
+            for health in healths:
+                _show(health)
+        if not found:
+            click.echo("No server was started. 'palette serve up' starts them.")
+    sys.exit(0 if found and all(health.state == "up" for health in found) else 1)
+
+
+@serve.command()
+@click.argument("palette", required=False)
+@folder_option
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Before they are killed.",
+)
+def stop(palette: str | None, out: Path | None, grace: float) -> None:
+    """Stop the servers with all their processes.
+
+    Without PALETTE: those under runs/serve, if they are of one palette.
+    """
+    from palette.settings import get_settings
+
+    settings = get_settings()
+    fleets = [_fleet(folder, settings, False) for folder in _folders(palette, out)]
+    started = [fleet for fleet in fleets if fleet.records()]
+    if not palette and not out and len(started) > 1:
+        names = ", ".join(fleet.folder.name for fleet in started)
+        raise UsageError(f"Several palettes are served: {names}. Say which.")
+    stopped = [name for fleet in started for name in fleet.stop(grace)]
+    click.echo(f"Stopped {' and '.join(stopped)}." if stopped else "No server was started.", err=not stopped)
+
+
+def _up(
+    fleet: Fleet,
+    plan: Plan,
+    palette: ServedPalette,
+    timeout: float,
+    ready: Callable[[], None],
+    foreground: bool,
+) -> None:
+    """Start, wait, and with `foreground` stay. A SIGTERM is as good as Ctrl-C: what was started is ended."""
+    import signal
+
+    from palette.serving.install import find_vllm
+
+    vllm = find_vllm(palette.knobs.python)
+    if vllm.cpu != (plan.device.kind == "cpu"):
+        raise UsageError(
+            f"{vllm.python} has {vllm.distribution} {vllm.version}, which does not run on {plan.device}: "
+            "name another Python with --python, or another --device."
+        )
+
+    def told_to_end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, told_to_end)
+    click.echo(f"{palette.name} on {plan.device}, vLLM {vllm.version}; logs in {fleet.folder}", err=True)
+    fleet.up(plan, vllm.command, timeout_s=timeout, tell=_progress)
+    try:
+        ready()
+        if foreground:
+            _stay(fleet)
+    finally:
+        if foreground:
+            fleet.stop()
+
+
+def _stay(fleet: Fleet) -> None:
+    """Until interrupted, or a server dies: then the other is to end too, so that a supervisor starts both."""
+    import time
+
+    from palette.serving.manifest import ServingError
+
+    while True:
+        time.sleep(WATCH_S)
+        healths = fleet.status()
+        if not healths:
+            raise ServingError("The servers were stopped by another command.")
+        if dead := [health for health in healths if health.state == "dead"]:
+            raise ServingError(
+                f"The server {dead[0].name!r} died; see {dead[0].log}. The others were stopped."
+            )
+
+
+def _ready(plan: Plan, fleet: Fleet, advertise: str | None, write: Path | None, foreground: bool) -> None:
+    from palette.artifacts import write_whole
+
+    text = plan.settings(advertise, key=fleet.key is not None)
+    if write is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(write, text)
+        click.echo(f"Settings written to {write}: 'palette ask' in that folder asks these servers.", err=True)
+    end = "Ctrl-C" if foreground else "'palette serve stop'"
+    click.echo(f"'palette serve status' shows the servers, {end} ends them.", err=True)
+
+
+def _progress(name: str, said: str) -> None:
+    click.echo(f"  {name:<8} {said}", err=True)
+
+
+def _print(plan: Plan, palette: ServedPalette, shape: str, advertise: str | None, asks_key: bool) -> None:
+    if shape == "settings":
+        click.echo(plan.settings(advertise, key=asks_key), nl=False)
+        return
+    if shape == "compose":
+        import sys
+
+        from palette.serving.compose import compose_file, shown_command
+
+        arguments = ["palette", *sys.argv[1:]]
+        click.echo(compose_file(plan, shown_command(arguments), Path.cwd()), nl=False)
+        return
+    from palette.serving.install import LAUNCHER, find_vllm
+    from palette.serving.manifest import ServingError
+    from palette.serving.plan import shell
+
+    try:
+        vllm = find_vllm(palette.knobs.python)
+        command = vllm.command if vllm.cpu == (plan.device.kind == "cpu") else None
+    except ServingError:
+        command = None
+    if command is None:  # not installed here: as it is where it is
+        command = ("vllm",) if plan.device.kind == "cuda" else ("python", str(LAUNCHER))
+    for server in plan.servers:
+        wait = f", once {server.after} answers" if server.after else ""
+        click.echo(f"# {server.name}: {', '.join(server.models)} at {server.url}{wait}")
+        click.echo(shell(server, command, asks_key=asks_key))
+
+
+def _device(
+    wanted: Literal["auto", "cuda", "cpu"],
+    shape: str,
+    gpus: int | None,
+    gpu_memory: float | None,
+    python: str | None,
+) -> Device:
+    """What to lay out for: the GPUs described, else what is here and what the vLLM here can use."""
+    from palette.serving.devices import described_gpus, find_device
+
+    if gpus or gpu_memory:
+        return described_gpus(gpus or 1, gpu_memory)
+    if shape == "compose":
+        return find_device("cuda")
+    if wanted == "auto":
+        from palette.serving.install import find_vllm
+        from palette.serving.manifest import ServingError
+
+        try:
+            return find_device("cpu" if find_vllm(python).cpu else "auto")
+        except ServingError:
+            if not shape:
+                raise
+    return find_device(wanted)
+
+
+def _plan(palette: ServedPalette, device: Device, fleet: Fleet, port: int | None, no_key: bool) -> Plan:
+    from dataclasses import replace
+
+    from palette.serving.checkpoint import moerges_checkpoint
+    from palette.serving.plan import LORA, MOERGES, plan_servers
+    from palette.serving.probe import free_ports
+
+    if palette.parts is not None:
+        written = moerges_checkpoint(palette.parts, fleet.folder.resolve())
+        palette = replace(palette, moerges=written, parts=None)
+    ports: dict[str, int] = {}
+    if port == 0:
+        known = {record.name: int(record.url.rpartition(":")[2]) for record in fleet.records()}
+        ports = dict(zip((LORA, MOERGES), free_ports(2), strict=True)) | known
+    elif port is not None:
+        ports = {LORA: port, MOERGES: port + 1}
+    return plan_servers(palette, device, ports=ports, asks_key=fleet.key is not None, open_to_all=no_key)
+
+
+def _fleet(folder: Path, settings: Settings, no_key: bool) -> Fleet:
+    from palette.serving.fleet import Fleet
+
+    key = settings.api_key.get_secret_value() if settings.api_key and not no_key else None
+    return Fleet(folder, key or None)
+
+
+def _folders(palette: str | None, out: Path | None) -> list[Path]:
+    """The folders that a command looks at."""
+    if out is not None:
+        return [out]
+    if palette is None:
+        return sorted(path.parent for path in HOME.glob("*/state.json"))
+    from palette.serving.manifest import read_palette
+
+    named = HOME / palette  # the name alone is enough: the file it was read from may be gone
+    return [named if named.is_dir() else HOME / read_palette(palette).name]
+
+
+def _check_writable(file: Path) -> None:
+    """Refuse to write over settings that a person wrote."""
+    if file.is_file() and not file.read_text(encoding="utf-8", errors="replace").startswith(OURS):
+        raise UsageError(
+            f"{file} is there and was not written by palette serve: take another file, or move it."
+        )
+
+
+def _show(health: Health) -> None:
+    since = health.uptime_s
+    age = "" if since is None else f"{since:.0f} s" if since < 120 else f"{since / 60:.0f} min"
+    where = f"process {health.pid}  {health.url}  {', '.join(health.models)}"
+    click.echo(f"  {health.name:<8} {health.state:<9}{age:<8} {where}")
+    if health.state != "up":
+        click.echo(f"  {'':<8} {health.said + '; ' if health.said else ''}see {health.log}")

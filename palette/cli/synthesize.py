@@ -1,0 +1,392 @@
+"""`palette synthesize`: a teacher answers every query for every community."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palette.cli.lookup import json_option, map_option
+from palette.errors import PaletteError, UsageError
+
+if TYPE_CHECKING:
+    from palette.cultural_map import CulturalMap
+    from training.queries import Queries
+    from training.synthesis.estimate import Estimate
+    from training.synthesis.run import Job, Outcome, Tally
+    from training.synthesis.sitting import Sitting
+    from training.synthesis.teacher import Ledger
+
+EVERY_S, EVERY_ON_TERMINAL_S = 30.0, 0.5
+
+
+@click.command()
+@click.option(
+    "--queries",
+    "source",
+    metavar="WHAT",
+    help="prism, prism:FOLDER, or a CSV or JSONL file with a 'query' column.",
+)
+@click.option("--revision", help="Of PRISM on the hub.")
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="REF",
+    help="openai:NAME, openai:NAME@URL,URL or embedded:nano; repeat for more addresses of one model.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; one in it goes on.")
+@map_option
+@click.option("--limit", type=click.IntRange(1), help="The first so many queries only.")
+@click.option(
+    "--max-rounds", type=click.IntRange(1, 10), default=3, show_default=True, help="Then set aside."
+)
+@click.option(
+    "--validation",
+    type=click.Choice(["auto", "teacher", "checks"]),
+    default="auto",
+    show_default=True,
+    help="Who validates: plain checks, then the teacher; or the checks alone (auto: for embedded).",
+)
+@click.option(
+    "--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, help="Of the steps."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Each round adds one.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Longest reply.  [default: 1024; embedded 160]")
+@click.option("--keep-greetings", is_flag=True, help="Keep queries that only greet.")
+@click.option("--english-only", is_flag=True, help="Leave out queries in other languages (needs lingua).")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 4096), help="Calls at once.  [default: 64; embedded 16]"
+)
+@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds for one attempt.")
+@click.option("--retries", type=click.IntRange(0, 20), default=6, show_default=True, help="Of a failed call.")
+@click.option(
+    "--prices", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your own, YAML."
+)
+@click.option(
+    "--budget", type=click.FloatRange(0, min_open=True), metavar="USD", help="Stop when it is used up."
+)
+@click.option("--dry-run", is_flag=True, help="Say answers, calls, tokens and cost; ask nothing.")
+@click.option(
+    "--queries-count", type=click.IntRange(1), help="With --dry-run: so many queries of PRISM's length."
+)
+@click.option("--preview", type=click.IntRange(1, 100), metavar="N", help="Show the answers to N queries.")
+@click.option("--batch", type=click.Choice(["write", "read"]), help="The providers' batch files.")
+@click.option(
+    "--results", multiple=True, type=click.Path(path_type=Path), help="With --batch read; may be repeated."
+)
+@json_option
+def synthesize(
+    source: str | None,
+    revision: str | None,
+    teachers: tuple[str, ...],
+    out: Path | None,
+    map_name: str | None,
+    limit: int | None,
+    max_rounds: int,
+    validation: Any,
+    temperature: float,
+    seed: int,
+    max_tokens: int | None,
+    keep_greetings: bool,
+    english_only: bool,
+    concurrency: int | None,
+    timeout_s: float,
+    retries: int,
+    prices: Path | None,
+    budget: float | None,
+    dry_run: bool,
+    queries_count: int | None,
+    preview: int | None,
+    batch: str | None,
+    results: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Make the dataset's answers: a teacher answers every query for every community.
+
+    A run that was stopped, in whatever way, goes on by the same command and repeats no finished call.
+    """
+    from graph.synthesis_state import SynthesisContext
+    from palette.cultural_map import load_map
+    from palette.settings import get_settings, use_settings
+    from training.queries import Filters
+    from training.synthesis.prices import price_of
+    from training.synthesis.run import Job
+    from training.synthesis.sitting import Sitting
+    from training.synthesis.teacher import parse_teacher
+
+    settings = get_settings(map=map_name)
+    cultural_map = load_map(settings.map)
+    model, urls = parse_teacher(teachers, settings)
+    own_server = any("api.openai.com" not in url for url in urls)
+    price = price_of(model, prices, batch=batch is not None, own_server=own_server)
+    if budget is not None and price is None:
+        raise UsageError(
+            f"--budget needs a price for {model}: give a file with --prices (see docs/synthesis.md)."
+        )
+    context = SynthesisContext(
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        max_rounds=max_rounds,
+        validation=validation,
+        timeout_s=timeout_s,
+    )
+    _check(source, out, dry_run, queries_count, batch, results, model.provider)
+    with use_settings(settings):
+        if queries_count is not None:
+            from training.synthesis.estimate import estimate
+
+            _print_estimate(
+                estimate(queries_count, cultural_map, model, context, price), cultural_map, as_json
+            )
+            return
+        filters = Filters(greetings=not keep_greetings, english_only=english_only)
+        queries = _read(source or "", cultural_map, revision, filters)
+        job = Job(queries, cultural_map, model, context, limit)
+        if not as_json:
+            _say_queries(queries, job)
+        if dry_run:
+            from training.synthesis.estimate import estimate
+
+            _print_estimate(estimate(job.items, cultural_map, model, context, price), cultural_map, as_json)
+            return
+        assert out is not None
+        sitting = Sitting(
+            urls=urls,
+            key=settings.api_key.get_secret_value() if settings.api_key else None,
+            concurrency=concurrency or (64 if model.provider == "openai" else 16),
+            retries=retries,
+            price=price,
+            budget=budget,
+        )
+        if preview:
+            _preview(job, out, sitting, preview)
+        elif batch:
+            _batch(job, out, sitting, batch, results, as_json)
+        else:
+            _run(job, out, sitting, as_json)
+
+
+def _check(
+    source: str | None,
+    out: Path | None,
+    dry_run: bool,
+    queries_count: int | None,
+    batch: str | None,
+    results: Sequence[Path],
+    provider: str,
+) -> None:
+    """Refuse flags that do not go together."""
+    if queries_count is not None and not dry_run:
+        raise UsageError("--queries-count goes with --dry-run.")
+    if source is None and queries_count is None:
+        raise UsageError("No queries: give --queries prism, prism:FOLDER, or a CSV or JSONL file.")
+    if out is None and not dry_run:
+        raise UsageError("No folder: give --out, such as runs/pentachromatic.")
+    if batch == "read" and not results:
+        raise UsageError("--batch read needs --results FILE, the provider's results.")
+    if results and batch != "read":
+        raise UsageError("--results goes with --batch read.")
+    if batch and provider != "openai":
+        raise UsageError(f"--batch is for providers' servers (openai:...), not for {provider}.")
+
+
+def _read(source: str, cultural_map: CulturalMap, revision: str | None, filters: Any) -> Queries:
+    from training.prism import load_prism
+    from training.queries import read_queries
+
+    name, _, path = source.partition(":")
+    if name == "prism":
+        return load_prism(cultural_map, Path(path) if path else None, revision=revision, filters=filters)
+    return read_queries(Path(source), cultural_map, filters)
+
+
+def _say_queries(queries: Queries, job: Job) -> None:
+    kept = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in queries.counts.items())
+    click.echo(f"{queries.origin['dataset']}: {kept}", err=True)
+    for fault in queries.faults[:5]:
+        click.echo(f"set aside: {fault}", err=True)
+    if (more := queries.counts["unreadable"] - 5) > 0:
+        click.echo(f"set aside: {more:,} more rows that can not be read", err=True)
+
+
+def _print_estimate(found: Estimate, cultural_map: CulturalMap, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found.as_json(), indent=2))
+        return
+    for line in found.lines("continent" if cultural_map.key == "continents" else "community"):
+        click.echo(line)
+
+
+class _Ticker:
+    """The line of progress on standard error: in place on a terminal, else now and then."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+        self.terminal = sys.stderr.isatty()
+        self.shown = False
+
+    def __call__(self, tally: Tally, ledger: Ledger) -> None:
+        now = time.monotonic()
+        if now - self.last < (EVERY_ON_TERMINAL_S if self.terminal else EVERY_S):
+            return
+        if self.last or self.terminal:
+            self.line(tally, ledger)
+        self.last = now
+
+    def line(self, tally: Tally, ledger: Ledger) -> None:
+        """Print it now."""
+        from training.synthesis.progress import progress_line
+
+        text = progress_line(tally, ledger)
+        if self.terminal:
+            import shutil
+
+            text = text[: shutil.get_terminal_size().columns - 1]
+            click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
+            self.shown = True
+        else:
+            click.echo(text, err=True)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self.shown:
+            click.echo("", err=True)
+
+
+def _run(job: Job, out: Path, sitting: Sitting, as_json: bool) -> None:
+    from palette.artifacts import RunFolder
+    from training.synthesis.sitting import INTERRUPTED, sit
+
+    if RunFolder(out).finished:
+        click.echo(f"{out} is finished; nothing is left to ask.", err=True)
+        _print_manifest(out, as_json)
+        return
+    ticker = _Ticker()
+    try:
+        outcome = sit(job, out, sitting, ticker, lambda text: click.echo(f"\n{text}", err=True))
+    finally:
+        ticker.end()
+    if outcome.finished:
+        _print_manifest(out, as_json)
+        return
+    click.echo(_so_far(outcome), err=True)
+    if outcome.stopped == INTERRUPTED:
+        raise KeyboardInterrupt
+    raise PaletteError(_unfinished(out, outcome))
+
+
+def _so_far(outcome: Outcome) -> str:
+    tally = outcome.tally
+    return (
+        f"{tally.written:,} of {tally.wanted:,} answers are written ({tally.ok:,} ok, "
+        f"{tally.set_aside:,} set aside). The same command goes on."
+    )
+
+
+def _unfinished(out: Path, outcome: Outcome) -> str:
+    tally = outcome.tally
+    if outcome.stopped:
+        return f"{out} is not finished: {outcome.stopped}"
+    reasons = "; ".join(f"{number} x {why}" for why, number in tally.errors.most_common(3))
+    return (
+        f"{out} is not finished: {tally.failed:,} answers got no reply ({reasons}). The same command asks "
+        "them again."
+    )
+
+
+def _print_manifest(out: Path, as_json: bool) -> None:
+    from palette.artifacts import RunFolder
+
+    manifest = RunFolder(out).manifest
+    if as_json:
+        import json
+
+        click.echo(json.dumps(manifest, ensure_ascii=False, indent=2))
+        return
+    counts, tokens, cost = manifest["counts"], manifest["tokens"], manifest["cost_usd"]
+    click.echo(
+        f"{out}: {counts['rows']:,} answers to {counts['queries']:,} queries, {counts['ok']:,} ok, "
+        f"{counts['set_aside']:,} set aside"
+    )
+    for key, by_status in counts["by_community"].items():
+        told = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in by_status.items())
+        click.echo(f"  {manifest['map']['communities'][key]:<10} {told}")
+    if counts["findings"]:
+        click.echo(
+            "findings: " + ", ".join(f"{name} {number:,}" for name, number in counts["findings"].items())
+        )
+    click.echo(
+        f"{tokens['input']:,} tokens read, {tokens['output']:,} written; "
+        + (f"{cost:,.2f} USD" if cost is not None else "cost unknown (no price)")
+    )
+
+
+def _preview(job: Job, out: Path, sitting: Sitting, number: int) -> None:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from palette.cli.display import make_console
+    from palette.cli.text import visible
+    from training.synthesis.sitting import preview
+
+    console = make_console()
+    for query, answers in preview(job, out, sitting, number):
+        console.print(Text(visible(query.text), style="bold"))
+        for community in job.cultural_map.communities:
+            answer = answers[community.key]
+            body = Text(visible(answer["response"] or answer["error"] or "no answer"))
+            for finding in answer["validation"]["findings"]:
+                body.append(f"\n{finding['kind']}: {visible(finding['detail'])}", style="italic red")
+            rounds = f"{answer['rounds']} round" + ("s" if answer["rounds"] > 1 else "")
+            console.print(
+                Panel(
+                    body,
+                    title=Text(community.name, style=f"bold {community.colour}"),
+                    title_align="left",
+                    subtitle=Text(f"{answer['status'].replace('_', ' ')}, {rounds}", style="dim"),
+                    subtitle_align="right",
+                    border_style=community.colour,
+                )
+            )
+    click.echo(f"The calls are kept in {out}; the run will not ask them again.", err=True)
+
+
+def _batch(
+    job: Job, out: Path, sitting: Sitting, mode: str, results: tuple[Path, ...], as_json: bool
+) -> None:
+    from dataclasses import replace
+
+    from training.synthesis.batch import ENDPOINT, RequestsFile, ResultsFiles
+    from training.synthesis.sitting import sit
+
+    answering = RequestsFile(out / "batch") if mode == "write" else ResultsFiles(results)
+    ticker = _Ticker()
+    outcome = sit(job, out, replace(sitting, answering=answering), ticker, lambda text: None)
+    ticker.end()
+    if isinstance(answering, ResultsFiles):
+        counts = ", ".join(f"{number:,} {name}" for name, number in answering.counts.items())
+        click.echo(f"results: {counts}", err=True)
+        for fault in answering.faults[:5]:
+            click.echo(f"  {fault}", err=True)
+    if outcome.finished:
+        _print_manifest(out, as_json)
+        return
+    click.echo(_so_far(outcome), err=True)
+    if isinstance(answering, RequestsFile):
+        for file in answering.close():
+            click.echo(str(file))
+        click.echo(
+            f"{answering.requests:,} requests. Give each file to the provider as a batch for {ENDPOINT}; "
+            "then the same command with --batch read --results FILE.",
+            err=True,
+        )
+    else:
+        click.echo("Go on with --batch write: the next step of every unfinished answer.", err=True)
