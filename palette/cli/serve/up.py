@@ -1,4 +1,4 @@
-"""`palette serve`: a palette's two vLLM servers, started, watched and stopped together."""
+"""`palette serve up`: start what does not run, wait, tell the client's settings; or show the commands."""
 
 from __future__ import annotations
 
@@ -7,39 +7,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from palette.cli.lookup import json_option
+from palette.cli.serve.folder import HOME, folder_option, open_fleet
 from palette.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from palette.serving.devices import Device
-    from palette.serving.fleet import Fleet, Health
+    from palette.serving.fleet import Fleet
     from palette.serving.manifest import ServedPalette
     from palette.serving.plan import Plan
-    from palette.settings import Settings
 
-HOME = Path("runs") / "serve"
 OURS = "# Written by palette serve up"
 WATCH_S = 2.0
 FORMATS = ("shell", "compose", "settings")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
-folder_option = click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FOLDER",
-    help="Holds state and logs.  [default: runs/serve/NAME]",
-)  # fmt: skip
 
-
-@click.group()
-def serve() -> None:
-    """Serve a palette's models with vLLM.
-
-    One server has the base model and an adapter for each community, the other the MoErges.
-    """
-
-
-@serve.command()
+@click.command()
 @click.argument("palette", default="nano")
 @folder_option
 @click.option("--device", type=click.Choice(("auto", "cuda", "cpu")), default="auto", show_default=True)
@@ -124,7 +109,7 @@ def up(
     if not only_print:
         check_folders(found)
     folder = out or HOME / found.name
-    fleet = _fleet(folder, settings, no_key)
+    fleet = open_fleet(folder, settings, no_key=no_key)
     machine = _device(device, shape if only_print else "", gpus, gpu_memory, knobs.python)
     plan = _plan(found, machine, fleet, port, no_key)
     if only_print:
@@ -133,69 +118,6 @@ def up(
     if write is not None:
         _check_writable(write)
     _up(fleet, plan, found, timeout, lambda: _ready(plan, fleet, advertise, write, foreground), foreground)
-
-
-@serve.command()
-@click.argument("palette", required=False)
-@folder_option
-@json_option
-def status(palette: str | None, out: Path | None, as_json: bool) -> None:
-    """Show the servers: up, starting, silent (does not answer any more) or dead.
-
-    Without PALETTE: of all palettes under runs/serve. Exit code 1 unless all are up.
-    """
-    import sys
-
-    from palette.settings import get_settings
-
-    settings = get_settings()
-    rows = {folder: _fleet(folder, settings, False).status() for folder in _folders(palette, out)}
-    found = [health for healths in rows.values() for health in healths]
-    if as_json:
-        import json
-        from dataclasses import asdict
-
-        listed = [
-            asdict(health) | {"folder": str(folder)} for folder, healths in rows.items() for health in healths
-        ]
-        click.echo(json.dumps({"servers": listed}, indent=2))
-    else:
-        for folder, healths in rows.items():
-            if healths:
-                click.echo(f"{folder}")
-            for health in healths:
-                _show(health)
-        if not found:
-            click.echo("No server was started. 'palette serve up' starts them.")
-    sys.exit(0 if found and all(health.state == "up" for health in found) else 1)
-
-
-@serve.command()
-@click.argument("palette", required=False)
-@folder_option
-@click.option(
-    "--grace",
-    type=click.FloatRange(0),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Before they are killed.",
-)
-def stop(palette: str | None, out: Path | None, grace: float) -> None:
-    """Stop the servers with all their processes.
-
-    Without PALETTE: those under runs/serve, if they are of one palette.
-    """
-    from palette.settings import get_settings
-
-    settings = get_settings()
-    fleets = [_fleet(folder, settings, False) for folder in _folders(palette, out)]
-    started = [fleet for fleet in fleets if fleet.records()]
-    if not palette and not out and len(started) > 1:
-        names = ", ".join(fleet.folder.name for fleet in started)
-        raise UsageError(f"Several palettes are served: {names}. Say which.")
-    stopped = [name for fleet in started for name in fleet.stop(grace)]
-    click.echo(f"Stopped {' and '.join(stopped)}." if stopped else "No server was started.", err=not stopped)
 
 
 def _up(
@@ -326,7 +248,8 @@ def _plan(palette: ServedPalette, device: Device, fleet: Fleet, port: int | None
     from dataclasses import replace
 
     from palette.serving.checkpoint import moerges_checkpoint
-    from palette.serving.plan import LORA, MOERGES, plan_servers
+    from palette.serving.placing import LORA, MOERGES
+    from palette.serving.plan import plan_servers
     from palette.serving.probe import free_ports
 
     if palette.parts is not None:
@@ -341,37 +264,9 @@ def _plan(palette: ServedPalette, device: Device, fleet: Fleet, port: int | None
     return plan_servers(palette, device, ports=ports, asks_key=fleet.key is not None, open_to_all=no_key)
 
 
-def _fleet(folder: Path, settings: Settings, no_key: bool) -> Fleet:
-    from palette.serving.fleet import Fleet
-
-    key = settings.api_key.get_secret_value() if settings.api_key and not no_key else None
-    return Fleet(folder, key or None)
-
-
-def _folders(palette: str | None, out: Path | None) -> list[Path]:
-    """The folders that a command looks at."""
-    if out is not None:
-        return [out]
-    if palette is None:
-        return sorted(path.parent for path in HOME.glob("*/state.json"))
-    from palette.serving.manifest import read_palette
-
-    named = HOME / palette  # the name alone is enough: the file it was read from may be gone
-    return [named if named.is_dir() else HOME / read_palette(palette).name]
-
-
 def _check_writable(file: Path) -> None:
     """Refuse to write over settings that a person wrote."""
     if file.is_file() and not file.read_text(encoding="utf-8", errors="replace").startswith(OURS):
         raise UsageError(
             f"{file} is there and was not written by palette serve: take another file, or move it."
         )
-
-
-def _show(health: Health) -> None:
-    since = health.uptime_s
-    age = "" if since is None else f"{since:.0f} s" if since < 120 else f"{since / 60:.0f} min"
-    where = f"process {health.pid}  {health.url}  {', '.join(health.models)}"
-    click.echo(f"  {health.name:<8} {health.state:<9}{age:<8} {where}")
-    if health.state != "up":
-        click.echo(f"  {'':<8} {health.said + '; ' if health.said else ''}see {health.log}")

@@ -1,0 +1,87 @@
+"""`palette serve status` and `palette serve stop`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from palette.cli.lookup import json_option
+from palette.cli.serve.folder import folder_option, folders, open_fleet
+from palette.errors import UsageError
+
+if TYPE_CHECKING:
+    from palette.serving.fleet import Health
+
+
+@click.command()
+@click.argument("palette", required=False)
+@folder_option
+@json_option
+def status(palette: str | None, out: Path | None, as_json: bool) -> None:
+    """Show the servers: up, starting, silent (does not answer any more) or dead.
+
+    Without PALETTE: of all palettes under runs/serve. Exit code 1 unless all are up.
+    """
+    import sys
+
+    from palette.settings import get_settings
+
+    settings = get_settings()
+    rows = {folder: open_fleet(folder, settings).status() for folder in folders(palette, out)}
+    found = [health for healths in rows.values() for health in healths]
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        listed = [
+            asdict(health) | {"folder": str(folder)} for folder, healths in rows.items() for health in healths
+        ]
+        click.echo(json.dumps({"servers": listed}, indent=2))
+    else:
+        for folder, healths in rows.items():
+            if healths:
+                click.echo(f"{folder}")
+            for health in healths:
+                _show(health)
+        if not found:
+            click.echo("No server was started. 'palette serve up' starts them.")
+    sys.exit(0 if found and all(health.state == "up" for health in found) else 1)
+
+
+@click.command()
+@click.argument("palette", required=False)
+@folder_option
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Before they are killed.",
+)
+def stop(palette: str | None, out: Path | None, grace: float) -> None:
+    """Stop the servers with all their processes.
+
+    Without PALETTE: those under runs/serve, if they are of one palette.
+    """
+    from palette.settings import get_settings
+
+    settings = get_settings()
+    fleets = [open_fleet(folder, settings) for folder in folders(palette, out)]
+    started = [fleet for fleet in fleets if fleet.records()]
+    if not palette and not out and len(started) > 1:
+        names = ", ".join(fleet.folder.name for fleet in started)
+        raise UsageError(f"Several palettes are served: {names}. Say which.")
+    stopped = [name for fleet in started for name in fleet.stop(grace)]
+    click.echo(f"Stopped {' and '.join(stopped)}." if stopped else "No server was started.", err=not stopped)
+
+
+def _show(health: Health) -> None:
+    since = health.uptime_s
+    age = "" if since is None else f"{since:.0f} s" if since < 120 else f"{since / 60:.0f} min"
+    where = f"process {health.pid}  {health.url}  {', '.join(health.models)}"
+    click.echo(f"  {health.name:<8} {health.state:<9}{age:<8} {where}")
+    if health.state != "up":
+        click.echo(f"  {'':<8} {health.said + '; ' if health.said else ''}see {health.log}")

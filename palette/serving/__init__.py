@@ -1,0 +1,18 @@
+"""vLLM servers for a palette: one with the base and a LoRA adapter a community, one with the MoErges.
+
+| file | its idea |
+|---|---|
+| `manifest.py` | what is to be served: base, adapters, MoErges, knobs |
+| `checkpoint.py` | a MoErges kept in parts, written as a checkpoint that vLLM loads |
+| `devices.py` | what there is to run on, and who gets how much of its memory |
+| `install.py` | the Python that has vLLM, which may live in an environment of its own |
+| `placing.py` | where each server runs, and the flags that say so |
+| `plan.py` | the servers' names, addresses, flags and environment; nothing is started |
+| `compose.py` | the same plan as a Docker Compose file |
+| `processes.py` | a process and its group: started, recognised again, ended whole |
+| `probe.py` | whether a server answers, and with which models |
+| `state.py` | what was started, on the disk |
+| `last_words.py` | why a server died, and the way out |
+| `fleet.py` | both servers together: up, status, stop |
+| `launch.py` | run by vLLM's Python, not by ours: vLLM's own command line |
+"""

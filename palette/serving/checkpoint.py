@@ -1,0 +1,100 @@
+"""A MoErges that is kept in parts, written once as a checkpoint that vLLM loads.
+
+The weights are the embedded engine's own, so that a served palette and an embedded one are the same model.
+Only the names differ: transformers fuses the experts, vLLM wants them apart, as `palette merge` writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from palette.embedded.manifest import Manifest, read_manifest
+from palette.errors import ModelError
+
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    "generation_config.json",
+)  # fmt: skip
+
+
+def moerges_checkpoint(name_or_path: str, cache: Path) -> Path:
+    """The folder `cache/moerges-<content>` for an embedded palette; written unless it is there.
+
+    The name follows the parts' content: other weights, another folder. Raises ModelError: without the
+    packages of the extra "embedded", and when a part is missing.
+    """
+    manifest = read_manifest(name_or_path)
+    out = cache / f"moerges-{_digest(manifest)}"
+    if out.is_dir():
+        return out
+    part = cache / f".{out.name}.{os.getpid()}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        _write(name_or_path, manifest, part)
+        part.rename(out)
+    except OSError as error:
+        if not out.is_dir():  # another process was quicker with the same folder
+            raise ModelError(f"{out} can not be written: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def vllm_names(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A MixtralForCausalLM's tensors under the names of the Mixtral checkpoints: w1 gate, w2 down, w3 up."""
+    for name, tensor in state.items():
+        layer, fused, rest = name.partition(".mlp.")
+        if not fused:
+            yield name, tensor
+        elif rest == "gate.weight":
+            yield f"{layer}.block_sparse_moe.gate.weight", tensor
+        elif rest == "experts.gate_up_proj":
+            for index, expert in enumerate(tensor):
+                gate, up = expert.chunk(2)
+                yield f"{layer}.block_sparse_moe.experts.{index}.w1.weight", gate.clone()
+                yield f"{layer}.block_sparse_moe.experts.{index}.w3.weight", up.clone()
+        elif rest == "experts.down_proj":
+            for index, expert in enumerate(tensor):
+                yield f"{layer}.block_sparse_moe.experts.{index}.w2.weight", expert.clone()
+        else:
+            raise ModelError(f"A MoErges has no place for {name}; is this version of transformers supported?")
+
+
+def _write(name_or_path: str, manifest: Manifest, folder: Path) -> None:
+    from palette.embedded.engine import get_engine
+
+    model = get_engine(name_or_path).meta
+    from safetensors.torch import save_file
+
+    tied = model.config.tie_word_embeddings
+    tensors = {
+        name: tensor
+        for name, tensor in vllm_names(model.state_dict())
+        if not (tied and name == "lm_head.weight")
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model.config.architectures = ["MixtralForCausalLM"]
+    model.config.save_pretrained(folder)
+    for name in TOKENIZER:
+        if (manifest.base / name).is_file():
+            shutil.copy2(manifest.base / name, folder / name)
+
+
+def _digest(manifest: Manifest) -> str:
+    """Twelve hex digits over everything that the MoErges is made of."""
+    found = hashlib.sha256()
+    parts = [*manifest.base.glob("*"), manifest.router]
+    for adapter in manifest.adapters.values():
+        parts += sorted(adapter.glob("adapter_*"))
+    for file in sorted(parts):
+        if file.is_file():
+            found.update(f"{file.name} {file.stat().st_size} ".encode())
+            found.update(file.read_bytes())
+    found.update(" ".join(manifest.communities).encode())
+    return found.hexdigest()[:12]

@@ -1,0 +1,126 @@
+"""A plan as a Docker Compose file: vLLM's own image, the same flags, folders mounted, the key from the
+environment.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from palette.serving.manifest import Source
+from palette.serving.plan import KEY, Plan, Server
+
+IMAGE = "${VLLM_IMAGE:-vllm/vllm-openai:v0.32.0}"
+MODELS = "/models"
+HUB = "huggingface"
+CHECK = "import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
+HEAD = """\
+# The palette {palette!r} on vLLM. Written by
+#   {command}
+# Then:
+#   PALETTE_API_KEY=... HF_TOKEN=... docker compose up --detach --wait
+# Without a key the servers ask for none; they listen on this machine's own address only. Ask them with the
+# palette.toml that 'palette serve up ... --print --format settings' prints. docs/serving.md tells the rest.
+"""
+
+
+def compose_file(plan: Plan, command: str, home: Path) -> str:
+    """docker-compose.yml for `plan`. Folders below `home`, where the file will lie, are relative to it."""
+    import yaml
+
+    services = {server.name: _service(server, plan, home) for server in plan.servers}
+    whole: dict[str, Any] = {
+        "name": f"palette-{plan.palette}".lower().replace(".", "-"),
+        "services": services,
+    }
+    if any(service.get("volumes") and _on_hub(service) for service in services.values()):
+        whole["volumes"] = {HUB: {}}
+    text = yaml.dump(whole, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=108)
+    return HEAD.format(palette=plan.palette, command=command) + text
+
+
+def container_arguments(server: Server) -> list[str]:
+    """The server's arguments as they are inside its container: folders under /models, open to Docker's own
+    network.
+    """
+    folders = _folders(server)
+    arguments = server.arguments(
+        lambda source: f"{MODELS}/{folders[source]}" if source in folders else str(source)
+    )
+    arguments[arguments.index("--host") + 1] = "0.0.0.0"
+    return arguments
+
+
+def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
+    environment = {
+        name: value for name, value in server.environment.items() if name != "CUDA_VISIBLE_DEVICES"
+    }
+    volumes = [f"{_relative(folder, home)}:{MODELS}/{name}:ro" for folder, name in _folders(server).items()]
+    if any(not isinstance(source, Path) for source in (server.model, *server.adapters.values())):
+        environment["HF_TOKEN"] = "${HF_TOKEN:-}"
+        volumes.append(f"{HUB}:/root/.cache/huggingface")
+    found: dict[str, Any] = {
+        "image": IMAGE,
+        "entrypoint": ("vllm",),
+        "command": tuple(container_arguments(server)),
+        "environment": environment | {KEY: "${PALETTE_API_KEY:-}"},
+        "volumes": volumes,
+        "ports": [f"{server.host}:{server.port}:{server.port}"],
+        "ipc": "host",
+        "restart": "unless-stopped",
+        "healthcheck": {
+            "test": ("CMD", "python3", "-c", CHECK.format(port=server.port)),
+            "interval": "10s", "timeout": "10s", "retries": 3, "start_period": "30m",
+        },
+        "deploy": {
+            "resources": {
+                "reservations": {
+                    "devices": [
+                        {"driver": "nvidia", "device_ids": server.gpus, "capabilities": ("gpu",)}
+                    ]
+                }
+            }
+        },
+    }  # fmt: skip
+    if server.after is not None:
+        found["depends_on"] = {server.after: {"condition": "service_healthy"}}
+    return found
+
+
+def _folders(server: Server) -> dict[Source, str]:
+    """Each folder that the server reads, and its name under /models."""
+    named = {server.model: server.models[0], **{source: name for name, source in server.adapters.items()}}
+    return {source: name for source, name in named.items() if isinstance(source, Path)}
+
+
+def _relative(folder: Source, home: Path) -> str:
+    path = Path(folder)
+    return f"./{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else path.as_posix()
+
+
+def _on_hub(service: dict[str, Any]) -> bool:
+    return any(volume.startswith(f"{HUB}:") for volume in service["volumes"])
+
+
+def shown_command(arguments: list[str]) -> str:
+    """A command as a person types it."""
+    return shlex.join(arguments)
+
+
+def _dumper() -> Any:
+    """Short lists on lines, as one writes commands."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
+            return super().increase_indent(flow, False)
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    Dumper.add_representer(
+        tuple,
+        lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True),
+    )
+    return Dumper

@@ -1,0 +1,248 @@
+"""Both servers of a palette together: started, waited for, found again, stopped.
+
+The folder holds `state.json` (see `state.py`), one log a server, and a lock for whoever starts or stops. The
+servers do not depend on the command that started them, and any later command finds them by that file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from palette.serving.last_words import last_words
+from palette.serving.manifest import ServingError
+from palette.serving.plan import KEY, Plan, Server
+from palette.serving.probe import Answer, port_is_free, probe, served
+from palette.serving.processes import end, start
+from palette.serving.state import Record, StateFile, timestamp
+
+STATE, LOCK = "state.json", ".lock"
+POLL_S = 0.5
+GRACE_S = 30.0
+
+State = Literal["up", "starting", "silent", "locked", "dead"]
+Tell = Callable[[str, str], None]
+"""Called with a server's name and what is to be said of it."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """A server now. "up" answers with its models; "starting" did not yet; "silent" did, and does not now;
+    "locked" wants another key than ours; "dead" is gone.
+    """
+
+    name: str
+    state: State
+    pid: int
+    url: str
+    models: tuple[str, ...]
+    uptime_s: float | None
+    log: str
+    asks_key: bool
+    said: str = ""
+
+
+@dataclass
+class Fleet:
+    """The servers whose state lies in `folder`. `key`: what they ask for and are asked with; it is never
+    written.
+    """
+
+    folder: Path
+    key: str | None = field(default=None, repr=False)
+
+    def up(
+        self,
+        plan: Plan,
+        command: Sequence[str],
+        *,
+        timeout_s: float = 1800.0,
+        tell: Tell = lambda name, said: None,
+    ) -> list[str]:
+        """Start what does not run yet, wait until everything answers; the names of what was started.
+
+        `command`: what comes before `serve`. Running servers stay as they are. When one can not be started,
+        those that this call started are ended again. Raises ServingError.
+        """
+        begun: list[str] = []
+        try:
+            for server in plan.servers:
+                if server.after is not None:
+                    self._wait([each for each in plan.servers if each.name == server.after], timeout_s, tell)
+                if self._start(plan, server, command, tell):
+                    begun.append(server.name)
+            self._wait(plan.servers, timeout_s, tell)
+        except BaseException:
+            with self._locked():
+                self._end([record for record in self.records() if record.name in begun], GRACE_S)
+            raise
+        return begun
+
+    def status(self) -> list[Health]:
+        """Every server that was started and not stopped."""
+        return [self._health(record) for record in self.records()]
+
+    def stop(self, grace_s: float = GRACE_S) -> list[str]:
+        """End every server with all its processes, and forget them; their names."""
+        with self._locked():
+            records = self.records()
+            self._end(records, grace_s)
+        return [record.name for record in records]
+
+    def records(self) -> list[Record]:
+        """The servers as they were started. Raises ServingError when the file can not be read."""
+        return list(self._state.records().values())
+
+    # -- starting ---
+
+    def _start(self, plan: Plan, server: Server, command: Sequence[str], tell: Tell) -> bool:
+        """Start a server unless it runs; whether it had to be started."""
+        with self._locked():
+            whole = (*command, *server.arguments())
+            old = next((record for record in self.records() if record.name == server.name), None)
+            if old is not None and old.process.alive:
+                self._check_same(old, server, whole)
+                tell(server.name, "runs already")
+                return False
+            if old is not None:
+                end([old.process], GRACE_S)  # what a killed server left behind
+            self._check_port(server)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            log = (self.folder / f"{server.name}.log").resolve()
+            if log.exists():
+                log.replace(log.with_suffix(".log.old"))
+            try:
+                process = start(whole, self._environment(server), log)
+            except OSError as error:
+                raise ServingError(f"The server {server.name!r} can not be started: {error}.") from error
+            record = Record(
+                name=server.name, pid=process.pid, began=process.began, started=timestamp(), url=server.url,
+                models=server.models, log=str(log), command=whole, environment=dict(server.environment),
+                asks_key=self.key is not None,
+            )  # fmt: skip
+            self._state.put(record, [each.name for each in plan.servers])
+        tell(server.name, f"starts at {server.url}, process {process.pid}")
+        return True
+
+    def _check_same(self, old: Record, server: Server, whole: tuple[str, ...]) -> None:
+        mine = (whole, dict(server.environment), self.key is not None)
+        if mine != (old.command, dict(old.environment), old.asks_key):
+            was = {*old.command, *(f"{name}={value}" for name, value in old.environment.items())}
+            now = {*whole, *(f"{name}={value}" for name, value in server.environment.items())}
+            changed = f"now {_told(was - now)}, wanted {_told(now - was)}" if was != now else "another key"
+            raise ServingError(
+                f"The server {server.name!r} runs with other settings ({changed}). "
+                "Stop it first ('palette serve stop'), or serve in another folder with --out."
+            )
+
+    def _check_port(self, server: Server) -> None:
+        if port_is_free(server.host, server.port):
+            return
+        found = served(server.url, self.key)
+        who = f"serves {', '.join(found[:8]) or 'nothing'}" if isinstance(found, list) else found
+        raise ServingError(
+            f"Port {server.port} is taken: what listens there {who or 'does not speak HTTP'}. Stop it, or "
+            "choose other ports with --port."
+        )
+
+    def _environment(self, server: Server) -> dict[str, str]:
+        """Ours without our own settings and keys, the server's, and the key that it will ask for."""
+        inherited = {
+            name: value for name, value in os.environ.items()
+            if not name.startswith(("PALETTE_", "OPENAI_")) and name != KEY
+        }  # fmt: skip
+        return inherited | dict(server.environment) | ({KEY: self.key} if self.key else {})
+
+    # -- waiting ---
+
+    def _wait(self, servers: Sequence[Server], timeout_s: float, tell: Tell) -> None:
+        """Until each answers with its models. Raises ServingError: it died, is another, or takes too long."""
+        began = time.monotonic()
+        waiting = {server.name for server in servers}
+        while True:
+            records = {record.name: record for record in self.records() if record.name in waiting}
+            if gone := waiting - set(records):
+                raise ServingError(f"The server {min(gone)!r} was stopped by another command meanwhile.")
+            waiting -= {name for name, record in records.items() if self._answers(record, tell)}
+            if not waiting:
+                return
+            if time.monotonic() - began > timeout_s:
+                raise ServingError(
+                    f"{' and '.join(sorted(waiting))} did not answer within {timeout_s:.0f} s (--timeout). "
+                    f"See {', '.join(records[name].log for name in sorted(waiting))}."
+                )
+            time.sleep(POLL_S)
+
+    def _answers(self, record: Record, tell: Tell) -> bool:
+        """Whether a server is up now. Raises ServingError when it never will be."""
+        found = self._health(record)
+        if found.state == "dead":
+            raise ServingError(last_words(record, self.key))
+        if found.state == "locked":
+            raise ServingError(
+                f"The server {record.name!r} asks for another key: set PALETTE_API_KEY to the one it was "
+                "started with, or stop it first ('palette serve stop')."
+            )
+        if found.said:
+            raise ServingError(
+                f"What answers at {record.url} {found.said}, and should serve {', '.join(record.models)}. "
+                "Choose another port with --port."
+            )
+        if found.state != "up":
+            return False
+        if record.ready is None:
+            with self._locked():
+                self._state.mark_ready(record)
+            tell(record.name, f"up after {record.age_s:.0f} s")
+        return True
+
+    def _health(self, record: Record) -> Health:
+        answer = probe(record.url, record.models, self.key) if record.process.alive else None
+        return Health(
+            name=record.name, state=_state_of(record, answer), pid=record.pid, url=record.url,
+            models=record.models, uptime_s=record.age_s if answer else None, log=record.log,
+            asks_key=record.asks_key, said=answer.said if answer else "",
+        )  # fmt: skip
+
+    # -- the folder ---
+
+    def _end(self, records: Sequence[Record], grace_s: float) -> None:
+        end([record.process for record in records], grace_s)
+        self._state.drop([record.name for record in records])
+
+    @property
+    def _state(self) -> StateFile:
+        return StateFile(self.folder / STATE)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One command at a time starts or stops; the lock ends with the process, however that comes."""
+        import fcntl
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _state_of(record: Record, answer: Answer | None) -> State:
+    """`answer`: None when the process is gone."""
+    if answer is None:
+        return "dead"
+    if answer.state == "ready":
+        return "up"
+    if answer.state == "locked":
+        return "locked"
+    return "silent" if record.ready else "starting"
+
+
+def _told(parts: set[str]) -> str:
+    return " ".join(sorted(parts))[:200] or "without"

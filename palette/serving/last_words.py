@@ -1,0 +1,64 @@
+"""Why a server died, as far as its log and its exit code tell, and the way out where it is known."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from palette.serving.processes import exit_code
+from palette.serving.state import Record
+
+TAIL_LINES, TAIL_BYTES = 15, 200_000
+# What vLLM's last words mean. The first that fits is told.
+WAYS_OUT = (
+    (r"torchvision::nms", "A CUDA build of torchvision is in vLLM's environment; 'make vllm' leaves it out."),
+    (r"[Aa]ddress already in use", "Another program took the port meanwhile: choose another with --port."),
+    (
+        r"No available memory for the cache|Free memory on device|[Oo]ut of memory|KV cache.*needed",
+        "Not enough memory: a smaller max_model_len, another memory_share, or a GPU for each server.",
+    ),
+    (
+        r"GatedRepo|401 Client Error|restricted",
+        "The model wants a permission: ask for it on the hub and set HF_TOKEN.",
+    ),
+    (
+        r"LocalEntryNotFound|couldn't connect to|outgoing traffic has been disabled",
+        "The model is not on this disk, and the hub does not answer: download it first.",
+    ),
+    (r"unrecognized arguments|invalid choice", "This vLLM does not know a flag; 0.32 knows all of them."),
+    (r"is greater than max_lora_rank|LoRA rank", "Say serving.max_lora_rank, the adapters' largest rank."),
+)
+SIGNALLED = {
+    -4: "The processor lacks an instruction: start the CPU build through 'palette serve' only.",
+    -9: "It was killed from outside, which mostly means that the machine ran out of memory.",
+    -15: "It was told to stop.",
+}
+
+
+def last_words(record: Record, key: str | None = None) -> str:
+    """The first error in the log, the way out, and the log's end; `key` is struck out of it."""
+    text = _tail(Path(record.log))
+    if key:
+        text = text.replace(key, "***")
+    code = exit_code(record.process)
+    hint = SIGNALLED.get(code or 0) or next((out for sign, out in WAYS_OUT if re.search(sign, text)), "")
+    causes = re.findall(r"^.*?((?:\w+\.)*\w*(?:Error|Exception): .+)$", text, flags=re.MULTILINE)
+    told = [
+        f"The server {record.name!r} ended while it started"
+        + (f" (exit code {code})." if code is not None else "."),
+        *([f"First error: {causes[0]}"] if causes else []),
+        *([f"-> {hint}"] if hint else []),
+        f"The end of {record.log}:",
+        *(f"  {line}" for line in text.splitlines()[-TAIL_LINES:]),
+    ]
+    return "\n".join(told)
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError as error:
+        return f"(no log: {error})"

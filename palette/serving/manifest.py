@@ -1,0 +1,282 @@
+"""What is to be served: a base with an adapter a community, their MoErges, and how to serve them.
+
+A palette comes as a built-in name ("nano") or a folder with `manifest.json` (as the embedded engine reads
+it), or as a YAML or JSON file of one's own. A `Path` is a folder on this disk; a `str` is a model on the
+Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from palette.embedded.manifest import BUILT_IN, read_manifest
+from palette.errors import PaletteError, UsageError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TAKEN = ("base", "moerges", "meta")
+"""Names that a community's adapter can not have: the servers' other models have them."""
+OURS = ("--api-key", "--host", "--port", "--served-model-name", "--lora-modules", "--model", "--enable-lora")
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM's --max-lora-rank takes."""
+
+Source = Path | str
+
+
+class ServingError(PaletteError):
+    """A server that can not be started, found or stopped; the message says why and the way out."""
+
+
+class ManifestError(UsageError):
+    """A palette that can not be served as it is written; names the file and the field."""
+
+
+class _Knobs(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerKnobs(_Knobs):
+    """One server's own. `gpus`: their numbers; `memory_share` (0..1) of a GPU that both servers use;
+    `replicas`: vLLM's data parallel.
+    """
+
+    port: int | None = Field(default=None, ge=1, le=65_535)
+    gpus: tuple[int, ...] | None = Field(default=None, min_length=1)
+    tensor_parallel: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=1)
+    memory_share: float | None = Field(default=None, gt=0, lt=1)
+    extra: tuple[str, ...] = ()
+
+    @field_validator("extra")
+    @classmethod
+    def _not_ours(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
+        for flag in flags:
+            if (name := flag.partition("=")[0]) in OURS:
+                hint = "; set PALETTE_API_KEY instead" if name == "--api-key" else ""
+                raise ValueError(f"{name} is given by palette serve itself{hint}")
+        return flags
+
+
+class Knobs(_Knobs):
+    """How to serve. What is left out is chosen: see `plan.py` and docs/serving.md."""
+
+    host: str = "127.0.0.1"
+    dtype: str | None = Field(default=None, pattern="^(auto|half|float16|bfloat16|float32|float)$")
+    quantization: str | None = None
+    max_model_len: int | None = Field(default=None, ge=64)
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_lora_rank: int | None = Field(default=None, ge=1, le=RANKS[-1])
+    python: str | None = None
+    lora: ServerKnobs = ServerKnobs()
+    moerges: ServerKnobs = ServerKnobs()
+
+
+class _File(_Knobs):
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    map: str = "continents"
+    base: str
+    adapters: dict[str, str] = Field(min_length=2)
+    moerges: str
+    serving: Knobs = Knobs()
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Self:
+        if both := sorted(set(TAKEN) & set(self.adapters)):
+            raise ValueError(f"a community can not be called {both[0]!r}, which names another model")
+        return self
+
+
+@dataclass(frozen=True)
+class ServedPalette:
+    """A palette as it is served. `moerges` is None for one kept in parts: `parts` then names the embedded
+    palette that `checkpoint.py` puts together.
+    """
+
+    name: str
+    cultural_map: str
+    base: Source
+    adapters: Mapping[str, Source]
+    moerges: Source | None
+    parts: str | None = None
+    knobs: Knobs = field(default_factory=Knobs)
+
+    def __post_init__(self) -> None:
+        if (self.moerges is None) == (self.parts is None):
+            raise ValueError("a served palette has either a MoErges checkpoint or the parts of one")
+
+
+def read_palette(name_or_path: str) -> ServedPalette:
+    """A built-in palette, a folder with manifest.json, or a YAML or JSON file. Raises ManifestError.
+
+    Folders need not be there yet: `check_folders` asks for that.
+    """
+    path = Path(name_or_path)
+    if name_or_path in BUILT_IN or path.is_dir():
+        found = read_manifest(name_or_path)
+        return ServedPalette(found.name, found.cultural_map, found.base, found.adapters, None, name_or_path)
+    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        raise ManifestError(
+            f"No palette {name_or_path!r}: it is no folder and no YAML or JSON file. Built in: "
+            f"{', '.join(BUILT_IN)}; docs/serving.md shows how to write your own."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ManifestError(f"{path} can not be read: {error.strerror}.") from None
+    try:
+        raw = yaml.safe_load(text)  # JSON is YAML
+        read = _File.model_validate(raw if isinstance(raw, dict) else {})
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise ManifestError(f"{path}: {_told(error)}") from None
+    home = path.resolve().parent
+    return ServedPalette(
+        name=read.name,
+        cultural_map=_map(read.map, home),
+        base=_source(read.base, home, f"{path}: base"),
+        adapters={k: _source(v, home, f"{path}: adapters.{k}") for k, v in read.adapters.items()},
+        moerges=_source(read.moerges, home, f"{path}: moerges"),
+        knobs=read.serving,
+    )
+
+
+def check_folders(palette: ServedPalette) -> None:
+    """Raise ManifestError when a folder is missing or is not what it is given as."""
+    _config(palette.base, "config.json", "the base")
+    for community, source in palette.adapters.items():
+        _config(source, "adapter_config.json", f"the adapter of {community}")
+    if palette.moerges is not None:
+        found = _config(palette.moerges, "config.json", "the MoErges")
+        count = found.get("num_local_experts") or found.get("num_experts")
+        if found and count is None:
+            raise ManifestError(
+                f"{palette.moerges} is a {found.get('model_type')!r} model without experts, no MoErges: "
+                "make one with 'palette merge --method moerges'."
+            )
+        active = found.get("num_experts_per_tok")
+        if found and active != count:
+            raise ManifestError(
+                f"{palette.moerges} has {active} of its {count} experts active; a MoErges has all. "
+                "Set num_experts_per_tok in its config.json, or merge it with 'palette merge'."
+            )
+
+
+def lora_rank(palette: ServedPalette) -> int:
+    """The value for --max-lora-rank: the adapters' largest rank, rounded up to what vLLM takes.
+
+    Raises ManifestError: a kind of adapter that vLLM does not serve, a rank beyond vLLM's largest.
+    """
+    if palette.knobs.max_lora_rank is not None:
+        largest = palette.knobs.max_lora_rank
+    else:
+        largest = max(_rank(source, community) for community, source in palette.adapters.items())
+    for rank in RANKS:
+        if rank >= largest:
+            return rank
+    raise ManifestError(
+        f"An adapter has rank {largest}; vLLM serves up to {RANKS[-1]}. Merge it into a model."
+    )
+
+
+def lora_targets(palette: ServedPalette) -> list[str]:
+    """The layers that the adapters change, by the last part of their names; empty when they do not say it
+    plainly.
+    """
+    found: set[str] = set()
+    for source in palette.adapters.values():
+        targets = (
+            read_json(source, "adapter_config.json").get("target_modules")
+            if isinstance(source, Path)
+            else None
+        )
+        if not isinstance(targets, list) or not all(isinstance(t, str) and t.isidentifier() for t in targets):
+            return []
+        found |= set(targets)
+    return sorted(found)
+
+
+def read_json(folder: Path, file: str) -> dict[str, Any]:
+    """A JSON object of a model's folder; empty when it is not there. Raises ManifestError when broken."""
+    try:
+        found = json.loads((folder / file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{folder / file} can not be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ManifestError(f"{folder / file} holds no JSON object.")
+    return found
+
+
+def _rank(source: Source, community: str) -> int:
+    if not isinstance(source, Path):
+        raise ManifestError(
+            f"The adapter of {community} is on the hub ({source}): say serving.max_lora_rank, the largest "
+            "rank of the adapters."
+        )
+    config = _config(source, "adapter_config.json", f"the adapter of {community}")
+    if config.get("peft_type") != "LORA":
+        raise ManifestError(f"{source} is a {config.get('peft_type')} adapter; vLLM serves LoRA only.")
+    for setting, fine in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
+        if config.get(setting) not in (fine, None, []):
+            raise ManifestError(
+                f"{source} has {setting} = {config[setting]!r}, which vLLM does not serve: train without "
+                "it, or merge the adapter into its base and serve that model by itself."
+            )
+    return max(int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values()), 1)
+
+
+def _config(source: Source, file: str, what: str) -> dict[str, Any]:
+    """The JSON file of a folder, which has to be there; empty for a model on the hub."""
+    if not isinstance(source, Path):
+        return {}
+    if not source.is_dir():
+        raise ManifestError(f"{source} is not there; it should be {what}.")
+    found = read_json(source, file)
+    if not found:
+        other = " It is a full model; vLLM serves adapters of one base." if _is_model(source, file) else ""
+        raise ManifestError(f"{source} has no {file}; it should be {what}.{other}")
+    return found
+
+
+def _is_model(source: Path, file: str) -> bool:
+    return file == "adapter_config.json" and (source / "config.json").is_file()
+
+
+def _source(text: str, home: Path, where: str) -> Source:
+    """A folder, relative to the manifest's, or a hub name. What begins like a folder here is a folder."""
+    path = home / Path(text).expanduser()
+    plain = text.startswith((".", "/", "~")) or path.exists() or (home / Path(text).parts[0]).is_dir()
+    if plain or text.count("/") != 1:
+        return path.resolve()
+    if not HUB_ID.fullmatch(text):
+        raise ManifestError(f"{where}: {text!r} is neither a folder nor a hub name like 'org/model'.")
+    return text
+
+
+def _map(text: str, home: Path) -> str:
+    """A built-in map by name; a file's path made whole, since the settings may be read elsewhere."""
+    return str((home / text).resolve()) if text.endswith((".yaml", ".yml")) else text
+
+
+def _told(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in fault["loc"]) or "the file"
+        said = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            said = "there is no such field"
+        elif fault["type"] == "missing" and where == "moerges":
+            said = "is missing: a folder or hub name of what 'palette merge --method moerges' made"
+        elif fault["type"] == "missing":
+            said = "is missing"
+        lines.append(f"{where}: {said}.")
+    return " ".join(lines)

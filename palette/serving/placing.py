@@ -1,0 +1,165 @@
+"""Where each server runs: on which GPUs with how much memory, or on which cores; the flags for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from palette.serving.devices import (
+    ALONE,
+    GIB,
+    Device,
+    cache_bytes_per_token,
+    core_list,
+    shares_of_one,
+    weights_gib,
+)  # fmt: skip
+from palette.serving.manifest import (
+    ManifestError,
+    ServedPalette,
+    ServerKnobs,
+    ServingError,
+    Source,
+    read_json,
+)  # fmt: skip
+
+LORA, MOERGES = "lora", "moerges"
+BYTES = {"float32": 4.0, "float": 4.0, "half": 2.0, "float16": 2.0, "bfloat16": 2.0}
+CPU_CACHE = (256 * 2**20, 4 * GIB)
+"""Least and most bytes of a server's cache on the CPU, where vLLM does not measure what is free."""
+CPU_AT_ONCE = 8
+"""Requests of the longest kind for which that cache has room."""
+
+
+def own(palette: ServedPalette, name: str) -> ServerKnobs:
+    """One server's own knobs."""
+    return palette.knobs.lora if name == LORA else palette.knobs.moerges
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server runs: the flags and variables that say so."""
+
+    flags: tuple[str, ...]
+    environment: Mapping[str, str]
+    gpus: tuple[str, ...] = ()
+
+
+def on_gpus(palette: ServedPalette, device: Device, sources: Mapping[str, Source]) -> dict[str, Place]:
+    """GPUs and memory of each server. Without a wish: each its own where there are enough, else shared."""
+    knobs = palette.knobs
+    each = {name: own(palette, name) for name in sources}
+    numbers = _assign(device, each)
+    shared = set(numbers[LORA]) & set(numbers[MOERGES])
+    shares = dict.fromkeys(sources, ALONE)
+    if shared:
+        shares = _shares(palette, device, sources, numbers, shared)
+    places = {}
+    for name in sources:
+        gpus = tuple(device.gpus[number].number for number in numbers[name])
+        flags = [
+            *("--dtype", knobs.dtype or "auto"),
+            *(("--quantization", knobs.quantization) if knobs.quantization else ()),
+            *("--tensor-parallel-size", str(each[name].tensor_parallel)),
+            *(("--data-parallel-size", str(each[name].replicas)) if each[name].replicas > 1 else ()),
+            *("--gpu-memory-utilization", f"{shares[name]:g}"),
+        ]
+        places[name] = Place(tuple(flags), {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}, gpus)
+    return places
+
+
+def _assign(device: Device, each: Mapping[str, ServerKnobs]) -> dict[str, tuple[int, ...]]:
+    """Positions in `device.gpus` for each server. Raises ManifestError when there are too few."""
+    count = len(device.gpus)
+    need = {name: knobs.tensor_parallel * knobs.replicas for name, knobs in each.items()}
+    enough = sum(need.values()) <= count
+    numbers: dict[str, tuple[int, ...]] = {}
+    free = list(range(count))
+    for name, knobs in each.items():
+        wanted = knobs.gpus or tuple((free if enough else range(count))[: need[name]])
+        if (
+            len(wanted) != need[name]
+            or len(set(wanted)) < len(wanted)
+            or max(wanted) >= count
+            or min(wanted) < 0
+        ):
+            raise ManifestError(
+                f"The server {name!r} needs {need[name]} GPUs (tensor_parallel {knobs.tensor_parallel} x "
+                f"replicas {knobs.replicas}) and would get {list(wanted)} of the {count} here. Change "
+                f"serving.{name}, or use a machine with more."
+            )
+        numbers[name] = tuple(wanted)
+        free = [number for number in free if number not in wanted]
+    return numbers
+
+
+def _shares(
+    palette: ServedPalette, device: Device, sources: Mapping[str, Source],
+    numbers: Mapping[str, Sequence[int]], shared: set[int],
+) -> dict[str, float]:  # fmt: skip
+    """Each server's share of the GPUs that both use."""
+    given = {name: own(palette, name).memory_share for name in sources}
+    if sum(share or 0 for share in given.values()) > 0.98:
+        raise ManifestError(
+            "Both servers share a GPU, and their memory_share adds up to "
+            f"{sum(s or 0 for s in given.values()):g}: leave some for what neither counts; 0.92 together is "
+            "safe."
+        )
+    needs: dict[str, float] = {}
+    for name, source in sources.items():
+        size = weights_gib(source, _bytes_each(palette))
+        if size is None and given[name] is None:
+            raise ServingError(
+                f"{source} is not on this disk, so its size is not known: say serving.{name}.memory_share, "
+                "or download it first and name its folder."
+            )
+        needs[name] = (size or 0.0) / own(palette, name).tensor_parallel
+    totals = [device.gpus[number].memory_gib for number in shared]
+    if any(total is None for total in totals) and None in given.values():
+        raise ServingError(
+            "The memory of the GPU is not known: say serving.lora.memory_share and "
+            "serving.moerges.memory_share, or --gpu-memory GIB."
+        )
+    smallest = min((total for total in totals if total is not None), default=1.0)
+    return shares_of_one(needs, smallest, given)
+
+
+def _bytes_each(palette: ServedPalette) -> float:
+    """Bytes of one weight once it is loaded; "auto" loads 16 bits."""
+    if palette.knobs.quantization:
+        return 1.06 if "8" in palette.knobs.quantization else 2.0  # fp8 with its scales; others: no promise
+    return BYTES.get(palette.knobs.dtype or "auto", 2.0)
+
+
+def on_cores(palette: ServedPalette, device: Device, window: int) -> dict[str, Place]:
+    """Half of the cores for each server; on one core, the same for both."""
+    for name in (LORA, MOERGES):
+        knobs = own(palette, name)
+        if knobs.tensor_parallel * knobs.replicas > 1:
+            raise ManifestError(
+                f"serving.{name}: tensor_parallel and replicas are for GPUs; the CPU has one each."
+            )
+    cores = device.cores
+    middle = len(cores) // 2
+    halves = {LORA: cores[:middle] or cores, MOERGES: cores[middle:] or cores}
+    cache = _cpu_cache(palette, window)
+    places = {}
+    for name, part in halves.items():
+        flags = (
+            # Without AVX-512 a processor has no kernels for 16 bits: slower, and 0.06 off in log-probability.
+            *("--dtype", palette.knobs.dtype or "float32"),
+            "--enforce-eager",
+            *("--kv-cache-memory-bytes", str(cache)),
+        )
+        places[name] = Place(flags, {"VLLM_CPU_OMP_THREADS_BIND": core_list(part)})
+    return places
+
+
+def _cpu_cache(palette: ServedPalette, window: int) -> int:
+    least, most = CPU_CACHE
+    if not isinstance(palette.base, Path):
+        return most
+    each = BYTES.get(palette.knobs.dtype or "float32", 4.0)
+    one = cache_bytes_per_token(read_json(palette.base, "config.json"), each) * window
+    return max(least, one, min(most, CPU_AT_ONCE * one))

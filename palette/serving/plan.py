@@ -1,0 +1,231 @@
+"""The two servers of a palette, laid out: names, addresses, flags, environment. Nothing is started here.
+
+Why each flag is there stands beside it; docs/serving.md tells it at length.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from palette.models import BASE, META, SERVER_MAX_TOKENS, ModelRef
+from palette.serving.devices import Device
+from palette.serving.manifest import (
+    ManifestError,
+    ServedPalette,
+    ServingError,
+    Source,
+    lora_rank,
+    lora_targets,
+    read_json,
+)  # fmt: skip
+from palette.serving.placing import LORA, MOERGES, on_cores, on_gpus, own
+
+PORTS = {LORA: 8000, MOERGES: 8001}
+LONGEST = 8192
+"""Tokens that a request may have, where the model reads more: five drafts of 1,024 and what surrounds them.
+"""
+KEY = "VLLM_API_KEY"
+EVERYWHERE = ("0.0.0.0", "::")
+
+
+@dataclass(frozen=True)
+class Server:
+    """One vLLM server. `models`: names it serves; `flags`: all but the model and its adapters; `after`: a
+    server that has to be up before this one starts. The environment
+    holds no key.
+    """
+
+    name: str
+    model: Source
+    models: tuple[str, ...]
+    adapters: Mapping[str, Source]
+    host: str
+    port: int
+    flags: tuple[str, ...]
+    environment: Mapping[str, str]
+    gpus: tuple[str, ...] = ()
+    after: str | None = None
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it."""
+        return f"http://{'127.0.0.1' if self.host in EVERYWHERE else self.host}:{self.port}"
+
+    def arguments(self, at: Callable[[Source], str] = str) -> list[str]:
+        """What follows `vllm`. `at`: where a source lies for the process that will read it."""
+        loras = [f"{name}={at(source)}" for name, source in self.adapters.items()]
+        return ["serve", at(self.model), *self.flags, *(["--lora-modules", *loras] if loras else [])]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Both servers of a palette, in the order in which they start."""
+
+    palette: str
+    cultural_map: str
+    device: Device
+    servers: tuple[Server, ...]
+    window: int
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest reply with which all communities' drafts still fit into one prompt with its own reply."""
+        drafts = len(self.servers[0].adapters)
+        return max(16, min(SERVER_MAX_TOKENS, (self.window - 256) // (drafts + 1)))
+
+    def refs(self, host: str | None = None) -> dict[str, str]:
+        """Part -> model as the settings write it. `host`: the name under which clients reach this machine."""
+        found: dict[str, str] = {}
+        for server in self.servers:
+            url = f"http://{host}:{server.port}" if host else server.url
+            for model in server.models:
+                part = META if model == MOERGES else model
+                found[part] = str(ModelRef("openai", model, f"{url}/v1"))
+        return {part: found[part] for part in sorted(found, key=lambda part: (part in (META, BASE), part))}
+
+    def settings(self, host: str | None = None, *, key: bool = False) -> str:
+        """palette.toml for a client of these servers; without the key, which has no place in a file."""
+        lines = [
+            f"# Written by palette serve up: the palette {self.palette!r}, served by vLLM.",
+            *(
+                ["# The servers ask for a key: set PALETTE_API_KEY to the one they were started with."]
+                if key
+                else []
+            ),
+            f"map = {json.dumps(self.cultural_map)}",
+            f"max_tokens = {self.max_tokens}",
+            *self._blend(),
+            "",
+            "[models]",
+            *(f"{part} = {json.dumps(ref)}" for part, ref in self.refs(host).items()),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _blend(self) -> list[str]:
+        """How to get the blend as well, which no server tells: a line to take in by hand, for its price."""
+        moerges = self.servers[-1].model
+        if not isinstance(moerges, Path):
+            return []
+        return [
+            "# With this the client reads the blend itself; it loads the whole MoErges for that:",
+            f"# blend_checkpoint = {json.dumps(str(moerges))}",
+        ]
+
+
+def plan_servers(
+    palette: ServedPalette,
+    device: Device,
+    *,
+    ports: Mapping[str, int] | None = None,
+    asks_key: bool = False,
+    open_to_all: bool = False,
+) -> Plan:
+    """Lay out both servers of `palette` on `device`.
+
+    `palette.moerges` has to be there (see `checkpoint.py`). `ports` win over the manifest's. `open_to_all`:
+    other machines may reach servers that ask for no key. Raises ManifestError and ServingError: adapters that
+    vLLM does not serve, GPUs that are not there or too small, a port used twice, an open address without a
+    key.
+    """
+    knobs = palette.knobs
+    moerges = palette.moerges
+    assert moerges is not None, "write the checkpoint first"
+    if not asks_key and not open_to_all and knobs.host not in ("127.0.0.1", "localhost", "::1"):
+        raise ServingError(
+            f"The address {knobs.host} is open to other machines, and the servers would ask for no key: set "
+            "PALETTE_API_KEY, or say --no-key if your network keeps others out."
+        )
+    window = _window(palette)
+    chosen = {name: (ports or {}).get(name) or own(palette, name).port or PORTS[name] for name in PORTS}
+    if chosen[LORA] == chosen[MOERGES]:
+        raise ManifestError(f"Both servers would take port {chosen[LORA]}: give each its own.")
+    sources: dict[str, Source] = {LORA: palette.base, MOERGES: moerges}
+    places = on_gpus(palette, device, sources) if device.kind == "cuda" else on_cores(palette, device, window)
+    servers = []
+    for name, model in sources.items():
+        place = places[name]
+        adapters = palette.adapters if name == LORA else {}
+        flags = [
+            *("--host", knobs.host, "--port", str(chosen[name])),
+            *("--served-model-name", BASE if name == LORA else MOERGES),
+            *place.flags,
+            *("--max-model-len", str(window)),
+            # vLLM's own sampling defaults, not those that a model's author wrote into generation_config.json.
+            *("--generation-config", "vllm"),
+            # Prompts that begin alike share the work of their beginning.
+            "--enable-prefix-caching",
+            *("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}'),
+            "--disable-uvicorn-access-log",
+            *(("--max-num-seqs", str(knobs.max_num_seqs)) if knobs.max_num_seqs else ()),
+            *(_lora_flags(palette) if name == LORA else ()),
+            *own(palette, name).extra,
+        ]
+        servers.append(
+            Server(
+                name=name, model=model, models=(BASE, *adapters) if name == LORA else (MOERGES,),
+                adapters=adapters, host=knobs.host, port=chosen[name], flags=tuple(flags),
+                environment={**_environment(palette), **place.environment}, gpus=place.gpus,
+            )
+        )  # fmt: skip
+    if set(places[LORA].gpus) & set(places[MOERGES].gpus):
+        # vLLM measures free memory while it starts; two that start at once on one GPU mislead each other.
+        servers[1] = replace(servers[1], after=LORA)
+    return Plan(palette.name, palette.cultural_map, device, tuple(servers), window)
+
+
+def shell(server: Server, command: Sequence[str], *, asks_key: bool) -> str:
+    """The server's command for a POSIX shell, a flag a line; the key stays a variable."""
+    given = [f"{name}={shlex.quote(value)}" for name, value in server.environment.items()]
+    if asks_key:
+        given.append(f'{KEY}="$PALETTE_API_KEY"')
+    lines: list[list[str]] = [[*given, *(shlex.quote(part) for part in command)]]
+    for argument in server.arguments():
+        if argument.startswith("--"):
+            lines.append([argument])
+        else:
+            lines[-1].append(shlex.quote(argument))
+    return " \\\n    ".join(" ".join(line) for line in lines)
+
+
+def _lora_flags(palette: ServedPalette) -> Iterator[str]:
+    """Every adapter in memory at once, and one slot more: on the CPU, vLLM 0.32 gives rows of the base in a
+    batch with an adapter's the weights of the last slot, so that one has to stay empty.
+    """
+    slots = str(len(palette.adapters) + 1)
+    yield from ("--enable-lora", "--max-loras", slots, "--max-cpu-loras", slots)
+    yield from ("--max-lora-rank", str(lora_rank(palette)))
+    if targets := lora_targets(palette):
+        # Layers that no adapter changes then cost nothing extra.
+        yield from ("--lora-target-modules", *targets)
+
+
+def _environment(palette: ServedPalette) -> dict[str, str]:
+    """No call leaves the machine for statistics; none at all when every model is on this disk."""
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    local = all(
+        isinstance(source, Path) for source in (palette.base, palette.moerges, *palette.adapters.values())
+    )
+    return quiet | ({"HF_HUB_OFFLINE": "1"} if local else {})
+
+
+def _window(palette: ServedPalette) -> int:
+    """Tokens of the longest request: as told, else what both models read, LONGEST at most."""
+    known = []
+    for source in (palette.base, palette.moerges):
+        if isinstance(source, Path):
+            config: dict[str, Any] = read_json(source, "config.json")
+            if limit := config.get("max_position_embeddings"):
+                known.append(int(limit))
+    wanted = palette.knobs.max_model_len
+    if wanted is None:
+        return min([LONGEST, *known])
+    if known and wanted > min(known):
+        raise ManifestError(
+            f"max_model_len {wanted:,} is more than the {min(known):,} tokens that the model reads."
+        )
+    return wanted

@@ -1,0 +1,97 @@
+"""Whether a server answers, and with which models. A health check alone does not tell whose server it is:
+another one may sit on that port.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from http.client import HTTPException
+from typing import Literal, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+TIMEOUT_S = 5.0
+LOCKED = "asks for another key"
+# Servers on this machine are not to be asked through a proxy.
+OPENER = build_opener(ProxyHandler({}))
+
+
+class Answer(NamedTuple):
+    """`state`: "ready" serves these models; "silent" does not answer (yet); "locked" wants another key;
+    "other" is not the one looked for, and `said` is what it is instead.
+    """
+
+    state: Literal["ready", "silent", "locked", "other"]
+    said: str = ""
+
+
+def probe(url: str, models: Sequence[str], key: str | None = None, timeout_s: float = TIMEOUT_S) -> Answer:
+    """Ask /health, then whether /v1/models lists exactly `models`."""
+    status, _ = _get(f"{url}/health", key, timeout_s)
+    if status is None or status >= 500:
+        return Answer("silent")
+    found = served(url, key, timeout_s)
+    if found == LOCKED:
+        return Answer("locked", found)
+    if isinstance(found, str):
+        return Answer("other", found)
+    if found is None:
+        return Answer("silent")
+    if sorted(found) != sorted(models):
+        return Answer("other", f"serves {', '.join(found) or 'nothing'}")
+    return Answer("ready")
+
+
+def served(url: str, key: str | None = None, timeout_s: float = TIMEOUT_S) -> list[str] | str | None:
+    """The names that a server lists; what it is when it lists none; None when nothing answers."""
+    status, body = _get(f"{url}/v1/models", key, timeout_s)
+    if status is None:
+        return None
+    if status in (401, 403):
+        return LOCKED
+    try:
+        return [str(model["id"]) for model in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return f"is no server of models (HTTP {status})"
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do, past connections in TIME_WAIT
+        try:
+            trial.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports that nobody listens on now, all different."""
+    trials = [socket.socket() for _ in range(count)]
+    try:
+        for trial in trials:
+            trial.bind((host, 0))
+        return [trial.getsockname()[1] for trial in trials]
+    finally:
+        for trial in trials:
+            trial.close()
+
+
+def _get(url: str, key: str | None, timeout_s: float) -> tuple[int | None, bytes]:
+    request = Request(url)
+    if key:
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
+    try:
+        with OPENER.open(request, timeout=timeout_s) as response:
+            return response.status, response.read(2_000_000)
+    except HTTPError as error:
+        with error:
+            return error.code, b""
+    except (OSError, HTTPException, ValueError):
+        return None, b""
