@@ -1,10 +1,97 @@
-"""`palette report`: Write the tables, figures and pages of a finished evaluation."""
+"""`palette report`: tables, figures and a page from a run folder. Reads files only, asks no model."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
+
+from palette.cli.lookup import map_option
+from palette.errors import UsageError
+
+if TYPE_CHECKING:
+    from palette.cultural_map import CulturalMap
+
+# Told again in evaluation.metrics, which is too heavy to import for a help text; a test compares.
+METRIC_NAMES = ("jsd_e", "jsd_2", "jsdist_2", "jsdist_e")
+PAPER = ("auto", "always", "never")
 
 
 @click.command()
-def report() -> None:
-    """Write the tables, figures and pages of a finished evaluation."""
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: RUN/report]")
+@click.option(
+    "--metric", default="jsdist_e", show_default=True, metavar="METRIC",
+    help="jsdist_e (comparable to the paper), jsd_e (eq. 5 as printed), jsd_2 or jsdist_2.",
+)  # fmt: skip
+@click.option(
+    "--semantic",
+    type=click.Path(path_type=Path),
+    help="A run of `palette evaluate semantic` to show beside it.",
+)
+@click.option(
+    "--paper", type=click.Choice(PAPER), default="auto", show_default=True,
+    help="The paper's numbers: where the base model is the same, always (apart, if it is another), or never.",
+)  # fmt: skip
+@click.option("--base-model", metavar="NAME", help="What the models were made from, if their names hide it.")
+@click.option("--ours", metavar="METHOD", help="The method that counts.  [default: cultural-palette]")
+@click.option(
+    "--baseline", "baselines", multiple=True, metavar="METHOD", help="Instead of the paper's; repeat."
+)
+@map_option
+@click.option("--partial", is_flag=True, help="Report an unfinished run; everything is marked PARTIAL.")
+@click.option(
+    "--cases", type=click.IntRange(0, 50), default=1, show_default=True, help="Cases by lot, besides."
+)
+@click.option(
+    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap."
+)
+@click.option(
+    "--permutations", type=click.IntRange(100), default=10000, show_default=True, help="Of each test."
+)
+@click.option("--seed", default=0, show_default=True, help="For intervals, tests and the lot.")
+def report(
+    run: Path, out: Path | None, metric: str, semantic: Path | None, paper: str, base_model: str | None,
+    ours: str | None, baselines: tuple[str, ...], map_name: str | None, partial: bool, cases: int,
+    resamples: int, permutations: int, seed: int,
+) -> None:  # fmt: skip
+    """Write tables, figures and a page from the run folder RUN.
+
+    RUN comes from `palette evaluate surveys` or `palette evaluate semantic`. Nothing is asked of any model.
+
+    \b
+    palette report runs/y
+    palette report runs/y --metric jsd_e --semantic runs/z --out reports/y
+    """
+    if not run.is_dir():
+        raise UsageError(f"No folder {run}: give the --out of a `palette evaluate` run.")
+
+    from evaluation.report.analysis import Settings
+    from evaluation.report.write import Request, write_report
+
+    settings = Settings(resamples=resamples, permutations=permutations, seed=seed)
+    request = Request(
+        run=run, out=out or run / "report", metric=metric, semantic=semantic,
+        paper=paper,  # type: ignore[arg-type]
+        base_model=base_model, ours=ours, baselines=baselines, partial=partial, drawn=cases,
+        settings=settings,
+    )  # fmt: skip
+    written = write_report(request, _map(run, map_name))
+    for line in written.verdict:
+        click.echo(line)
+    click.echo(f"{written.folder / 'report.html'} and {len(written.files) - 1} files more")
+
+
+def _map(run: Path, map_name: str | None) -> CulturalMap:
+    """The map that was asked for, else the run's own, else the settings'."""
+    from evaluation.report.write import recorded
+    from palette.cultural_map import builtin_maps, load_map
+    from palette.settings import get_settings
+
+    own = recorded(run, "map")
+    if map_name is None and own is not None:
+        if own not in builtin_maps():
+            raise UsageError(f"{run} was made with the map {own!r}: give its file, as --map {own}.yaml.")
+        return load_map(own)
+    return load_map(get_settings(map=map_name).map)

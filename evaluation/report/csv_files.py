@@ -1,0 +1,119 @@
+"""Every number of a report, unrounded, for spreadsheets and other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from evaluation.report.analysis import AVERAGE, MethodResult
+from evaluation.report.calibration import Calibration
+from evaluation.report.cases import Failure
+from evaluation.report.paper import PaperBlock
+from evaluation.report.tables import COMPARABLE, Subject
+from evaluation.statistics import Interval
+
+
+def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows with a heading; columns as they first appear, empty where a row has none."""
+    listed = list(rows)
+    names = list(dict.fromkeys(name for row in listed for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return text.getvalue()
+
+
+def long_rows(subject: Subject, blocks: Sequence[PaperBlock]) -> Iterator[dict[str, object]]:
+    """Every number of every metric, one a row: for the CSV."""
+    homes = {column.label: column.over for column in subject.columns}
+    for metric, analysis in subject.analyses.items():
+        for result in analysis.methods:
+            role = subject.roles.of[result.method]
+            for column, interval in _intervals(result):
+                yield {
+                    "metric": metric, "kind": role, "method": result.method, "column": column,
+                    "community": homes.get(column, ""), "mean": interval.mean, "low": interval.low,
+                    "high": interval.high, "items": interval.n, "questions": interval.clusters,
+                    "mark": analysis.marks.get((result.method, column), ""),
+                }  # fmt: skip
+        for floor in analysis.floors:
+            kind = "ceiling" if floor.floor.ceiling else "floor"
+            means = {**floor.by_country, **({AVERAGE: floor.average} if floor.average is not None else {})}
+            for column, mean in means.items():
+                yield {
+                    "metric": metric, "kind": kind, "method": floor.floor.key, "column": column,
+                    "community": homes.get(column, ""), "mean": mean,
+                }  # fmt: skip
+    for block in blocks:
+        for row in block.rows:
+            for column, mean in {**row.by_country, AVERAGE: row.average}.items():
+                yield {
+                    "metric": COMPARABLE, "kind": f"paper {block.base_model}", "method": row.method,
+                    "column": column, "community": homes.get(column, ""), "mean": mean,
+                }  # fmt: skip
+
+
+def wide_rows(subject: Subject, metric: str) -> Iterator[dict[str, object]]:
+    """Table 1 with unrounded numbers, one method a row: for the CSV."""
+    analysis, codes = subject.analyses[metric], subject.evaluation.countries
+    for floor in analysis.floors:
+        yield {
+            "kind": "ceiling" if floor.floor.ceiling else "floor",
+            "method": floor.floor.key, "metric": metric,
+            **{code: floor.by_country.get(code) for code in codes}, AVERAGE: floor.average,
+            "items": floor.items,
+        }  # fmt: skip
+    for result in analysis.methods:
+        out, whole, runs = subject.outcomes[result.method], result.average, result.spread
+        each = {code: i.mean if (i := result.by_country.get(code)) else None for code in codes}
+        yield {
+            "kind": subject.roles.of[result.method], "method": result.method, "metric": metric, **each,
+            AVERAGE: whole.mean if whole else None, "low": whole.low if whole else None,
+            "high": whole.high if whole else None, "items": result.answered,
+            "runs_sd": runs.sd if runs else None, "ok": out.ok, "unreadable": out.unreadable,
+            "failed": out.failed, "missing": out.missing, "degraded": out.degraded,
+        }  # fmt: skip
+
+
+def tested_rows(subject: Subject) -> Iterator[dict[str, object]]:
+    """Every test of every metric, one a row: for the CSV."""
+    for metric, analysis in subject.analyses.items():
+        floor = analysis.best_floor.floor.key if analysis.best_floor else ""
+        families = ((analysis.best_baseline, analysis.against_baseline), (floor, analysis.against_floor))
+        for other, tested in families:
+            for method, each in tested.items():
+                found = each.comparison
+                yield {
+                    "metric": metric, "method": method, "against": other, "difference": found.difference.mean,
+                    "low": found.difference.low, "high": found.difference.high, "p": found.p,
+                    "p_holm": each.p_holm, "pairs": found.difference.n,
+                    "questions": found.difference.clusters, "only_method": found.only_first,
+                    "only_other": found.only_second, "neither": found.neither, "detectable": found.detectable,
+                }  # fmt: skip
+
+
+def calibration_rows(calibrations: Iterable[Calibration]) -> Iterator[dict[str, object]]:
+    """Every bin of every method."""
+    for each in calibrations:
+        for part in each.bins:
+            yield {
+                "method": each.method, "low": part.low, "high": part.high, "options": part.count,
+                "predicted": part.predicted, "survey": part.survey, "method_ece": each.error,
+            }  # fmt: skip
+
+
+def failure_rows(found: Iterable[Failure], errors: Mapping[int, str]) -> Iterator[dict[str, object]]:
+    """Every row that is not ok; a row that is missing has no line."""
+    for failure in found:
+        yield {
+            "method": failure.method, "run": failure.run, "item": failure.item.id,
+            "status": failure.status, "line": failure.line or None, "error": errors.get(failure.line, ""),
+        }  # fmt: skip
+
+
+def _intervals(result: MethodResult) -> Iterator[tuple[str, Interval]]:
+    yield from result.by_country.items()
+    if result.average:
+        yield AVERAGE, result.average

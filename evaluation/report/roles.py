@@ -1,0 +1,92 @@
+"""What each method is in a comparison: a baseline to beat, ours, an ablation of it, a control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from palette.errors import UsageError
+
+Role = Literal["baseline", "ours", "ablation", "control", "added"]
+OURS = "cultural-palette"
+# In the order of the paper's Table 1; controls, which the paper lacks, come last.
+KNOWN: Mapping[str, tuple[str, Role]] = {
+    "vanilla": ("Vanilla", "baseline"),
+    "prompting": ("Prompting", "baseline"),
+    "joint": ("Joint", "baseline"),
+    "moe": ("MoE", "baseline"),
+    "ties": ("TIES", "baseline"),
+    "model_stock": ("Model Stock", "baseline"),
+    "modular": ("Modular", "baseline"),  # the paper's row, which does not say its form
+    "modular-overton": ("Modular (Overton)", "baseline"),
+    "modular-steerable": ("Modular (steerable)", "baseline"),
+    "modular-distributional": ("Modular (distributional)", "baseline"),
+    "moerges": ("MoErges", "ours"),
+    OURS: ("Cultural Palette", "ours"),
+    "without-moerges": ("without MoErges", "ablation"),
+    "without-draft": ("without drafts", "ablation"),
+    "without-self-regulation": ("without self-regulation", "ablation"),
+    "own-draft": ("Own community's draft", "control"),
+    "best-single-draft": ("Best single draft", "control"),
+    "self-blend": ("Self-blend", "control"),
+}
+SINGLE = "single-draft:"
+HEADINGS: Mapping[Role, str] = {
+    "baseline": "Baselines",
+    "ours": "Ours",
+    "ablation": "Ablations",
+    "control": "Controls",
+    "added": "Added",
+}
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Methods in the order of the tables, with their role; `ours` is the one the case studies follow."""
+
+    of: Mapping[str, Role]
+    ours: str
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The methods one of which is the best baseline."""
+        return tuple(method for method, role in self.of.items() if role == "baseline")
+
+
+def assign_roles(methods: Sequence[str], *, baselines: Iterable[str] = (), ours: str | None = None) -> Roles:
+    """Roles of a run's methods. `baselines` replaces the built-in choice; `ours`: the method that counts.
+
+    A method of a user's own is "added": it is tested, but it is no baseline unless named so.
+    """
+    named = tuple(baselines)
+    for name in (*named, *((ours,) if ours else ())):
+        if name not in methods:
+            raise UsageError(f"The run has no method {name!r}; it has {', '.join(methods)}.")
+    if ours in named:
+        raise UsageError(f"{ours!r} can not be ours and a baseline.")
+
+    def role(method: str) -> Role:
+        if method == ours:
+            return "ours"
+        if method in named:
+            return "baseline"
+        usual = KNOWN[method][1] if method in KNOWN else "control" if method.startswith(SINGLE) else "added"
+        return "added" if usual == "baseline" and named else usual
+
+    order = list(KNOWN)
+    ranks = list(HEADINGS)
+    found = {method: role(method) for method in methods}
+    ordered = sorted(
+        methods,
+        key=lambda m: (ranks.index(found[m]), order.index(m) if m in order else len(order), m),
+    )
+    first = next((m for m in ordered if found[m] == "ours"), ordered[0])
+    return Roles({method: found[method] for method in ordered}, ours or (OURS if OURS in methods else first))
+
+
+def title(method: str) -> str:
+    """A method's name in tables; its key where it is not one of ours."""
+    if method.startswith(SINGLE):
+        return f"Single draft ({method.removeprefix(SINGLE)})"
+    return KNOWN[method][0] if method in KNOWN else method

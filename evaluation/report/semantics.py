@@ -1,0 +1,165 @@
+"""Read a run of `palette evaluate semantic`: S_semantic by method and community, the paper's Figure 4."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.report.analysis import Settings
+from evaluation.report.layout import Cell, Column, Line, Section, Table, number
+from evaluation.report.load import read_manifest
+from evaluation.report.paper import Quoted, quoted_values, same_base
+from evaluation.report.roles import title
+from evaluation.statistics import Interval, grouped_bootstrap
+from palette.artifacts import ROWS, RunFolder
+from palette.cultural_map import Community, CulturalMap
+from palette.errors import ArtifactError
+
+KIND = "semantic-evaluation"
+SOURCE = "Cultural Palette: Pluralising Culture Alignment via Multi-agent Palette, section 5.4 on Figure 4"
+
+
+@dataclass(frozen=True)
+class SemanticResult:
+    """A method: its mean over communities and each community's (0..100), and rows by what became of them."""
+
+    method: str
+    average: Interval | None
+    by_community: Mapping[str, Interval]
+    ok: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """A semantic run. `quoted`: what the paper's text says of Figure 4, where the base model is the same."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    partial: bool
+    communities: tuple[Community, ...]
+    results: tuple[SemanticResult, ...]
+    quoted: tuple[Quoted, ...]
+
+
+def load_semantics(
+    path: Path,
+    cultural_map: CulturalMap,
+    settings: Settings,
+    *,
+    base_name: str | None = None,
+    partial: bool = False,
+    quote: bool = True,
+) -> Semantics:
+    """Read, check and average a semantic run; queries are the clusters. `quote`: the paper's values too.
+
+    Raises ArtifactError with file and line for a row that can not be right, and UsageError for an unfinished
+    run unless `partial`.
+    """
+    manifest = read_manifest(path, KIND, partial=partial)
+    known = {community.key: community for community in cultural_map.communities}
+    rows: dict[tuple[str, str, str], float | None] = {}
+    for line, row in enumerate(RunFolder(path).rows(), 1):
+        key, value = _checked(row, f"{path / ROWS}:{line}", known)
+        if key in rows:
+            raise ArtifactError(f"{path / ROWS}:{line}: {', '.join(key)} stands twice. Take one out.")
+        rows[key] = value
+    if not rows:
+        raise ArtifactError(f"{path / ROWS} has no rows: there is nothing to report.")
+    methods = list(manifest.get("methods") or dict.fromkeys(method for method, _, _ in rows))
+    if strange := next((key[0] for key in rows if key[0] not in methods), None):
+        raise ArtifactError(
+            f"{path / ROWS}: method {strange!r} is not in the manifest: {', '.join(methods)}."
+        )
+    named = base_name or (manifest.get("models") or {}).get("prompting")
+    base = same_base(named) if named and quote else None
+    there = {community for _, community, _ in rows}
+    return Semantics(
+        path=path, manifest=manifest, partial=not manifest,
+        communities=tuple(community for key, community in known.items() if key in there),
+        results=tuple(_result(method, rows, settings) for method in methods),
+        quoted=tuple(quoted for quoted in quoted_values() if quoted.base_model == base),
+    )  # fmt: skip
+
+
+def semantic_table(semantics: Semantics) -> Table:
+    """Methods by communities, the mean over communities last."""
+    columns = [Column(c.name, "Community") for c in semantics.communities]
+    columns += [Column("Average"), Column("95 %"), Column("ok", "Rows"), Column("not ok", "Rows")]
+    lines = []
+    for result in semantics.results:
+        cells = [_cell(result.by_community.get(c.key)) for c in semantics.communities]
+        whole = result.average
+        ends = Cell("–")
+        if whole and whole.low is not None and whole.high is not None:
+            ends = Cell(f"[{whole.low:.2f}, {whole.high:.2f}]", whole.low)
+        cells += [
+            _cell(whole),
+            ends,
+            number(float(result.ok), digits=0),
+            number(float(result.failed), digits=0),
+        ]
+        lines.append(Line(title(result.method), tuple(cells)))
+    notes = [
+        "S_semantic: probability (times 100) that the community's gold answer entails the model's answer. "
+        "The average is the mean of the communities' means; 95 %: queries resampled. Rows that are not ok "
+        "have no score."
+    ]
+    if semantics.quoted:
+        told = "; ".join(_told(quoted) for quoted in semantics.quoted)
+        notes.append(f"The paper quotes for {semantics.quoted[0].base_model}: {told}. {SOURCE}.")
+    mark = "PARTIAL. " if semantics.partial else ""
+    caption = f"{mark}Semantic consistency by community, 0 to 100 (the paper's Figure 4)."
+    return Table("semantic", caption, tuple(columns), (Section("", tuple(lines)),), tuple(notes))
+
+
+def _told(quoted: Quoted) -> str:
+    where = quoted.community or "all communities"
+    value = f"{quoted.low:.2f}" if quoted.low == quoted.high else f"{quoted.low:.2f} to {quoted.high:.2f}"
+    return f"{title(quoted.method)}, {where} {value}"
+
+
+def _cell(interval: Interval | None) -> Cell:
+    if interval is None:
+        return Cell("–", hint="nothing answered")
+    low, high = interval.low, interval.high
+    hint = "" if low is None or high is None else f"[{low:.2f}, {high:.2f}], {interval.n} answers"
+    return Cell(f"{interval.mean:.2f}", interval.mean, hint=hint)
+
+
+def _checked(
+    row: Mapping[str, Any], where: str, known: Mapping[str, Community]
+) -> tuple[tuple[str, str, str], float | None]:
+    for name in ("method", "community", "query_id", "status"):
+        if not isinstance(row.get(name), str):
+            raise ArtifactError(f"{where}: {name} is {row.get(name)!r}, expected a text.")
+    if row["community"] not in known:
+        raise ArtifactError(
+            f"{where}: the map has no community {row['community']!r}; it has {', '.join(known)}."
+        )
+    value = row.get("s_semantic")
+    if row["status"] == "ok" and not (
+        isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 100
+    ):
+        raise ArtifactError(f"{where}: s_semantic is {value!r}, expected 0 to 100 in a row that is ok.")
+    return (row["method"], row["community"], row["query_id"]), value if row["status"] == "ok" else None
+
+
+def _result(
+    method: str, rows: Mapping[tuple[str, str, str], float | None], settings: Settings
+) -> SemanticResult:
+    own = sorted(
+        (community, query, value) for (name, community, query), value in rows.items() if name == method
+    )
+    values = [value for _, _, value in own]
+    ok = sum(value is not None for value in values)
+    if not ok:
+        return SemanticResult(method, None, {}, 0, len(own))
+    whole, each = grouped_bootstrap(
+        values, [query for _, query, _ in own], [community for community, _, _ in own],
+        resamples=settings.resamples, seed=settings.seed,
+    )  # fmt: skip
+    return SemanticResult(method, whole, each, ok, len(own) - ok)

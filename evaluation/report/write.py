@@ -1,0 +1,283 @@
+"""One run folder in, one report folder out; `report.json`, which lists the files, comes last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluation.metrics import ALIGNMENTS, TITLES
+from evaluation.report import figures
+from evaluation.report.analysis import Settings, analyse, outcomes
+from evaluation.report.calibration import calibrate
+from evaluation.report.case_page import cases_part, failures_part
+from evaluation.report.cases import choose_cases, failures
+from evaluation.report.csv_files import (
+    calibration_rows,
+    failure_rows,
+    long_rows,
+    tested_rows,
+    to_csv,
+    wide_rows,
+)
+from evaluation.report.figures import Picture
+from evaluation.report.layout import Table, to_latex, to_markdown
+from evaluation.report.load import load_evaluation
+from evaluation.report.page import Part, facts_html, page, tables_part
+from evaluation.report.paper import Show, paper_blocks
+from evaluation.report.roles import assign_roles, title
+from evaluation.report.semantics import KIND as SEMANTIC
+from evaluation.report.semantics import Semantics, load_semantics, semantic_table
+from evaluation.report.tables import (
+    COMPARABLE,
+    Subject,
+    calls_table,
+    main_table,
+    metrics_table,
+    outcomes_table,
+    paper_table,
+    tests_table,
+)
+from evaluation.report.verdict import semantic_verdict, verdict
+from palette.artifacts import CONFIG, MANIFEST, write_whole
+from palette.cultural_map import CulturalMap
+from palette.errors import UsageError
+
+FORMAT = "cultural-palette-report/1"
+SUMMARY, PAGE, TEXT = "report.json", "report.html", "report.md"
+AS_PRINTED = "jsd_e"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to report. `semantic`: a semantic run to show beside a survey run; `base_model`: what the run's
+    models were made from, for the paper's numbers, where their names do not say; `drawn`: cases by lot.
+    """
+
+    run: Path
+    out: Path
+    metric: str = COMPARABLE
+    paper: Show = "auto"
+    semantic: Path | None = None
+    base_model: str | None = None
+    ours: str | None = None
+    baselines: tuple[str, ...] = ()
+    partial: bool = False
+    drawn: int = 1
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if self.metric not in ALIGNMENTS:
+            known = "; ".join(f"{key}: {TITLES[key]}" for key in ALIGNMENTS)
+            raise UsageError(f"Unknown metric {self.metric!r}. There are {known}.")
+
+
+@dataclass(frozen=True)
+class Written:
+    """The report's folder, its files, and its few most important sentences."""
+
+    folder: Path
+    files: tuple[str, ...]
+    verdict: tuple[str, ...]
+
+
+def recorded(run: Path, name: str) -> str | None:
+    """What a run folder's manifest, or its config while it is unfinished, says of itself; else None."""
+    for file in (MANIFEST, CONFIG):
+        try:
+            return str(json.loads((run / file).read_text(encoding="utf-8"))[name])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def write_report(request: Request, cultural_map: CulturalMap) -> Written:
+    """Read the run, write tables, figures and the page. Refuses a folder that holds something else."""
+    old = _old_files(request.out)
+    made = _semantic_only if recorded(request.run, "kind") == SEMANTIC else _survey
+    parts, files, said, facts = made(request, cultural_map)
+    parts.append(Part("made", "How this was made", facts_html(facts)))
+    partial = facts.get("state") == "PARTIAL"
+    name = f"Evaluation report: {request.run.resolve().name}"
+    files[PAGE] = page(name, parts, subtitle=facts["about"], verdict=said, partial=partial)
+    for stale in old - set(files) - {SUMMARY}:
+        (request.out / stale).unlink(missing_ok=True)
+    (request.out / SUMMARY).unlink(missing_ok=True)
+    for file, data in files.items():
+        write_whole(request.out / file, data)
+    summary = {
+        "format": FORMAT, "run": request.run.resolve().name, "metric": request.metric, "partial": partial,
+        "verdict": said, "facts": facts, "files": sorted(files),
+    }  # fmt: skip
+    write_whole(request.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+    return Written(request.out, (*files, SUMMARY), tuple(said))
+
+
+Made = tuple[list[Part], dict[str, str | bytes], list[str], dict[str, str]]
+
+
+def _survey(request: Request, cultural_map: CulturalMap) -> Made:
+    evaluation = load_evaluation(request.run, cultural_map, partial=request.partial)
+    roles = assign_roles(evaluation.methods, baselines=request.baselines, ours=request.ours)
+    settings, metric = request.settings, request.metric
+    subject = Subject(
+        evaluation, roles, cultural_map,
+        {key: analyse(evaluation, roles, key, settings) for key in ALIGNMENTS},
+        {method: outcomes(evaluation, method) for method in roles.of},
+        settings.resamples, settings.permutations,
+    )  # fmt: skip
+    base = request.base_model or (evaluation.manifest.get("models") or {}).get("base")
+    blocks = paper_blocks(base, request.paper)
+    calibrations = [calibrate(evaluation, method) for method in roles.of]
+    semantics = _beside(request, cultural_map, base)
+    found = failures(evaluation)
+    rows = evaluation.rows_at([failure.line for failure in found if failure.line])
+    errors = {line: str(row.get("error") or "") for line, row in rows.items()}
+    cases = choose_cases(evaluation, roles, metric, drawn=request.drawn, seed=settings.seed)
+
+    other = AS_PRINTED if metric != AS_PRINTED else COMPARABLE
+    apart = [block for block in blocks if not (block.same_base and COMPARABLE in (metric, other))]
+    tables: dict[str, list[Table | None]] = {
+        "table": [
+            main_table(subject, metric, blocks),
+            main_table(subject, other, blocks),
+            metrics_table(subject),
+        ],
+        "paper": [paper_table(subject, block) for block in apart],
+        "tests": [tests_table(subject, metric)],
+        "rows": [outcomes_table(subject, metric), calls_table(subject)],
+        "semantic": [semantic_table(semantics)] if semantics else [],
+    }
+    pictures: dict[str, list[Picture | None]] = {
+        "table": [figures.draw_averages(subject, metric)],
+        "countries": [figures.draw_heat_map(subject, metric), figures.draw_radar(subject, metric)],
+        "calibration": [figures.draw_calibration(calibrations, subject.mark)],
+        "semantic": [figures.draw_semantic(semantics)] if semantics else [],
+    }
+    headings = {
+        "table": "Table 1", "paper": "The paper's figures", "tests": "Tests", "countries": "By country",
+        "calibration": "Calibration", "rows": "Rows and calls", "semantic": "Semantic consistency",
+    }  # fmt: skip
+    parts = [
+        tables_part(key, heading, tables.get(key, []), pictures.get(key, []))
+        for key, heading in headings.items()
+        if any(tables.get(key, [])) or any(pictures.get(key, []))
+    ]
+    parts.append(
+        cases_part(cases, cultural_map, metric, ours=roles.ours, drawn=request.drawn, seed=settings.seed)
+    )
+    parts.append(failures_part(found, errors))
+    all_tables = [table for group in tables.values() for table in group if table is not None]
+    files = _files(all_tables, [picture for group in pictures.values() for picture in group if picture])
+    files |= {
+        "tables/table1.csv": to_csv(wide_rows(subject, metric)),
+        "tables/scores.csv": to_csv(long_rows(subject, blocks)),
+        "tables/tests.csv": to_csv(tested_rows(subject)),
+        "tables/calibration.csv": to_csv(calibration_rows(calibrations)),
+        "tables/failures.csv": to_csv(failure_rows(found, errors)),
+    }
+    said = [subject.mark + line for line in verdict(subject, metric)]
+    facts = _survey_facts(subject, request)
+    files[TEXT] = _markdown(request, facts, said, all_tables)
+    return parts, files, said, facts
+
+
+def _semantic_only(request: Request, cultural_map: CulturalMap) -> Made:
+    semantics = load_semantics(
+        request.run, cultural_map, request.settings, base_name=request.base_model,
+        partial=request.partial, quote=request.paper != "never",
+    )  # fmt: skip
+    table, picture = semantic_table(semantics), figures.draw_semantic(semantics)
+    said = [("PARTIAL. " if semantics.partial else "") + line for line in semantic_verdict(semantics)]
+    manifest = semantics.manifest
+    facts = {
+        "about": f"{len(semantics.results)} methods, {len(semantics.communities)} communities",
+        "state": "PARTIAL" if semantics.partial else "finished",
+        **_told(manifest, ("dataset", "nli", "models", "items", "outcomes", "versions")),
+    }
+    files = _files([table], [picture])
+    files[TEXT] = _markdown(request, facts, said, [table])
+    return [tables_part("semantic", "Semantic consistency", [table], [picture])], files, said, facts
+
+
+def _beside(request: Request, cultural_map: CulturalMap, base: str | None) -> Semantics | None:
+    if request.semantic is None:
+        return None
+    return load_semantics(
+        request.semantic, cultural_map, request.settings, base_name=base, partial=request.partial,
+        quote=request.paper != "never",
+    )  # fmt: skip
+
+
+def _files(tables: list[Table], pictures: list[Picture]) -> dict[str, str | bytes]:
+    files: dict[str, str | bytes] = {}
+    for table in tables:
+        files[f"tables/{table.key}.md"] = to_markdown(table)
+        files[f"tables/{table.key}.tex"] = to_latex(table)
+    for picture in pictures:
+        files[f"figures/{picture.key}.svg"] = picture.svg
+        files[f"figures/{picture.key}.png"] = picture.png
+    return files
+
+
+def _markdown(request: Request, facts: Mapping[str, str], said: list[str], tables: list[Table]) -> str:
+    state = "**PARTIAL: this run is not finished. Nothing here is a result.**\n\n"
+    head = f"# Evaluation report: {request.run.resolve().name}\n\n{facts['about']}\n\n"
+    verdicts = "".join(f"- {line}\n" for line in said)
+    body = "\n".join(to_markdown(table) for table in tables)
+    return head + (state if facts["state"] == "PARTIAL" else "") + verdicts + "\n" + body
+
+
+def _survey_facts(subject: Subject, request: Request) -> dict[str, str]:
+    evaluation, manifest = subject.evaluation, subject.evaluation.manifest
+    survey = manifest.get("survey") or {}
+    about = (
+        f"{survey.get('name', 'survey')}: {len(evaluation.items):,} items in {len(evaluation.countries)} "
+        f"countries, {len(evaluation.methods)} methods, runs: {evaluation.runs}"
+    )
+    return {
+        "about": about,
+        "state": "PARTIAL" if evaluation.partial else "finished",
+        "metric": f"{request.metric}: {TITLES[request.metric]}",
+        "ours": title(subject.roles.ours),
+        "baselines": ", ".join(title(method) for method in subject.roles.baselines) or "none",
+        **_told(survey, ("source", "sha256", "selection", "counts"), "survey "),
+        **_told(manifest, ("seed", "models", "left_out", "versions", "predictions_sha256")),
+        "intervals": f"{subject.resamples:,} resamples of questions, seed {request.settings.seed}",
+    }
+
+
+def _told(source: Mapping[str, Any], names: tuple[str, ...], before: str = "") -> dict[str, str]:
+    """Values of a manifest as text; what is not there is left out."""
+    return {
+        f"{before}{name}": _text(source[name]) for name in names if source.get(name) not in (None, {}, [])
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return " ".join(_text(each) for each in value)
+    return (
+        f"{value:,}"
+        if isinstance(value, int) and not isinstance(value, bool) and value > 9999
+        else str(value)
+    )
+
+
+def _old_files(out: Path) -> set[str]:
+    """The files of an earlier report in that folder; UsageError when it holds anything else."""
+    if not out.exists() or not any(out.iterdir()):
+        return set()
+    try:
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        if summary["format"] != FORMAT:
+            raise ValueError(summary["format"])
+        return {str(name) for name in summary["files"] if ".." not in Path(name).parts}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{out} holds something else than a report. Take another --out, or empty it."
+        ) from None
