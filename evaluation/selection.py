@@ -23,6 +23,7 @@ PAPER = (
     "RUS", "IND", "THA", "KEN", "NGA", "ETH", "ZWE", "AUS", "NZL",
 )  # fmt: skip
 OPTIONS_KEPT = ("all", "substantive")
+DRAWS = ("shared", "each")
 
 
 class SelectionError(UsageError):
@@ -35,7 +36,8 @@ class Selection:
 
     `countries`: ISO3 codes, none for every country the survey has. `options`: "all", or "substantive" (don't
     know, no answer, refused and missing dropped, the rest renormalised). `max_options`: most options shown.
-    `questions`: that many questions a country, drawn with `seed`; None for all. `part`: which side of a
+    `questions`: that many questions a country, drawn with `seed`; None for all. `draw`: "shared", the same
+    questions for all countries as far as possible, or "each", every country its own. `part`: which side of a
     split.
     """
 
@@ -44,12 +46,15 @@ class Selection:
     max_options: int | None = None
     questions: int | None = None
     seed: int = 0
+    draw: str = "shared"
     part: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "countries", tuple(self.countries))
         if self.options not in OPTIONS_KEPT:
             raise SelectionError(f"Options {self.options!r}: expected one of {', '.join(OPTIONS_KEPT)}.")
+        if self.draw not in DRAWS:
+            raise SelectionError(f"Draw {self.draw!r}: expected one of {', '.join(DRAWS)}.")
         if self.max_options is not None and self.max_options < 2:
             raise SelectionError(f"At most {self.max_options} options: a question has 2 at least.")
         if self.questions is not None and self.questions < 1:
@@ -101,17 +106,23 @@ def resolve_countries(text: str, cultural_map: CulturalMap) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def draw_questions(items: Sequence[SurveyItem], number: int, seed: int) -> list[SurveyItem]:
-    """`number` questions for each country, the same ones for all as far as the survey asked them there.
+def draw_questions(
+    items: Sequence[SurveyItem], number: int, seed: int, draw: str = "shared"
+) -> list[SurveyItem]:
+    """`number` questions for each country, in the items' own order.
 
-    Again and again the question that most countries still lack (drawn by `seed` among equals), until each
-    country has its number or all it was asked. In the items' own order.
+    "shared": the same ones for all as far as the survey asked them there, so that countries compare: again
+    and again the question that most countries still lack (drawn by `seed` among equals), until each country
+    has its number or all it was asked. "each": every country its own draw, so that few items hold many
+    questions, which narrows intervals clustered by question.
     """
+    if draw == "each":
+        return _draw_each(items, number, seed)
     askers: defaultdict[str, list[str]] = defaultdict(list)
     for item in items:
         askers[item.question.id].append(item.country)
-    draw = random.Random(seed)
-    rank = {key: draw.random() for key in sorted(askers)}
+    lot = random.Random(seed)
+    rank = {key: lot.random() for key in sorted(askers)}
     taken: set[tuple[str, str]] = set()
     have: Counter[str] = Counter()
     left = set(askers)
@@ -123,6 +134,18 @@ def draw_questions(items: Sequence[SurveyItem], number: int, seed: int) -> list[
         taken.update((best, country) for country in lacking[best])
         have.update(lacking[best])
         left.remove(best)
+    return [item for item in items if (item.question.id, item.country) in taken]
+
+
+def _draw_each(items: Sequence[SurveyItem], number: int, seed: int) -> list[SurveyItem]:
+    asked: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items:
+        asked[item.country].append(item.question.id)
+    taken = set()
+    for country in sorted(asked):  # each country's draw is its own: another selection of countries keeps it
+        questions = sorted(asked[country])
+        drawn = random.Random(f"{seed}/{country}").sample(questions, min(number, len(questions)))
+        taken.update((question, country) for question in drawn)
     return [item for item in items if (item.question.id, item.country) in taken]
 
 

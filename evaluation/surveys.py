@@ -154,9 +154,9 @@ def load_survey(source: str | Path, selection: Selection | None = None, *, name:
             + (f" The first thing set aside: {first}." if first else "")
         )
     whole = builder.items()
-    items = (
-        whole if selection.questions is None else draw_questions(whole, selection.questions, selection.seed)
-    )
+    items = whole
+    if selection.questions is not None:
+        items = draw_questions(whole, selection.questions, selection.seed, selection.draw)
     builder.counts["items"] = len(items)
     builder.counts["questions"] = len({item.question.id for item in items})
     return Survey(

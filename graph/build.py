@@ -22,6 +22,7 @@ from palette.cultural_map import CulturalMap, load_map
 from palette.prompts import names, template_of
 from palette.settings import current_settings
 
+DRAFT = "draft_"
 Node = Callable[..., Awaitable[dict[str, Any]]]
 PaletteGraph = CompiledStateGraph[PaletteState, PaletteContext, PaletteInput, PaletteOutput]
 
@@ -30,7 +31,9 @@ def build_palette(
     cultural_map: str | CulturalMap = "continents",
     *,
     intake: Node | None = intake,
+    route: Node | None = None,
     draft: Node | None = draft,
+    resample: Node | None = None,
     memory: Node | None = memory,
     regulate: Node | None = regulate,
     decide: Node | None = decide,
@@ -41,7 +44,9 @@ def build_palette(
     decide.
 
     Any node that keeps the contract may stand in for ours: `async def node(state, runtime) -> dict`; a draft
-    node also takes `community`, intake `cultural_map` and `drafting`. None leaves a node out.
+    node also takes `community`, intake `cultural_map` and `drafting`, route `cultural_map`. None leaves a
+    node out. After a `route` only the community that it put into `chosen` drafts. `resample`: a node that
+    fills `drafts` by itself.
     """
     if isinstance(cultural_map, str):
         cultural_map = load_map(cultural_map)
@@ -51,22 +56,33 @@ def build_palette(
     )
     steps: list[list[str]] = []
     if intake is not None:
-        graph.add_node("intake", partial(intake, cultural_map=cultural_map, drafting=draft is not None))
+        all_draft = draft is not None and route is None
+        graph.add_node("intake", partial(intake, cultural_map=cultural_map, drafting=all_draft))
         steps.append(["intake"])
+    if route is not None:
+        graph.add_node("route", partial(route, cultural_map=cultural_map))
+        steps.append(["route"])
     if draft is not None:
         for community in cultural_map.communities:
             graph.add_node(
-                f"draft_{community.key}",
+                f"{DRAFT}{community.key}",
                 partial(draft, community=community),
                 metadata={"community": community.key},
             )
-        steps.append([f"draft_{community.key}" for community in cultural_map.communities])
-    for step, node in (("memory", memory), ("regulate", regulate), ("decide", decide)):
+        steps.append([f"{DRAFT}{community.key}" for community in cultural_map.communities])
+    for step, node in (
+        ("resample", resample), ("memory", memory), ("regulate", regulate), ("decide", decide),
+    ):  # fmt: skip
         if node is not None:
             graph.add_node(step, node)
             steps.append([step])
     for before, after in zip([[START], *steps], [*steps, [END]], strict=True):
-        if len(after) == 1:
+        if before == ["route"] and len(after) > 1:
+            graph.add_conditional_edges("route", _chosen_draft, after)
+        elif len(before) > 1 and route is not None:  # one of them ran: there is no company to wait for
+            for step in before:
+                graph.add_edge(step, after[0])
+        elif len(after) == 1:
             graph.add_edge(before if len(before) > 1 else before[0], after[0])
         else:
             for step in after:
@@ -74,11 +90,15 @@ def build_palette(
     return graph.compile(checkpointer=checkpointer, name=name)
 
 
+def _chosen_draft(state: PaletteState) -> str:
+    return f"{DRAFT}{state['chosen']}"
+
+
 def _read_files() -> None:
     """Read now what nodes need later: a file opened inside an async node blocks the loop, and the server
     refuses it.
     """
     current_settings()
-    for prompt in names():
+    for prompt in (*names(), *names("baselines")):
         template_of(prompt)
     find_country(all_countries()[0].iso3)

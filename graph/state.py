@@ -76,13 +76,14 @@ class PaletteOutput(TypedDict, total=False):
     that order. `distribution`: option -> probability, None when there were no options or the reply was
     unreadable; `option_mass`: probability (0..1) that the reply was one of the options. `blend`: community ->
     weight, None for a model without router. `degraded`: what went wrong and was worked around; `notes`: what
-    a reader should know.
+    a reader should know. `chosen`: the one community that a method of one picked, by key.
     """
 
     country: str
     query: str
     options: list[str]
     communities: dict[str, str]
+    chosen: str
     drafts: dict[str, Draft | None]
     memory: str | None
     regulated: str | None
@@ -117,6 +118,7 @@ class PaletteState(TypedDict, total=False):
     asked: Asked
     parts: dict[str, str]
     communities: dict[str, str]
+    chosen: str
     drafts: Annotated[dict[str, Draft | None], merge_drafts]
     memory: str | None
     regulated: str | None

@@ -1,4 +1,6 @@
-"""The paper's method and its ablations, each a choice of nodes given to one builder."""
+"""The paper's method, its ablations, its baselines and our controls, each a choice of nodes given to one
+builder. What is ours and where we depart from a source: docs/methods.md.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,37 @@ from typing import Any
 from langgraph.types import Checkpointer
 
 from graph.build import PaletteGraph, build_palette
+from nodes.answer import CHOSEN, answer
 from nodes.decide import decide
+from nodes.mix import mix
 from nodes.regulate import regulate
+from nodes.resample import resample
+from nodes.route import home, route, settled
+from nodes.select import select
+from nodes.summarise import summarise
 from palette.cultural_map import CulturalMap
 from palette.errors import UsageError
 from palette.models import BASE
 
+SINGLE = "single-draft:"
+
 
 @dataclass(frozen=True)
 class Variant:
-    """`source`: where the paper describes it. `nodes`: what it gives to `build_palette`."""
+    """`source`: where it is described. `nodes`: what it gives to `build_palette`."""
 
     source: str
     nodes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _alone(**nodes: Any) -> dict[str, Any]:
+    """One model answers by itself: nobody drafts."""
+    return {"draft": None, "memory": None, "regulate": None, **nodes}
+
+
+def _one_draft(route: Any) -> dict[str, Any]:
+    """One community drafts, and the base model decides: the MoErges would bring the other cultures back."""
+    return {"route": route, "regulate": None, "decide": partial(decide, part=BASE)}
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -37,11 +57,56 @@ VARIANTS: Mapping[str, Variant] = {
     ),
 }
 
+BASELINES: Mapping[str, Variant] = {
+    "vanilla": Variant(
+        "Table 1, 'Vanilla': the bare query to the base model",
+        _alone(decide=partial(answer, part=BASE, prompt="vanilla")),
+    ),
+    "prompting": Variant(
+        "Table 1, 'Prompting': asked to consider culture and history",
+        _alone(decide=partial(answer, part=BASE, prompt="prompting")),
+    ),
+    "moe": Variant(
+        "Table 1, 'MoE': routed to the best-suited community model, which answers",
+        _alone(route=partial(route, part=BASE), decide=partial(answer, part=CHOSEN, prompt="prompting")),
+    ),
+    "modular-overton": Variant(
+        "Feng et al. 2024, Overton: the main model sums up all comments",
+        {"regulate": partial(summarise, part=BASE), "decide": partial(decide, part=BASE)},
+    ),
+    "modular-steerable": Variant(
+        "Feng et al. 2024, steerable: the comment that fits the country best",
+        {"regulate": partial(select, part=BASE), "decide": partial(decide, part=BASE)},
+    ),
+    "modular-distributional": Variant(
+        "Feng et al. 2024, distributional: the mean of the distributions given each comment",
+        {"regulate": None, "decide": partial(mix, part=BASE)},
+    ),
+    "own-draft": Variant(
+        "control, ours: only the country's own community drafts, by the map", _one_draft(home)
+    ),
+    "self-blend": Variant(
+        "control, ours: five drafts of the base model in the place of five cultures'",
+        {"draft": None, "resample": partial(resample, part=BASE)},
+    ),
+}
+
+
+def variant_named(name: str) -> Variant:
+    """A variant by its name: of the tables, or `single-draft:COMMUNITY`."""
+    if name.startswith(SINGLE):
+        community = name.removeprefix(SINGLE)
+        return Variant(
+            f"control, ours: only {community} drafts", _one_draft(partial(settled, community=community))
+        )
+    table = {**VARIANTS, **BASELINES}
+    if name not in table:
+        raise UsageError(f"Unknown variant {name!r}. There are {', '.join(table)}, {SINGLE}COMMUNITY.")
+    return table[name]
+
 
 def build_variant(
     name: str = "palette", cultural_map: str | CulturalMap = "continents", checkpointer: Checkpointer = None
 ) -> PaletteGraph:
     """The graph of a variant by its name."""
-    if name not in VARIANTS:
-        raise UsageError(f"Unknown variant {name!r}. There are {', '.join(VARIANTS)}.")
-    return build_palette(cultural_map, checkpointer=checkpointer, name=name, **VARIANTS[name].nodes)
+    return build_palette(cultural_map, checkpointer=checkpointer, name=name, **variant_named(name).nodes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,15 +13,20 @@ from langgraph.runtime import Runtime
 
 from graph.context import Knobs, PaletteContext, knobs_of
 from graph.state import PaletteState, model_of, question_of
+from palette.blend import NOT_AVAILABLE, served_blend
 from palette.calls import kept
 from palette.countries import find_country
+from palette.determinism import promise
+from palette.errors import ModelError
 from palette.models import META, ModelRef, ask, guarded, open_model
+from palette.orders import Averaged, in_order, orders_of
 from palette.prompts import render
 from palette.questions import Question
 from palette.readout import Reading, read_options
 
 LEAST_MASS = 0.01
 """Below this probability on the options, all of them together, the reply was about something else."""
+SERVED = "openai"
 NO_ANSWER = "(no answer that could be read)"
 
 
@@ -39,9 +45,13 @@ async def decide(
     }
     streamed: str | None = None
     if question.options:
-        template = knobs.prompts["decide_option"]
-        messages = render("decide_option", template=template, options=question.lettered(), **fields)
-        update, usage = await _choose(ref, messages, question, knobs)
+
+        def prompt(asked: Question) -> list[BaseMessage]:
+            template = knobs.prompts["decide_option"]
+            return render("decide_option", template=template, options=asked.lettered(), **fields)
+
+        messages = prompt(question)
+        update, usage = await choose(ref, prompt, question, knobs)
     else:
         messages = render("decide", template=knobs.prompts["decide"], **fields)
         reply = await ask(
@@ -51,8 +61,11 @@ async def decide(
         streamed = reply.message.id
     async with guarded(ref, knobs.request_timeout_s):
         model = await open_model(ref, knobs.meta_sampling)
-        blend = await _blend(model, messages)
         notes = await _scope_notes(model, question, state["country"])
+        blend = await _blend(model, messages)
+    if blend is None and part == META and ref.provider == SERVED:
+        blend, why = await _served_blend(state, messages, knobs)
+        notes += why
     if usage:
         update["usage"] = {"by_part": {part: usage}}
     said: list[BaseMessage] = [
@@ -70,13 +83,39 @@ async def decide(
         "blend": blend["communities"] if blend else None,
         "blend_layers": blend["layers"] if blend else None,
         "notes": notes,
+        "determinism": promise(map(ModelRef.parse, state["parts"].values()), knobs.seed),
         "messages": said,
     }
 
 
-async def _choose(
-    ref: ModelRef, messages: Sequence[BaseMessage], question: Question, knobs: Knobs
+async def choose(
+    ref: ModelRef, shown: Callable[[Question], Sequence[BaseMessage]], question: Question, knobs: Knobs
 ) -> tuple[dict[str, Any], Mapping[str, int]]:
+    """Answer, distribution and how it was read, as an update of the state; and the tokens it took.
+
+    `shown`: the prompt for the question with its options in the order in which they are shown. With
+    `permutations` the distribution is the mean over so many orders.
+    """
+    if knobs.permutations == 1:
+        reading = await _read(ref, shown(question), question, knobs)
+        return _update(ref, question, reading), reading.usage
+    orders = orders_of(len(question.options), knobs.permutations, knobs.seed)
+    asked = [in_order(question, order) for order in orders]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_read(ref, shown(each), each, knobs)) for each in asked]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    averaged = Averaged.over([task.result() for task in tasks], orders, question.labels, LEAST_MASS)
+    update = _update(ref, question, averaged.as_reading())
+    update["readout"]["permutations"] = averaged.as_dict(question.options)
+    if averaged.unreadable and update["answer"] is not None:
+        lost = f"{averaged.unreadable} of {averaged.orders} orders of the options could not be read by {ref}"
+        update.setdefault("degraded", []).append(f"{lost}; the mean is over the others.")
+    return update, averaged.usage
+
+
+async def _read(ref: ModelRef, messages: Sequence[BaseMessage], question: Question, knobs: Knobs) -> Reading:
     async def asked() -> dict[str, Any]:
         async with guarded(ref, knobs.request_timeout_s):
             model = await open_model(ref, knobs.meta_sampling)
@@ -96,7 +135,13 @@ async def _choose(
         "method": knobs.readout,
         "samples": knobs.readout_samples,
     }
-    reading = Reading.from_row(await kept("readout", ref, messages, shape, asked))
+    if ref.provider == "embedded" and knobs.readout in ("auto", "exact"):
+        shape["seed"] = None  # an exact reading needs none: runs of other seeds share it
+    return Reading.from_row(await kept("readout", ref, messages, shape, asked))
+
+
+def _update(ref: ModelRef, question: Question, reading: Reading) -> dict[str, Any]:
+    """What a reading says about the answer; None with the reason where it says nothing."""
     read, mass = reading.distribution, reading.option_mass
     update: dict[str, Any] = {
         "answer": None,
@@ -108,7 +153,7 @@ async def _choose(
         share = f": only {mass:.2%} of the reply's probability is on the options" if mass is not None else ""
         said = f"; it said {reading.replies[0]!r}" if reading.replies else ""
         update["degraded"] = [f"The decision of {ref} could not be read ({reading.method}){share}{said}."]
-        return update, reading.usage
+        return update
     update["answer"] = question.options[read.mode_index]
     update["distribution"] = dict(zip(question.options, read.probabilities, strict=True))
     if reading.method == "sampling" and reading.unreadable:
@@ -122,13 +167,28 @@ async def _choose(
             f"{ref} gave no log-probability for {', '.join(reading.censored)}{below}: "
             "counted as 0 in the distribution."
         ]
-    return update, reading.usage
+    return update
 
 
 async def _blend(model: BaseChatModel, messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
     """How much each community weighed in the decision; None for a model without a router."""
     ablend: Any = getattr(model, "ablend", None)
     return await ablend(list(messages)) if ablend else None
+
+
+async def _served_blend(
+    state: PaletteState, messages: Sequence[BaseMessage], knobs: Knobs
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The blend of a served MoErges, or why there is none. A model that also drafts is no MoErges."""
+    parts = state["parts"]
+    if parts[META] in [parts[key] for key in state["communities"]]:
+        return None, []
+    if knobs.blend_checkpoint is None:
+        return None, [NOT_AVAILABLE]
+    try:
+        return await served_blend(knobs.blend_checkpoint, messages, list(state["communities"])), []
+    except ModelError as error:
+        return None, [f"No blend: {error}"]
 
 
 async def _scope_notes(model: BaseChatModel, question: Question, country: str) -> list[str]:

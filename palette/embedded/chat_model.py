@@ -12,6 +12,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
+from palette.calls import keeping
 from palette.embedded.engine import META, Engine, Generation, Piece, get_engine
 from palette.embedded.manifest import read_manifest
 from palette.errors import ModelError
@@ -136,7 +137,10 @@ class EmbeddedChatModel(BaseChatModel):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        request = Generation(self.part, prompt, self.temperature, self.max_tokens, self.seed, deliver)
+        # a reply that is kept must be the one that any other run would have got
+        request = Generation(
+            self.part, prompt, self.temperature, self.max_tokens, self.seed, deliver, alone=keeping()
+        )
         engine.generate(request)
         count = 0
         try:

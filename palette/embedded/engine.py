@@ -2,7 +2,8 @@
 
 Requests that arrive together decode together: five drafts are one batch whose rows go through five
 adapters. Each row draws from a generator of its own, seeded by the request, so a reply depends on its seed
-and prompt and on nothing that happens to share the batch.
+and prompt, and on what shares the batch only in the last bits of its log-probabilities (padding and batch
+size choose other kernels). One that must not depend on them at all decodes `alone`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Piece:
 
 @dataclass(eq=False)
 class Generation:
-    """One reply to be decoded. `deliver` is called from the worker thread, once a piece."""
+    """One reply to be decoded. `deliver` is called from the worker thread, once a piece. `alone`: in no
+    batch, so that the same request gives the same bits whatever else is asked at the time.
+    """
 
     part: str
     prompt: list[int]
@@ -47,6 +50,7 @@ class Generation:
     max_tokens: int
     seed: int | None
     deliver: Callable[[Piece], None]
+    alone: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -123,15 +127,17 @@ class Engine:
             torch.set_num_threads(1)
         while True:
             jobs = [self._jobs.get()]
-            while True:
+            while isinstance(jobs[-1], Generation) and not jobs[-1].alone:
                 try:
                     jobs.append(self._jobs.get(timeout=GATHER_S))
                 except queue.Empty:
                     break
             generations = [job for job in jobs if isinstance(job, Generation)]
+            together = [g for g in generations if not g.alone]
             for batch in (
-                [g for g in generations if g.part == META],
-                [g for g in generations if g.part != META],
+                [g for g in together if g.part == META],
+                [g for g in together if g.part != META],
+                *([g] for g in generations if g.alone),
             ):
                 if batch:
                     self._guarded(batch)
@@ -226,9 +232,16 @@ class Engine:
         return generator
 
     def _forward(self, parts: Sequence[str], **inputs: Any) -> Any:
-        """One forward pass; every row through its own part's weights. A batch is all MoErges or none."""
+        """One forward pass; every row through its own part's weights. A batch is all MoErges or none.
+
+        Rows of one community go through its adapter alone, which gives the same bits in half the time.
+        """
         if parts[0] == META:
             return self.meta(**inputs)
+        if parts[0] != BASE and len(set(parts)) == 1:
+            if self.agents.active_adapter != parts[0]:
+                self.agents.set_adapter(parts[0])
+            return self.agents(**inputs)
         names = ["__base__" if part == BASE else part for part in parts]
         return self.agents(**inputs, adapter_names=names)
 

@@ -305,3 +305,15 @@ def test_a_file_that_is_no_survey_is_refused(tmp_path: Path, name: str, text: st
         load_survey(tmp_path / "nowhere.csv")
     with pytest.raises(SurveyError, match="folder without"):
         load_survey(tmp_path)
+
+
+def test_each_country_may_draw_its_own_questions() -> None:
+    shared = load_survey(OPINIONS, Selection(PAPER, questions=2, seed=4))
+    each = load_survey(OPINIONS, Selection(PAPER, questions=2, seed=4, draw="each"))
+    assert len(each.items) == len(shared.items) == 2 * len(PAPER)
+    assert len(each.questions) > len(shared.questions)
+    # a country's draw does not depend on which others are there
+    alone = load_survey(OPINIONS, Selection(("KEN",), questions=2, seed=4, draw="each"))
+    assert [i.id for i in alone.items] == [i.id for i in each.items if i.country == "KEN"]
+    with pytest.raises(SelectionError, match="shared, each"):
+        Selection(PAPER, questions=2, draw="own")

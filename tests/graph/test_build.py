@@ -320,3 +320,55 @@ async def test_without_moerges(script):
     result = await build_variant("without-moerges").ainvoke(ASKED, context=context())
     assert (result["regulated"], result["answer"], result["blend"]) == ("base speaks.", "Freedom", None)
     assert script.prompts_of("meta") == []
+
+
+# -- methods of one community, and baselines: the same builder, other nodes
+
+
+def test_a_route_leads_to_one_draft():
+    drawn = build_variant("own-draft").get_graph()
+    edges = {(edge.source, edge.target, edge.conditional) for edge in drawn.edges}
+    assert edges == {
+        ("__start__", "intake", False), ("intake", "route", False),
+        *(("route", f"draft_{key}", True) for key in KEYS),
+        *((f"draft_{key}", "memory", False) for key in KEYS),
+        ("memory", "decide", False), ("decide", "__end__", False),
+    }  # fmt: skip
+
+
+async def test_only_the_chosen_community_drafts(script):
+    result = await build_variant("own-draft").ainvoke(ASKED, context=context())
+    assert [part for part, _ in script.asked] == ["oceania", "base"]
+    assert (result["chosen"], list(result["drafts"]), result["answer"]) == ("oceania", ["oceania"], "Freedom")
+    assert "Account: Oceania: oceania speaks." in script.prompts_of("base")[0]
+    settled = await build_variant("single-draft:asia").ainvoke(ASKED, context=context())
+    assert (settled["chosen"], list(settled["drafts"])) == ("asia", ["asia"])
+
+
+async def test_the_only_draft_lost_is_too_few(script):
+    script.replies["oceania"] = RuntimeError("down")
+    with pytest.raises(TooFewDrafts, match="Only 0 of 1 drafts came"):
+        await build_variant("own-draft").ainvoke(ASKED, context=context())
+
+
+async def test_moe_is_routed_and_the_community_answers(script):
+    script.option_logprobs = None
+    script.replies = {"base": "C", "asia": "B"}
+    result = await build_variant("moe").ainvoke(ASKED, context=context(readout_samples=2))
+    assert {part for part, _ in script.asked} == {"base", "asia"}
+    assert (result["chosen"], result["answer"], result["drafts"]) == ("asia", "Equality", {})
+
+
+async def test_self_blend_blends_samples(script):
+    result = await build_variant("self-blend").ainvoke(ASKED, context=context())
+    assert [part for part, _ in script.asked] == ["base"] * 5 + ["meta"] * 2
+    assert result["memory"].startswith("sample 1: base speaks.\n\nsample 2: base speaks.")
+    assert result["regulated"] == "meta speaks." and list(result["drafts"])[-1] == "sample 5"
+
+
+async def test_what_two_methods_share_is_the_same_prompt(script):
+    """Given one comment, the base model is asked alike by three methods: the call store asks it once."""
+    for name in ("modular-distributional", "single-draft:oceania", "own-draft"):
+        await build_variant(name).ainvoke(ASKED, context=context())
+    asked = [prompt for prompt in script.prompts_of("base") if "Account: Oceania:" in prompt]
+    assert len(asked) == 3 and len(set(asked)) == 1

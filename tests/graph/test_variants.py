@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from graph.context import PaletteContext, knobs_of
 from graph.state import add_usage, merge_drafts
-from graph.variants import VARIANTS, build_variant
+from graph.variants import BASELINES, VARIANTS, build_variant, variant_named
 from palette.errors import UsageError
 from palette.prompts import fields_of, names
 from palette.settings import get_settings, use_settings
@@ -18,7 +18,7 @@ from palette.settings import get_settings, use_settings
 
 def test_langgraph_json_is_the_table(root):
     served = json.loads((root / "langgraph.json").read_text())["graphs"]
-    assert list(served) == list(VARIANTS)
+    assert list(served) == [*VARIANTS, *BASELINES, "synthesis"]
     module = importlib.import_module("graph.export")
     for name, where in served.items():
         path, _, variable = where.partition(":")
@@ -28,8 +28,9 @@ def test_langgraph_json_is_the_table(root):
 
 
 def test_every_variant_has_its_source_and_the_same_form():
-    graphs = {name: build_variant(name) for name in VARIANTS}
-    assert all(variant.source for variant in VARIANTS.values())
+    names = (*VARIANTS, *BASELINES, "single-draft:asia")
+    graphs = {name: build_variant(name) for name in names}
+    assert all(variant_named(name).source for name in names)
     for schema in ("get_input_jsonschema", "get_output_jsonschema", "get_context_jsonschema"):
         forms = [getattr(graph, schema)() for graph in graphs.values()]
         assert all(form["properties"] == forms[0]["properties"] for form in forms), schema

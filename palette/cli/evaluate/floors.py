@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evaluation.surveys import Survey
 
 OPTIONS_KEPT = ("all", "substantive")
+DRAWS = ("shared", "each")
 METRIC_ORDER = ("jsd_e", "jsd_2", "jsdist_2", "jsdist_e")
 SHOWN_ASIDE = 5
 
@@ -51,6 +52,13 @@ def survey_options(command: Any) -> Any:
                 "--questions", type=click.IntRange(1), metavar="N", help="Draw N questions for each country."
             ),
             click.option(
+                "--draw",
+                type=click.Choice(DRAWS),
+                default="shared",
+                show_default=True,
+                help="--questions: the same for all countries as far as possible, or each country's own.",
+            ),
+            click.option(
                 "--sample-seed", type=int, default=0, show_default=True, help="Seed of --questions."
             ),
         )
@@ -61,7 +69,7 @@ def survey_options(command: Any) -> Any:
 
 def load_selected(
     source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None,
-    sample_seed: int, map_name: str | None,
+    draw: str, sample_seed: int, map_name: str | None,
 ) -> Survey:  # fmt: skip
     """The survey that `survey_options` name."""
     from evaluation.selection import Selection, resolve_countries
@@ -71,7 +79,7 @@ def load_selected(
 
     cultural_map = load_map(get_settings(map=map_name).map)
     chosen = resolve_countries(countries, cultural_map)
-    selection = Selection(chosen, options_kept, max_options, questions, sample_seed)
+    selection = Selection(chosen, options_kept, max_options, questions, sample_seed, draw)
     return load_survey(source, selection)
 
 
@@ -81,7 +89,7 @@ def load_selected(
 @json_option
 def floors(
     source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None,
-    sample_seed: int, map_name: str | None, as_json: bool,
+    draw: str, sample_seed: int, map_name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score the floors and ceilings of a survey: no model is asked.
 
@@ -91,7 +99,9 @@ def floors(
     \b
     palette evaluate floors --survey global_opinions.csv --countries paper --max-options 5
     """
-    survey = load_selected(source, countries, max_options, options_kept, questions, sample_seed, map_name)
+    survey = load_selected(
+        source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
+    )
     from evaluation.floors import score_floors
     from palette.errors import UsageError
 

@@ -12,7 +12,6 @@ from palette.cli.evaluate.floors import load_selected, survey_options
 from palette.cli.lookup import json_option, map_option
 from palette.errors import SettingsError
 
-
 READOUTS = ("auto", "exact", "top_logprobs", "sampling")
 AT_ONCE_EMBEDDED, AT_ONCE_SERVED = 4, 16
 
@@ -60,6 +59,7 @@ def surveys(
     max_options: int | None,
     options_kept: str,
     questions: int | None,
+    draw: str,
     sample_seed: int,
     out: Path,
     methods: str,
@@ -90,7 +90,8 @@ def surveys(
     import asyncio
 
     from evaluation.methods import methods_named
-    from evaluation.run import Plan, evaluate
+    from evaluation.plan import Plan
+    from evaluation.run import evaluate
     from palette.cultural_map import load_map
     from palette.settings import get_settings
 
@@ -107,7 +108,9 @@ def surveys(
     _reach_own_modules()
     names = [*(name.strip() for name in methods.split(",") if name.strip()), *own]
     chosen, left_out = methods_named(names, cultural_map, others)
-    survey = load_selected(source, countries, max_options, options_kept, questions, sample_seed, map_name)
+    survey = load_selected(
+        source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
+    )
     plan = Plan(survey, chosen, cultural_map, settings, runs, others, left_out)
     if not as_json:
         _announce(plan)

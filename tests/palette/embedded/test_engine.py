@@ -115,7 +115,7 @@ async def test_a_prompt_beyond_the_window_is_refused_with_its_size() -> None:
 async def test_a_cancelled_reply_leaves_the_engine_free() -> None:
     model = EmbeddedChatModel(part="africa", temperature=0.9, max_tokens=1500)
     task = asyncio.create_task(model.ainvoke([HumanMessage("Tell me more and more.")]))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

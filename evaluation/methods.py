@@ -1,0 +1,167 @@
+"""Every method of Table 1, the ablations and our controls, in one table; or a method of one's own by path.
+
+A method is a graph (a choice of nodes, `graph/variants.py`) or an async function `item -> Prediction`. How
+each is defined and where it departs from its source: docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from evaluation.predictions import Prediction
+from evaluation.surveys import SurveyItem
+from graph.context import PaletteContext
+from graph.variants import SINGLE, build_variant
+from palette.cultural_map import CulturalMap
+from palette.errors import SettingsError, UsageError
+from palette.models import BASE, ModelRef
+from palette.settings import current_settings
+
+Predict = Callable[[SurveyItem], Awaitable[Prediction]]
+BEST_SINGLE = "best-single-draft"
+ALL, PAPER = "all", "paper"
+
+
+@dataclass(frozen=True)
+class Method:
+    """`variant`: its graph, by name. `cast`: part -> a model beside the palette's own that plays it, by the
+    name that `--model-of NAME=REF` gives it. `path`: a method of one's own, "module:attribute".
+    """
+
+    name: str
+    source: str
+    variant: str | None = None
+    cast: Mapping[str, str] = field(default_factory=dict)
+    path: str | None = None
+
+
+_FENG = "Feng et al. 2024 (Modular Pluralism)"
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        # baselines of Table 1
+        Method("vanilla", "Table 1, 'Vanilla'", "vanilla"),
+        Method("prompting", "Table 1, 'Prompting'", "prompting"),
+        Method("joint", "Table 1, 'Joint'; Xu et al. 2024", "prompting", cast={BASE: "joint"}),
+        Method("moe", "Table 1, 'MoE'", "moe"),
+        Method("modular-overton", f"{_FENG}, Overton mode", "modular-overton"),
+        Method("modular-steerable", f"{_FENG}, steerable mode", "modular-steerable"),
+        Method("modular-distributional", f"{_FENG}, distributional mode", "modular-distributional"),
+        # the paper's own
+        Method("cultural-palette", "section 5; Table 1, 'Ours'", "palette"),
+        Method("without-moerges", "Table 1, 'w/o CM'", "without-moerges"),
+        Method("without-draft", "Table 1, 'w/o CD'", "without-draft"),
+        Method("without-self-regulation", "Table 1, 'w/o SR'", "without-self-regulation"),
+        # controls of ours
+        Method("own-draft", "control: one culture, the country's own", "own-draft"),
+        Method(BEST_SINGLE, "control: one culture, the best one by the other half of the questions"),
+        Method("self-blend", "control: five samples of one model, not five cultures", "self-blend"),
+    )
+}
+CONTROLS = ("own-draft", BEST_SINGLE, "self-blend")
+
+
+def methods_named(
+    names: Sequence[str], cultural_map: CulturalMap, models_of: Mapping[str, str]
+) -> tuple[tuple[Method, ...], dict[str, str]]:
+    """The methods by their names, and those left out with the reason.
+
+    "all" and "paper" (without our controls) leave out what lacks a model; a method asked for by name that
+    lacks one is a SettingsError. `best-single-draft` brings `single-draft:COMMUNITY` for every community.
+    """
+    known = {need for method in METHODS.values() for need in method.cast.values()}
+    for need in models_of:
+        if need not in known:
+            raise SettingsError(f"No method needs a model {need!r}. There are {', '.join(sorted(known))}.")
+        ModelRef.parse(models_of[need])
+    chosen: dict[str, Method] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        group = name in (ALL, PAPER)
+        wanted = [*METHODS] if group else [name]
+        if name == PAPER:
+            wanted = [each for each in wanted if each not in CONTROLS]
+        for each in wanted:
+            method = _method(each, cultural_map)
+            lacking = [need for need in method.cast.values() if need not in models_of]
+            if lacking and not group:
+                raise SettingsError(f"Method {each!r} {_way_out(lacking)}")
+            if lacking:
+                left_out[each] = _way_out(lacking)
+                continue
+            if method.name == BEST_SINGLE:
+                for community in cultural_map.communities:
+                    single = _method(f"{SINGLE}{community.key}", cultural_map)
+                    chosen.setdefault(single.name, single)
+            chosen.setdefault(method.name, method)
+    if not chosen:
+        raise UsageError("No method to run: name some, 'paper' or 'all'.")
+    return tuple(chosen.values()), left_out
+
+
+def _way_out(lacking: Sequence[str]) -> str:
+    flags = " ".join(f"--model-of {need}=REF" for need in lacking)
+    return f"needs a model of its own: {flags}, such as openai:joint@http://127.0.0.1:8000/v1."
+
+
+def _method(name: str, cultural_map: CulturalMap) -> Method:
+    if name in METHODS:
+        return METHODS[name]
+    if name.startswith(SINGLE):
+        key = cultural_map.community(name.removeprefix(SINGLE)).key
+        return Method(name, f"control: one culture, {key}", name)
+    if ":" in name:
+        return Method(name, "a method of one's own", path=name)
+    near = difflib.get_close_matches(name, METHODS, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise UsageError(
+        f"Unknown method {name!r}. {hint}There are {', '.join(METHODS)}, {SINGLE}COMMUNITY, 'paper' and "
+        "'all', or one of your own as module:attribute."
+    )
+
+
+def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str, str]) -> Predict:
+    """How a method predicts an item, under the settings in force when it is asked. Graphs are built once.
+
+    Raises UsageError for a path that leads to no method.
+    """
+    graph: Any = _imported(method.path) if method.path else build_variant(method.variant or "", cultural_map)
+    if inspect.iscoroutinefunction(graph):
+        return cast(Predict, graph)
+    if not hasattr(graph, "ainvoke"):
+        graph = graph()
+    if not hasattr(graph, "ainvoke"):
+        raise UsageError(f"Method {method.path!r} returned a {type(graph).__name__}, no compiled graph.")
+    others = {part: models_of[need] for part, need in method.cast.items()}
+
+    async def predict(item: SurveyItem) -> Prediction:
+        context = PaletteContext.from_settings(current_settings())
+        context = context.model_copy(update={"models": {**context.models, **others}})
+        question = {
+            "country": item.country,
+            "query": item.question.text,
+            "options": list(item.question.options),
+        }
+        return Prediction.of_graph(await graph.ainvoke(question, context=context), item)
+
+    return predict
+
+
+def _imported(path: str) -> Any:
+    """What stands at "module:attribute": a graph, a callable that makes one, or an async function."""
+    module, _, attribute = path.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"Method {path!r} can not be loaded: {error}.") from None
+    if not (hasattr(made, "ainvoke") or callable(made)):
+        raise UsageError(
+            f"Method {path!r} is a {type(made).__name__}: expected an async function `item -> Prediction`, "
+            "or a callable that returns a compiled graph."
+        )
+    return made

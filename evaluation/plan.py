@@ -1,0 +1,86 @@
+"""What an evaluation runs: survey, methods, models, settings, and how often. All that shapes a prediction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evaluation.methods import BEST_SINGLE, Method
+from evaluation.surveys import Survey
+from palette.cultural_map import CulturalMap
+from palette.errors import SettingsError
+from palette.models import resolve_parts
+from palette.prompts import names, template_of
+from palette.settings import Settings
+
+KIND = "survey-evaluation"
+LONGEST_S = 600.0
+"""A reply may wait this long: one given up because the machine was busy would make results depend on it."""
+NOT_IN_CONFIG = {"api_key", "retries", "draft_timeout_s", "request_timeout_s"}
+"""Settings that shape no prediction; the key stays out of every file."""
+LARGEST_SEED = 2**31
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run. Run r draws with seed `settings.seed` + r. `models_of`: models beside the palette's own,
+    by the name under which a method needs them. `left_out`: methods that could not be run, with the reason.
+    """
+
+    survey: Survey
+    methods: tuple[Method, ...]
+    cultural_map: CulturalMap
+    settings: Settings
+    runs: int = 1
+    models_of: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.runs < 1:
+            raise SettingsError(f"{self.runs} runs: expected 1 or more.")
+        if not self.survey.items:
+            raise SettingsError("The survey has no item for this selection: widen countries or options.")
+        if self.settings.seed + self.runs > LARGEST_SEED:
+            raise SettingsError(f"Seed {self.settings.seed} leaves no room for {self.runs} runs.")
+
+    @property
+    def asked(self) -> tuple[Method, ...]:
+        """The methods that ask models; the others are derived from their rows."""
+        return tuple(method for method in self.methods if method.name != BEST_SINGLE)
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Part -> model, those of single methods among them."""
+        settings = self.settings
+        parts = resolve_parts(self.cultural_map, settings.models, settings.model)
+        cast = {key: str(ref) for key, ref in parts.agents.items()}
+        return {**cast, "meta": str(parts.meta), "base": str(parts.base), **self.models_of}
+
+    def settings_of(self, run: int) -> Settings:
+        """The settings of one run: its seed, and time enough for every reply."""
+        longest = {
+            name: max(LONGEST_S, getattr(self.settings, name))
+            for name in ("draft_timeout_s", "request_timeout_s")
+        }
+        return self.settings.model_copy(update={"seed": self.settings.seed + run, **longest})
+
+    def config(self) -> dict[str, Any]:
+        """Everything that shapes a prediction: a folder goes on with the same only."""
+        return {
+            "kind": KIND,
+            "survey": {"sha256": self.survey.sha256, "selection": self.survey.selection.as_dict()},
+            "methods": [method.name for method in self.methods],
+            "models": self.models,
+            "map": self.cultural_map.key,
+            "runs": self.runs,
+            "settings": self.settings.model_dump(mode="json", exclude=NOT_IN_CONFIG),
+            "prompts": {
+                name: _digest(template_of(name)) for name in (*names(), *names("baselines"), *names("prefix"))
+            },
+        }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,83 @@
+"""Modular pluralism, distributional mode: the mean of the decisions given each comment (Feng et al. 2024)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+from langgraph.runtime import Runtime
+
+from graph.context import PaletteContext, knobs_of
+from graph.state import PaletteState, add_usage, model_of, question_of
+from nodes.answer import said
+from nodes.decide import choose
+from palette.countries import find_country
+from palette.distributions import Distribution
+from palette.errors import QuestionError
+from palette.models import BASE
+from palette.prompts import render
+
+
+async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: str = BASE) -> dict[str, Any]:
+    """`part` decides once for each comment, with that comment as its account, shown as memory shows a single
+    one; the distributions' plain mean is the answer. A decision that can not be read is left out and said, as
+    a lost draft is; fewer than `min_drafts` make no answer. Raises QuestionError without options.
+    """
+    knobs, question, ref = knobs_of(runtime), question_of(state), model_of(state, part)
+    if not question.options:
+        raise QuestionError("The distributional mode mixes distributions: it needs options.")
+    texts = {key: draft["text"] for key, draft in state["drafts"].items() if draft and draft["text"]}
+    country, names = find_country(state["country"]).in_text, state["communities"]
+
+    async def given(comment: str) -> tuple[dict[str, Any], Any]:
+        return await choose(
+            ref,
+            lambda shown: render(
+                "decide_option",
+                template=knobs.prompts["decide_option"],
+                account=comment,
+                country=country,
+                question=shown.text,
+                options=shown.lettered(),
+            ),
+            question,
+            knobs,
+        )
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                key: group.create_task(given(f"{names.get(key, key)}: {text}")) for key, text in texts.items()
+            }
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    decisions = {key: task.result() for key, task in tasks.items()}
+    read = {key: update for key, (update, _) in decisions.items()}
+    shares = {key: each["distribution"] for key, each in read.items() if each["distribution"]}
+    enough = len(shares) >= min(knobs.min_drafts, len(state["drafts"]))
+    whole: dict[str, float] | None = None
+    if enough:
+        mean = Distribution.mix([Distribution(tuple(share.values())) for share in shares.values()])
+        whole = dict(zip(question.options, mean.probabilities, strict=True))
+    text = max(whole, key=lambda option: whole[option]) if whole else None
+    masses = [each["option_mass"] for each in read.values() if each["option_mass"] is not None]
+    update: dict[str, Any] = {
+        "answer": text,
+        "distribution": whole,
+        "option_mass": math.fsum(masses) / len(masses) if masses else None,
+        "readout": {
+            "method": next(iter(read.values()))["readout"]["method"],
+            "unreadable": len(read) - len(shares),
+            "by_community": {key: each["distribution"] for key, each in read.items()},
+        },
+        "degraded": [
+            f"{names.get(key, key)}: {why}" for key, each in read.items() for why in each.get("degraded", [])
+        ],
+        **said(state, text),
+    }
+    total: Any = None
+    for _, usage in decisions.values():
+        if usage:
+            total = add_usage(total, {"by_part": {part: dict(usage)}})
+    return update | ({"usage": {"by_part": total["by_part"]}} if total else {})

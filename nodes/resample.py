@@ -1,0 +1,56 @@
+"""Self-blend: one model drafts as often as there are communities. Do five cultures help, or five samples?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+from langgraph.runtime import Runtime
+
+from graph.context import PaletteContext, knobs_of
+from graph.state import Draft, PaletteState, add_usage, model_of, question_of
+from palette.countries import find_country
+from palette.errors import ModelError
+from palette.models import BASE, Reply, ask
+from palette.prompts import render
+
+STEP = 100_003
+"""Between the seeds of two samples, so that those of neighbouring runs never meet."""
+LARGEST_SEED = 2**31
+
+
+async def resample(
+    state: PaletteState, runtime: Runtime[PaletteContext], *, part: str = BASE
+) -> dict[str, Any]:
+    """As many drafts as the map has communities, all by `part` for the country itself, each with a seed of
+    its own. They stand in `drafts` as "sample 1", ...; a failure is recorded with its reason.
+    """
+    knobs, question, ref = knobs_of(runtime), question_of(state), model_of(state, part)
+    messages = render(
+        "baselines/draft",
+        country=find_country(state["country"]).in_text,
+        question=question.text,
+        options=question.lettered(),
+    )
+
+    async def one(number: int) -> tuple[Draft, Reply | None]:
+        sampling = replace(knobs.draft_sampling, seed=(knobs.seed + STEP * number) % LARGEST_SEED)
+        start = time.perf_counter()
+        try:
+            reply = await ask(ref, sampling, messages, timeout_s=knobs.draft_timeout_s, tags=["draft"])
+        except ModelError as error:
+            seconds = time.perf_counter() - start
+            return Draft(text=None, seconds=seconds, error=str(error), model=str(ref)), None
+        return Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref)), reply
+
+    samples = await asyncio.gather(*(one(number) for number in range(1, len(state["communities"]) + 1)))
+    update: dict[str, Any] = {
+        "drafts": {f"sample {number}": draft for number, (draft, _) in enumerate(samples, 1)}
+    }
+    total: Any = None
+    for _, reply in samples:
+        if reply and reply.usage:
+            total = add_usage(total, {"by_part": {part: reply.usage}})
+    return update | ({"usage": {"by_part": total["by_part"]}} if total else {})

@@ -1,0 +1,36 @@
+"""Modular pluralism, steerable mode: the main model picks the comment that fits the country best (Feng et
+al. 2024).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langgraph.runtime import Runtime
+
+from graph.context import PaletteContext, knobs_of
+from graph.state import PaletteState, model_of
+from nodes.route import choose_community
+from palette.models import BASE
+
+
+async def select(
+    state: PaletteState, runtime: Runtime[PaletteContext], *, part: str = BASE
+) -> dict[str, Any]:
+    """The chosen comment becomes the account, as memory shows a single one. The attribute to steer by is the
+    country. A single comment needs no choice; raises ModelError when none could be read.
+    """
+    texts = {key: draft["text"] for key, draft in state["drafts"].items() if draft and draft["text"]}
+    usage: dict[str, int] = {}
+    key = next(iter(texts))
+    if len(texts) > 1:
+        names = {key: state["communities"].get(key, key) for key in texts}
+        fields = {"memory": state.get("memory") or ""}
+        key, usage = await choose_community(
+            model_of(state, part), "select", fields, names, state, knobs_of(runtime)
+        )
+    update: dict[str, Any] = {
+        "chosen": key,
+        "regulated": f"{state['communities'].get(key, key)}: {texts[key]}",
+    }
+    return update | ({"usage": {"by_part": {part: usage}}} if usage else {})

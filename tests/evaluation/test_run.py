@@ -1,0 +1,227 @@
+"""The run: rows, resume, shared calls, failures that stay where they belong, and one canonical file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from evaluation.best_single import best_single_rows, halves
+from evaluation.predictions import Prediction, row_of
+from evaluation.progress import Progress
+from evaluation.run import evaluate
+from palette.artifacts import RunFolder
+from palette.distributions import Distribution
+from palette.errors import ArtifactError, SettingsError
+from tests.evaluation.made_up import KEYS, plan, survey
+
+SHARES = [math.log(0.6), math.log(0.2)]
+# Contract with the report: these, and what `calls` counts.
+FIELDS = [
+    "method", "run", "item", "question_id", "country", "question", "options", "gold", "status", "error",
+    "predicted", "answer", "option_mass", "readout", "blend", "stages", "degraded", "usage", "seconds",
+    "calls",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _reading(script):
+    script.option_logprobs = SHARES
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+def evaluated(the_plan, folder: Path, **more):
+    return asyncio.run(evaluate(the_plan, folder, quiet=True, **more))
+
+
+def test_rows_and_manifest(script, tmp_path):
+    script.blend = {"communities": dict.fromkeys(KEYS, 0.2), "layers": [dict.fromkeys(KEYS, 0.2)]}
+    manifest = evaluated(plan("vanilla", "cultural-palette", runs=2, seed=5), tmp_path)
+    assert manifest["kind"] == "survey-evaluation"
+    assert (manifest["runs"], manifest["seed"], manifest["items"]) == (2, 5, 4)
+    assert manifest["countries"] == ["KEN", "USA"] and manifest["models"]["meta"] == "scripted:meta"
+    assert manifest["outcomes"]["vanilla"] == {"ok": 8, "unreadable": 0, "failed": 0}
+    assert manifest["survey"]["name"] == "made-up" and manifest["left_out"] == {}
+    assert "api_key" not in json.dumps(manifest)
+    rows = list(RunFolder(tmp_path).rows())
+    assert len(rows) == 16 and all(list(row) == FIELDS for row in rows)
+    row = next(row for row in rows if row["method"] == "cultural-palette")
+    assert row["item"] == f"{row['question_id']}/{row['country']}"
+    assert row["predicted"] == pytest.approx([0.75, 0.25]) and row["readout"] == "exact"
+    assert row["stages"] == {
+        "drafts": {key: f"{key} speaks." for key in KEYS},
+        "regulated": "meta speaks.",
+    }
+    assert row["blend"] == dict.fromkeys(KEYS, 0.2)
+    assert next(row for row in rows if row["method"] == "vanilla")["stages"] is None
+    floors = json.loads((tmp_path / "floors.json").read_text())
+    assert set(floors["uniform"]["per_item"]) == {item.id for item in survey().items}
+
+
+def test_what_methods_share_is_asked_once(script, tmp_path):
+    names = ("cultural-palette", "without-moerges", "modular-distributional", "without-self-regulation")
+    manifest = evaluated(plan(*names), tmp_path)
+    drafted = Counter(part for part, _ in script.asked if part in KEYS)
+    assert drafted == Counter(dict.fromkeys(KEYS, 4))  # 4 items, once each
+    # an item: 7 + 7 + 10 + 6 needed; 5 drafts, and 2 + 2 + 5 + 1 of their own
+    assert manifest["calls"]["needed"] == 4 * 30
+    assert manifest["calls"]["asked"] == 4 * 15
+    assert manifest["calls"]["saved"] == 4 * 15
+    assert manifest["calls"]["by_kind"]["reply"] == {"needed": 4 * 22, "asked": 4 * 7, "saved": 4 * 15}
+
+
+def test_a_finished_run_is_returned_as_it_is(script, tmp_path):
+    first = evaluated(plan("vanilla"), tmp_path)
+    script.asked.clear()
+    assert evaluated(plan("vanilla"), tmp_path) == first and script.asked == []
+    with pytest.raises(ArtifactError, match="begun with another config: methods"):
+        evaluated(plan("prompting"), tmp_path)
+
+
+def test_another_run_shares_the_calls_folder(script, tmp_path):
+    evaluated(plan("cultural-palette"), tmp_path / "one", calls=tmp_path / "calls")
+    script.asked.clear()
+    manifest = evaluated(plan("cultural-palette", "vanilla"), tmp_path / "two", calls=tmp_path / "calls")
+    assert {part for part, _ in script.asked} == {"base"}
+    assert manifest["calls"]["asked"] == 2  # the bare question is the same in both countries
+    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    assert [row for row in two if row["method"] == "cultural-palette"] == one
+
+
+def test_a_stopped_run_goes_on_and_writes_the_same_predictions(script, tmp_path):
+    whole = plan("cultural-palette", "modular-overton", "best-single-draft", runs=2)
+    undisturbed = evaluated(whole, tmp_path / "whole")
+    rows = (tmp_path / "whole/rows.jsonl").read_bytes().splitlines(keepends=True)
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    for name in ("config.json",):
+        (stopped / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+    (stopped / "rows.jsonl").write_bytes(b"".join(rows[:20]) + rows[20][:30])  # the last row cut short
+    manifest = evaluated(whole, stopped)
+    assert (stopped / "predictions.jsonl").read_bytes() == (tmp_path / "whole/predictions.jsonl").read_bytes()
+    assert manifest["predictions_sha256"] == undisturbed["predictions_sha256"]
+    assert manifest["outcomes"] == undisturbed["outcomes"]
+    assert len(list(RunFolder(stopped).rows())) == len(rows)
+
+
+def test_each_run_has_a_seed_of_its_own(script, tmp_path, monkeypatch):
+    from palette import models
+    from tests.scripted import scripted_model
+
+    seeds = Counter()
+
+    def made(ref, sampling):
+        if ref.name in KEYS:
+            seeds[sampling.seed] += 1
+            assert sampling.temperature == 0.3
+        return scripted_model(script, ref.name)
+
+    monkeypatch.setitem(models.PROVIDERS, "scripted", made)
+    evaluated(plan("cultural-palette", runs=3, seed=10), tmp_path)
+    assert seeds == {10: 20, 11: 20, 12: 20}  # 4 items of 5 drafts
+
+
+# -- what goes wrong
+
+
+async def half_broken(item):
+    if item.country == "USA":
+        raise KeyError("no such thing")
+    return Prediction(Distribution((0.5, 0.5)))
+
+
+async def speechless(item):
+    return Prediction(None, degraded=("It said nothing.",))
+
+
+def test_a_method_that_fails_on_half_its_items_disturbs_nobody(script, tmp_path):
+    own = f"{__name__}:half_broken"
+    manifest = evaluated(plan("vanilla", own), tmp_path)
+    assert manifest["outcomes"] == {
+        "vanilla": {"ok": 4, "unreadable": 0, "failed": 0},
+        own: {"ok": 2, "unreadable": 0, "failed": 2},
+    }
+    failed = [row for row in rows_of(tmp_path) if row["status"] == "failed"]
+    assert {row["country"] for row in failed} == {"USA"}
+    assert failed[0]["error"] == "KeyError: 'no such thing'" and failed[0]["predicted"] is None
+
+
+def test_a_lost_model_fails_its_methods_only_and_can_be_asked_again(script, tmp_path):
+    script.replies["meta"] = RuntimeError("down")
+    manifest = evaluated(plan("vanilla", "cultural-palette"), tmp_path)
+    assert manifest["outcomes"]["cultural-palette"]["failed"] == 4
+    assert manifest["outcomes"]["vanilla"]["ok"] == 4
+    del script.replies["meta"]
+    script.asked.clear()
+    manifest = evaluated(plan("vanilla", "cultural-palette"), tmp_path, retry_failed=True)
+    assert manifest["outcomes"]["cultural-palette"] == {"ok": 4, "unreadable": 0, "failed": 0}
+    assert {part for part, _ in script.asked} == {"meta"}  # the drafts were kept
+    assert len(rows_of(tmp_path)) == 8
+
+
+def test_an_unreadable_answer_is_counted_as_such(script, tmp_path):
+    own = f"{__name__}:speechless"
+    manifest = evaluated(plan(own), tmp_path)
+    assert manifest["outcomes"][own] == {"ok": 0, "unreadable": 4, "failed": 0}
+    assert rows_of(tmp_path)[0]["degraded"] == ["It said nothing."]
+
+
+def test_a_fault_of_our_own_graph_is_no_row(script, tmp_path, monkeypatch):
+    async def broken(*_, **__):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr("nodes.answer.choose", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        evaluated(plan("vanilla"), tmp_path)
+
+
+def test_wrong_settings_end_the_run(script, tmp_path):
+    with pytest.raises(SettingsError, match="Unknown part 'afrika'"):
+        evaluated(plan("vanilla", models={"afrika": "scripted:x"}), tmp_path)
+    with pytest.raises(SettingsError, match="0 runs"):
+        plan("vanilla", runs=0)
+
+
+# -- the best single draft, cross-fitted
+
+
+def single(community: str, item, yes: float) -> dict:
+    return row_of(f"single-draft:{community}", 0, item, Prediction(Distribution((yes, 1 - yes))))
+
+
+def test_the_best_single_draft_is_chosen_on_the_other_half():
+    items = {item.id: item for item in survey(questions=2, countries=("KEN",)).items}
+    one, two = items.values()
+    assert sorted(halves(["b0", "b1"]).values()) == [0, 1]
+    # question 0: gold (1/2, 1/2); question 1: gold (2/3, 1/3). asia is right on question 0, europe on 1.
+    rows = [
+        single("asia", one, 0.5), single("europe", one, 0.9),
+        single("asia", two, 0.1), single("europe", two, 2 / 3),
+    ]  # fmt: skip
+    chosen = {row["item"]: row for row in best_single_rows(rows, items, 0)}
+    assert chosen[one.id]["predicted"][0] == 0.9  # europe was best on the other question
+    assert chosen[two.id]["predicted"][0] == 0.1  # asia was
+    assert {row["method"] for row in chosen.values()} == {"best-single-draft"}
+
+
+def test_with_one_battery_no_best_can_be_chosen():
+    items = {item.id: item for item in survey(questions=1, countries=("KEN",)).items}
+    (item,) = items.values()
+    (row,) = best_single_rows([single("asia", item, 0.5)], items, 0)
+    assert row["status"] == "failed" and "no question of another battery" in row["error"]
+
+
+def test_progress_tells_what_is_left(capsys):
+    progress = Progress(10, 2)
+    progress.advance("ok")
+    progress.advance("failed")
+    # 2 rows in 4 s, 6 to go: 12 s
+    assert progress.line(progress._started + 4) == "4 of 10 rows (40%), 1 failed, 0 min 12 s left"
+    assert Progress(10, 10).line(0) == "10 of 10 rows (100%), no pace yet"
