@@ -22,7 +22,7 @@ MAY_USE = {
     "evaluation": {"palette", "nodes", "graph", "evaluation"},
     "benchmarks": set(HOUSE),
 }
-NODES_MAY_ALSO = {"graph.state", "graph.context"}
+NODES_MAY_ALSO = {"graph.state", "graph.context", "graph.synthesis_state"}
 # The door: commands call any stage, but only when they run.
 DOOR = "palette.cli"
 HEAVY = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from palette.cli.dataset_measure import measure
 from palette.cli.lookup import json_option, map_option
 
 FORMAT_NAMES = ("jsonl", "parquet")
@@ -26,6 +27,10 @@ def dataset() -> None:
     "--decisions", multiple=True, type=click.Path(exists=True, path_type=Path), metavar="FILE",
     help="review.json, or reviewers' decisions files; may be repeated.",
 )  # fmt: skip
+@click.option(
+    "--exclude", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+    help="JSONL of queries to leave out, as 'measure leakage' writes it.",
+)  # fmt: skip
 @click.option("--test-share", default=0.1, show_default=True, help="Share of the queries held out, 0 to 1.")
 @click.option("--seed", default=0, show_default=True, help="Of the split.")
 @click.option(
@@ -41,20 +46,21 @@ def dataset() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a dataset that is there, once the new one is whole.")
 @json_option
 def build(
-    run: Path, out: Path, gate: bool, decisions: tuple[Path, ...], test_share: float, seed: int,
-    formats: tuple[str, ...], licence: str, languages: tuple[str, ...], unfinished: bool, overwrite: bool,
-    as_json: bool,
+    run: Path, out: Path, gate: bool, decisions: tuple[Path, ...], exclude: Path | None, test_share: float,
+    seed: int, formats: tuple[str, ...], licence: str, languages: tuple[str, ...], unfinished: bool,
+    overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make a dataset of the synthesis RUN: split by query, in every form, with its card.
 
     Only a query that every community answered gives preferences; the others are listed in incomplete.jsonl.
     """
-    from training.pentachromatic.build import Plan
+    from training.pentachromatic.build import Plan, read_excluded
     from training.pentachromatic.build import build as build_dataset
     from training.pentachromatic.card import Licence
     from training.pentachromatic.run import SynthesisRun
 
-    plan = Plan(test_share, seed, gate, formats, Licence(licence, languages))
+    excluded = read_excluded(exclude) if exclude else None
+    plan = Plan(test_share, seed, gate, formats, Licence(licence, languages), excluded)
     source = SynthesisRun(run, unfinished=unfinished)
     index = source.index()
     review = None
@@ -71,7 +77,8 @@ def build(
 @json_option
 def show(folder: Path, verify: bool, as_json: bool) -> None:
     """Say what a dataset FOLDER holds."""
-    from training.pentachromatic.hub import check_files, load_manifest
+    from training.pentachromatic.hub import check_files
+    from training.pentachromatic.reports import load_manifest
 
     manifest = load_manifest(folder)
     if verify:
@@ -83,14 +90,31 @@ def show(folder: Path, verify: bool, as_json: bool) -> None:
 
 @dataset.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--repo", required=True, metavar="USER/NAME", help="Dataset on the hub; made when it is not there.")
+@click.option(
+    "--repo", required=True, metavar="USER/NAME", help="Dataset on the hub; made when it is not there."
+)
 @click.option("--private", is_flag=True, help="When it is made, for you only.")
 @click.option("--message", help="Of the commit.")
-def push(folder: Path, repo: str, private: bool, message: str | None) -> None:
-    """Send a dataset FOLDER to the Hugging Face hub, in one commit, with its card."""
+@click.option("--allow-leakage", is_flag=True, help="Send it though it holds survey questions.")
+def push(folder: Path, repo: str, private: bool, message: str | None, allow_leakage: bool) -> None:
+    """Send a dataset FOLDER to the Hugging Face hub, in one commit, with its card.
+
+    Refused when 'measure leakage' found survey questions in it. The token: `hf auth login`, or HF_TOKEN.
+    """
     from training.pentachromatic.hub import push_to_hub
 
-    click.echo(push_to_hub(folder, repo, private=private, message=message))
+    click.echo(push_to_hub(folder, repo, private=private, message=message, allow_leakage=allow_leakage))
+
+
+@dataset.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def card(folder: Path) -> None:
+    """Write the card of a dataset FOLDER anew, with what 'dataset measure' has found since."""
+    from training.pentachromatic.card import CARD
+    from training.pentachromatic.reports import take_reports
+
+    taken = ", ".join(take_reports(folder)["reports"]) or "no reports"
+    click.echo(f"{folder / CARD}: {taken}")
 
 
 @dataset.command()
@@ -141,6 +165,9 @@ def read(
     click.echo(f"  palette dataset build {out} --out ...")
 
 
+dataset.add_command(measure)
+
+
 def _tell(manifest: Mapping[str, Any], out: Path, as_json: bool) -> None:
     import json
 
@@ -162,4 +189,5 @@ def _tell(manifest: Mapping[str, Any], out: Path, as_json: bool) -> None:
         found = ", ".join(f"{n:,} {name}" for name, n in review["counts"].items() if n)
         click.echo(f"  review ({'gate on' if manifest['gate'] else 'gate off'}): {found}")
         click.echo(f"  agreement: {agreement_line(review['agreement'])}")
-    click.echo(f"  train on it: palette train --data {out / 'groups' / 'train'} ...")
+    if "jsonl" in manifest["formats"]:
+        click.echo(f"  train on it: palette train --data {out / 'groups' / 'train'} ...")

@@ -45,12 +45,16 @@ def export(
     chosen = Selection(sample, seed, only_findings).of(index)
     write = export_csv if (form or out.suffix.lstrip(".").lower()) == "csv" else export_html
     count = write(source, chosen, out, reviewer)
-    click.echo(f"{out}: {len(chosen.queries):,} of {len(index.queries):,} queries, {count:,} answers to decide on")
+    click.echo(
+        f"{out}: {len(chosen.queries):,} of {len(index.queries):,} queries, {count:,} answers to decide on"
+    )
 
 
 @review.command("import")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; gets review.json.")
 @click.option(
     "--resolve", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
@@ -65,7 +69,8 @@ def import_(
 ) -> None:  # fmt: skip
     """Merge reviewers' FILES (JSON or CSV) on RUN into one review, with their agreement.
 
-    Any reject rejects; else an edit replaces the answer, edits that differ stay unresolved; else it is approved.
+    Any reject rejects; else an edit replaces the answer (edits that differ stay unresolved and do not pass);
+    else it is approved.
     """
     import json
 

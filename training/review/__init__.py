@@ -1,0 +1,1 @@
+"""The human review: answers shown to people, their decisions merged, measured and made a gate."""
