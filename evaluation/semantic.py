@@ -30,7 +30,7 @@ from palette.prompts import render, template_of
 KIND = "semantic-evaluation"
 METHODS = ("prompting", "joint", "ties", "model_stock", "moerges")  # Figure 4's, in its order
 TOGETHER = 32  # answers asked at once, then scored at once: what a kill can cost
-PROMPT = "answer"
+PROMPT = "semantic/answer"
 ANSWERS = "answers.jsonl"
 
 
