@@ -1,0 +1,52 @@
+"""Sentence embeddings by the sentence-transformers library; multilingual MiniLM unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from training.pentachromatic.separation.vectors import Vectors, identity_of, model_folder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MINILM = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
+
+
+class SentenceEncoder:
+    """A sentence-transformers model, by hub name or folder. Loads only when there is something to encode.
+
+    `limit`: tokens it reads of a text; the rest is cut off (128 for the default model).
+    """
+
+    def __init__(self, model: str = MINILM, device: str | None = None, batch: int = 64) -> None:
+        self.name = model
+        self.folder = model_folder(model)
+        self.identity = identity_of(self.folder)
+        self._device, self._batch = device, batch
+        self._model: SentenceTransformer | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens it reads of a text; None when the model sets no limit."""
+        return self._loaded().max_seq_length
+
+    def encode(self, texts: Sequence[str]) -> tuple[Vectors, Sequence[int]]:
+        """(N, D) embeddings as the model gives them, not normalised, and lengths in tokens."""
+        model = self._loaded()
+        vectors = model.encode(
+            list(texts), batch_size=self._batch, convert_to_numpy=True, show_progress_bar=False
+        )
+        tokens = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return np.asarray(vectors, dtype=np.float32), [len(each) for each in tokens]
+
+    def _loaded(self) -> SentenceTransformer:
+        if self._model is None:
+            import transformers
+            from sentence_transformers import SentenceTransformer
+
+            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            self._model = SentenceTransformer(str(self.folder), device=self._device)
+        return self._model

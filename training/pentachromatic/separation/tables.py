@@ -1,0 +1,93 @@
+"""Rows of CSV, TSV, JSONL and JSON files. A row that can not be read is an error, never skipped."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from palette.errors import UsageError
+
+Row = Mapping[str, Any]
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+
+
+class TableError(UsageError):
+    """A file of rows that can not be used; names file, line and what it lacks."""
+
+
+def rows_of(path: Path) -> Iterator[tuple[Row, str]]:
+    """Every row with its place, "file:line" ("file, entry n" in a JSON list or object).
+
+    A JSON object of objects gives one row an entry; an entry that is a text becomes {"text": ..}.
+    """
+    if not path.is_file():
+        raise TableError(f"No file {path}.")
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise TableError(f"{path}: rows are read from {', '.join(ENDINGS)} files.")
+    try:
+        if ending in (".csv", ".tsv"):
+            yield from _separated(path, "," if ending == ".csv" else "\t")
+        elif ending == ".json":
+            yield from _json(path)
+        else:
+            yield from _lines(path)
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path}: not UTF-8 ({error}). Save it as UTF-8.") from None
+
+
+def column(row: Row, place: str, wanted: str | None, known: Sequence[str], what: str) -> str:
+    """The name of the column that holds `what`: the one asked for, else the first known one that is there."""
+    for name in (wanted,) if wanted else known:
+        if name in row:
+            return name
+    asked = repr(wanted) if wanted else " or ".join(repr(name) for name in known)
+    raise TableError(
+        f"{place}: no column {asked} for the {what}; there are {', '.join(map(str, row)) or 'none'}."
+    )
+
+
+def _separated(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        try:
+            for row in reader:
+                place = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    raise TableError(f"{place}: expected {len(reader.fieldnames or ())} columns.")
+                yield row, place
+        except csv.Error as error:
+            raise TableError(f"{path}:{reader.line_num}: not CSV ({error}).") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[Row, str]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _object(_parsed(line, f"{path}:{number}"), f"{path}:{number}"), f"{path}:{number}"
+
+
+def _json(path: Path) -> Iterator[tuple[Row, str]]:
+    data = _parsed(path.read_text(encoding="utf-8-sig"), str(path))
+    entries = list(data.values()) if isinstance(data, dict) else data
+    if not isinstance(entries, list):
+        raise TableError(f"{path}: expected a list or an object of rows, found {type(data).__name__}.")
+    for number, entry in enumerate(entries, 1):
+        place = f"{path}, entry {number}"
+        yield ({"text": entry} if isinstance(entry, str) else _object(entry, place)), place
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise TableError(f"{place}: not JSON ({error}). Mend it, or take it out.") from None
+
+
+def _object(value: Any, place: str) -> Row:
+    if not isinstance(value, dict):
+        raise TableError(f"{place}: expected a JSON object, found {type(value).__name__}.")
+    return value
