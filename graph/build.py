@@ -99,6 +99,6 @@ def _read_files() -> None:
     refuses it.
     """
     current_settings()
-    for prompt in (*names(), *names("baselines")):
+    for prompt in (*names(), *names("baselines"), *names("prefix")):
         template_of(prompt)
     find_country(all_countries()[0].iso3)

@@ -9,11 +9,19 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict, Field
 
 from palette.models import Sampling
-from palette.settings import OPENAI_URL, ReadoutMethod, Settings, current_settings
+from palette.prompts import template_of
+from palette.settings import (
+    MOST_PERMUTATIONS,
+    OPENAI_URL,
+    PromptOrder,
+    ReadoutMethod,
+    Settings,
+    current_settings,
+)
 
 SHARED = (
     "model", "models", "temperature", "meta_temperature", "max_tokens", "seed", "draft_timeout_s",
-    "min_drafts", "readout", "readout_samples",
+    "min_drafts", "readout", "readout_samples", "permutations", "prompt_order",
 )  # fmt: skip
 
 
@@ -80,6 +88,18 @@ class PaletteContext(BaseModel):
         description="Replies of the sampling readout (settings: 20).",
         json_schema_extra={"langgraph_nodes": ["decide"]},
     )
+    permutations: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_PERMUTATIONS,
+        description="Orders of the options that the decision is averaged over (settings: 1, as asked).",
+        json_schema_extra={"langgraph_nodes": ["decide"]},
+    )
+    prompt_order: PromptOrder | None = Field(
+        default=None,
+        description="'paper', or 'prefix': what questions share first, for a server's prefix cache "
+        "(settings: paper).",
+    )
     prompt_draft: str | None = _prompt("draft", "{community} {country} {question} {options}")
     prompt_regulate: str | None = _prompt("regulate", "{country} {memory} {question}", "regulate")
     prompt_account: str | None = _prompt("account", "{country} {question}", "regulate")
@@ -105,10 +125,20 @@ class PaletteContext(BaseModel):
         # one model named for this run is meant for every part that the run does not name itself
         merged["models"] = {**({} if self.model else settings.models), **self.models}
         prompts = {name.removeprefix("prompt_"): getattr(self, name) for name in PROMPT_FIELDS}
-        return Knobs(**merged, prompts=prompts, request_timeout_s=settings.request_timeout_s)
+        if merged["prompt_order"] == "prefix":
+            ours = {name: template_of(f"prefix/{name}") for name in prompts}
+            prompts = {name: text or ours[name] for name, text in prompts.items()}
+        return Knobs(
+            **merged,
+            prompts=prompts,
+            request_timeout_s=settings.request_timeout_s,
+            blend_checkpoint=settings.blend_checkpoint,
+        )
 
 
-PROMPT_FIELDS = tuple(name for name in PaletteContext.model_fields if name.startswith("prompt_"))
+PROMPT_FIELDS = tuple(
+    f"prompt_{name}" for name in ("draft", "regulate", "account", "decide", "decide_option")
+)
 
 
 class Knobs(BaseModel):
@@ -127,6 +157,9 @@ class Knobs(BaseModel):
     min_drafts: int
     readout: ReadoutMethod
     readout_samples: int
+    permutations: int
+    prompt_order: PromptOrder
+    blend_checkpoint: str | None
     prompts: Mapping[str, str | None]
 
     @property

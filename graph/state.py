@@ -76,7 +76,8 @@ class PaletteOutput(TypedDict, total=False):
     that order. `distribution`: option -> probability, None when there were no options or the reply was
     unreadable; `option_mass`: probability (0..1) that the reply was one of the options. `blend`: community ->
     weight, None for a model without router. `degraded`: what went wrong and was worked around; `notes`: what
-    a reader should know. `chosen`: the one community that a method of one picked, by key.
+    a reader should know. `determinism`: what the seed promises. `chosen`: the one community that a method
+    of one picked, by key.
     """
 
     country: str
@@ -93,6 +94,7 @@ class PaletteOutput(TypedDict, total=False):
     readout: dict[str, Any] | None
     blend: dict[str, float] | None
     blend_layers: list[dict[str, float]] | None
+    determinism: str
     degraded: list[str]
     notes: list[str]
     usage: Usage
@@ -128,6 +130,7 @@ class PaletteState(TypedDict, total=False):
     readout: dict[str, Any] | None
     blend: dict[str, float] | None
     blend_layers: list[dict[str, float]] | None
+    determinism: str
     degraded: Annotated[list[str], operator.add]
     notes: Annotated[list[str], operator.add]
     usage: Annotated[Usage, add_usage]

@@ -23,6 +23,7 @@ from palette.orders import Averaged, in_order, orders_of
 from palette.prompts import render
 from palette.questions import Question
 from palette.readout import Reading, read_options
+from palette.served import ServedChatModel
 
 LEAST_MASS = 0.01
 """Below this probability on the options, all of them together, the reply was about something else."""
@@ -64,7 +65,7 @@ async def decide(
         notes = await _scope_notes(model, question, state["country"])
         blend = await _blend(model, messages)
     if blend is None and part == META and ref.provider == SERVED:
-        blend, why = await _served_blend(state, messages, knobs)
+        blend, why = await _served_blend(state, messages, knobs, isinstance(model, ServedChatModel))
         notes += why
     if usage:
         update["usage"] = {"by_part": {part: usage}}
@@ -177,14 +178,16 @@ async def _blend(model: BaseChatModel, messages: Sequence[BaseMessage]) -> dict[
 
 
 async def _served_blend(
-    state: PaletteState, messages: Sequence[BaseMessage], knobs: Knobs
+    state: PaletteState, messages: Sequence[BaseMessage], knobs: Knobs, ours: bool
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """The blend of a served MoErges, or why there is none. A model that also drafts is no MoErges."""
+    """The blend of a served MoErges, or why there is none. A model that also drafts is no MoErges; one that
+    is not on a server of `ours` hardly is.
+    """
     parts = state["parts"]
     if parts[META] in [parts[key] for key in state["communities"]]:
         return None, []
     if knobs.blend_checkpoint is None:
-        return None, [NOT_AVAILABLE]
+        return None, [NOT_AVAILABLE] if ours else []
     try:
         return await served_blend(knobs.blend_checkpoint, messages, list(state["communities"])), []
     except ModelError as error:

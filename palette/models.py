@@ -12,7 +12,7 @@ import difflib
 import re
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -23,8 +23,10 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 
 from palette.calls import keeping, kept
+from palette.client import Pool, Refused, Server, Unreadable, budget
 from palette.cultural_map import CulturalMap
 from palette.errors import MapError, ModelError, PaletteError, SettingsError
+from palette.faults import reason
 from palette.settings import OPENAI_URL, current_settings
 
 META, BASE = "meta", "base"
@@ -77,9 +79,14 @@ class ModelRef:
         return f"{self.provider}:{self.name}" + (f"@{self.base_url}" if self.base_url else "")
 
     @property
+    def server(self) -> str:
+        """The address that is asked: its own, or the settings'."""
+        return self.base_url or current_settings().base_url or OPENAI_URL
+
+    @property
     def told(self) -> str:
         """The model as an error names it: with the server that is asked."""
-        return f"{self} at {_server(self)}" if self.provider == "openai" and not self.base_url else str(self)
+        return f"{self} at {self.server}" if self.provider == "openai" and not self.base_url else str(self)
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,7 @@ def _openai(ref: ModelRef, sampling: Sampling) -> BaseChatModel:
     options: dict[str, Any] = {"http_async_client": client} if (client := _CLIENT.get()) is not None else {}
     return ChatOpenAI(
         model=ref.name,
-        base_url=_server(ref),
+        base_url=ref.server,
         api_key=settings.key_for(ref.base_url) or SecretStr("none"),
         temperature=sampling.temperature,
         max_completion_tokens=sampling.max_tokens or SERVER_MAX_TOKENS,
@@ -211,55 +218,112 @@ def chat_model(ref: ModelRef, sampling: Sampling) -> BaseChatModel:
 class _PerLoop:
     """What belongs to one running event loop: a client of another loop fails with "Event loop is closed"."""
 
-    client: Any = None
+    pool: Pool | None = None
+    client: Any = None  # openai's, for servers that are no vLLM
     models: dict[Any, BaseChatModel] = field(default_factory=dict)
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    keeper: AsyncGenerator[None] | None = None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self.pool is not None:
+            await self.pool.close()
+        if self.client is not None:
+            await self.client.aclose()
 
 
 _CLIENT: ContextVar[Any] = ContextVar("palette_http_client", default=None)
 _LOOPS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _PerLoop] = weakref.WeakKeyDictionary()
 MOST_MODELS_KEPT = 256
+VLLM = "vllm"
 
 
 async def open_model(ref: ModelRef, sampling: Sampling) -> BaseChatModel:
-    """The chat model for the running loop, made once in a thread, with this loop's HTTP client."""
+    """The chat model for the running loop, made once, with this loop's connections.
+
+    A vLLM server, as its list of models tells, gets our own client; any other ChatOpenAI.
+    """
     if ref.provider != "openai":
         return await asyncio.to_thread(chat_model, ref, sampling)
     here = _LOOPS.setdefault(asyncio.get_running_loop(), _PerLoop())
     settings = current_settings()
-    wanted = (
-        ref,
-        sampling,
-        settings.base_url,
-        settings.key_for(ref.base_url),
-        settings.request_timeout_s,
-        settings.retries,
-    )
-    async with here.opening:
-        if here.client is None:
-            here.client = await asyncio.to_thread(_new_client)
-        if wanted not in here.models:
+    key = settings.key_for(ref.base_url)
+    wanted = (ref, sampling, settings.base_url, key, settings.request_timeout_s, settings.retries)
+    if wanted in here.models:
+        return here.models[wanted]
+    if here.pool is None:
+        here.pool = Pool.open()
+        here.keeper = _until_the_loop_ends(here)
+        await anext(here.keeper)
+    url = ref.server
+    server = here.pool.server(url, key, settings.retries)
+    if url != OPENAI_URL and await _is_vllm(server):
+        from palette.served import ServedChatModel
+
+        model: BaseChatModel = ServedChatModel.on(
+            server,
+            model=ref.name,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens or SERVER_MAX_TOKENS,
+            seed=sampling.seed,
+        )
+    else:
+        async with here.opening:
+            if here.client is None:
+                here.client = await asyncio.to_thread(_new_client)
             token = _CLIENT.set(here.client)
             try:
                 model = await asyncio.to_thread(chat_model, ref, sampling)
             finally:
                 _CLIENT.reset(token)
-            while len(here.models) >= MOST_MODELS_KEPT:
-                here.models.pop(next(iter(here.models)))
-            here.models[wanted] = model
-        return here.models[wanted]
+    while len(here.models) >= MOST_MODELS_KEPT:
+        here.models.pop(next(iter(here.models)))
+    return here.models.setdefault(wanted, model)
+
+
+async def _is_vllm(server: Server) -> bool:
+    """Whether a server is vLLM; asked once a loop. One without a list of models is another."""
+    if VLLM not in server.learned:
+        async with server.learning:
+            if VLLM not in server.learned:
+                server.learned[VLLM] = await _owned_by_vllm(server)
+    return bool(server.learned[VLLM])
+
+
+async def _owned_by_vllm(server: Server) -> bool:
+    try:
+        listed = await server.get("/models")
+        return any(model.get("owned_by") == VLLM for model in listed["data"])
+    except Refused as refused:
+        if refused.status_code in (400, 404, 405, 501):
+            return False
+        raise
+    except (Unreadable, KeyError, TypeError, AttributeError):
+        return False
 
 
 async def close_clients() -> None:
-    """Close the running loop's HTTP client. A program that ends its loop calls this last."""
+    """Close the running loop's connections: for a program that goes on after it has asked its last.
+
+    `asyncio.run` does it by itself when it ends.
+    """
     here = _LOOPS.pop(asyncio.get_running_loop(), None)
-    if here is not None and here.client is not None:
-        await here.client.aclose()
+    if here is not None and here.keeper is not None:
+        await here.keeper.aclose()
+
+
+async def _until_the_loop_ends(here: _PerLoop) -> AsyncGenerator[None]:
+    """Closes the connections when it is closed, which `asyncio.run` does to every generator at its end."""
+    try:
+        yield
+    finally:
+        _LOOPS.pop(asyncio.get_running_loop(), None)
+        await here.close()
 
 
 def _new_client() -> Any:
-    """An HTTP client over aiohttp where that is installed: less than half the CPU time a request, and no
-    cap at 100.
+    """openai's HTTP client over aiohttp where that is installed: less than half the CPU time a request, and
+    no cap at 100.
     """
     import openai
 
@@ -338,78 +402,17 @@ def usage_of(message: AIMessage) -> dict[str, int] | None:
 
 @asynccontextmanager
 async def guarded(ref: ModelRef, timeout_s: float) -> AsyncIterator[None]:
-    """A time budget around a model, out of which only a ModelError comes: it says who failed, why, and the
-    way out.
+    """A time budget around a model, retries included, out of which only a ModelError comes: it says who
+    failed, why, and the way out.
     """
     try:
         async with asyncio.timeout(timeout_s):
             try:
-                yield
+                with budget(timeout_s):
+                    yield
             except PaletteError:
                 raise
             except Exception as error:  # a chat model is foreign code: servers, SDKs and users' own classes
-                raise ModelError(_reason(ref, error)) from error
+                raise ModelError(reason(ref, error)) from error
     except TimeoutError:
         raise ModelError(f"{ref.told} did not answer within {timeout_s:g} s.") from None
-
-
-def _reason(ref: ModelRef, error: Exception) -> str:
-    """Why, in a line. Servers' own words are cut short and never hold the key: servers echo it in a 401."""
-    status = getattr(error, "status_code", None)
-    kind = type(error).__name__
-    said = _said(error)
-    if ref.provider != "openai":
-        return f"{ref} failed: {kind}: {said}."
-    if status in (401, 403):
-        sent = current_settings().key_for(ref.base_url) is not None
-        hint = (
-            "Is the key in PALETTE_API_KEY (or OPENAI_API_KEY) right?"
-            if sent
-            else "No key was sent: set PALETTE_API_KEY (or OPENAI_API_KEY), with the server in your settings."
-        )
-        return f"{ref.told} refused the key (HTTP {status}). {hint}"
-    if status == 404:
-        return (
-            f"{_server(ref)} does not know the model {ref.name!r} (HTTP 404: {said}). "
-            "'palette doctor' lists its models."
-        )
-    if status == 429:
-        return (
-            f"{ref.told} is too busy or its quota is used up (HTTP 429: {said}). Wait, or ask another server."
-        )
-    if status is not None:
-        return f"{ref.told} answered HTTP {status}: {said}."
-    kinds = {each.__name__ for each in type(error).__mro__}  # langchain-openai derives its own from openai's
-    roots = [cause for cause in _causes(error) if isinstance(cause, OSError)]
-    if roots:  # first: openai's aiohttp client reports a refused connection as a timeout
-        why = roots[-1].strerror or roots[-1]
-        return f"Can not reach {_server(ref)} for model {ref.name!r} ({why}). Is it up?"
-    if "APITimeoutError" in kinds:
-        return f"{ref.told} did not answer in time."
-    if "APIConnectionError" in kinds:
-        return f"The connection to {_server(ref)} for model {ref.name!r} was lost ({said}). Is the server up?"
-    return (
-        f"{ref.told} sent what can not be read as a chat completion ({kind}: {said}). "
-        "Is it an OpenAI-compatible API?"
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause = error.__cause__ or error.__context__
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def _said(error: Exception) -> str:
-    body = getattr(error, "body", None)
-    text = body.get("message") if isinstance(body, Mapping) else None
-    text = " ".join(str(text or error).split())
-    key = current_settings().api_key
-    if key is not None and key.get_secret_value():
-        text = text.replace(key.get_secret_value(), "***")
-    return text.rstrip(".") if len(text) <= 200 else text[:200].rstrip() + " [...]"
-
-
-def _server(ref: ModelRef) -> str:
-    return ref.base_url or current_settings().base_url or OPENAI_URL

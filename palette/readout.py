@@ -1,8 +1,8 @@
 """The distribution a model puts on the options of a question, and how it was read.
 
-Three ways, the most faithful first: *exact* (a model that gives the log-probability of any label),
-*top_logprobs* (a server's twenty likeliest first tokens) and *sampling* (many replies, counted). What can not
-be read is counted and said; it never becomes a guess.
+Three ways, the most faithful first: *exact* (a model that gives the log-probability of any label: the
+embedded ones, and those on a vLLM server), *top_logprobs* (a server's twenty likeliest first tokens) and
+*sampling* (many replies, counted). What can not be read is counted and said; it never becomes a guess.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from palette.distributions import Distribution
 from palette.errors import ModelError
 from palette.questions import Question
+from palette.served import LabelLogprobs, ServedChatModel
 from palette.settings import ReadoutMethod
 
 TOP = 20
@@ -100,9 +101,12 @@ async def read_options(
     "auto" takes the most faithful way the model offers. A method asked for by name that the model lacks is a
     ModelError.
     """
-    exact = hasattr(model, "aoption_logprobs")
     one_letter = all(len(label) == 1 for label in question.labels)
-    if method == "exact" and not exact:
+    if method in ("auto", "exact") and hasattr(model, "aoption_logprobs"):
+        reading = await _exact(model, messages, question)
+        if reading is not None:
+            return reading
+    if method == "exact":
         raise ModelError(
             "This model gives no exact log-probabilities of options: use readout 'auto' or 'sampling'."
         )
@@ -111,14 +115,12 @@ async def read_options(
             f"{len(question.options)} options have labels of two letters, which top_logprobs can not read: "
             "use readout 'auto' or 'sampling'."
         )
-    if exact and method in ("auto", "exact"):
-        return await _exact(model, messages, question)
     if method == "top_logprobs":
         reading = await _top_logprobs(model, messages, question)
         if reading is None:
             raise ModelError("The model sent no log-probabilities: use readout 'auto' or 'sampling'.")
         return reading
-    if method == "auto" and one_letter and "top_logprobs" in type(model).model_fields:
+    if method == "auto" and one_letter and offers_top_logprobs(model):
         try:
             reading = await _top_logprobs(model, messages, question)
         except Exception as error:
@@ -130,10 +132,19 @@ async def read_options(
     return await _sampling(model, messages, question, samples, seed)
 
 
-async def _exact(model: Any, messages: Sequence[BaseMessage], question: Question) -> Reading:
-    logprobs = await model.aoption_logprobs(list(messages), list(question.labels))
+async def _exact(model: Any, messages: Sequence[BaseMessage], question: Question) -> Reading | None:
+    """None when it turns out that the server behind the model can not tell."""
+    told = await model.aoption_logprobs(list(messages), list(question.labels))
+    if told is None:
+        return None
+    logprobs, usage = (told.values, told.usage) if isinstance(told, LabelLogprobs) else (told, {})
     distribution, mass = _normalised(logprobs)
-    return Reading(distribution, mass, "exact", unreadable=int(distribution is None))
+    return Reading(distribution, mass, "exact", unreadable=int(distribution is None), usage=usage)
+
+
+def offers_top_logprobs(model: BaseChatModel) -> bool:
+    """Whether a chat model takes `top_logprobs`: ChatOpenAI has a field, ours sends what it is given."""
+    return "top_logprobs" in type(model).model_fields or isinstance(model, ServedChatModel)
 
 
 async def _top_logprobs(

@@ -35,6 +35,8 @@ CONFIG = "PALETTE_CONFIG"
 DOTENV = ".env"
 OPENAI_URL = "https://api.openai.com/v1"
 ReadoutMethod = Literal["auto", "exact", "top_logprobs", "sampling"]
+PromptOrder = Literal["paper", "prefix"]
+MOST_PERMUTATIONS = 720
 
 
 class Settings(BaseSettings):
@@ -68,7 +70,7 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         120.0, gt=0, le=3600, description="time for any other reply, retries included"
     )
-    retries: int = Field(2, ge=0, le=10, description="how often a failed request is sent again")
+    retries: int = Field(2, ge=0, le=100, description="how often a failed request is sent again")
     min_drafts: int = Field(
         3, ge=1, description="fewest drafts to go on with (at most as many as there are agents)"
     )
@@ -76,6 +78,15 @@ class Settings(BaseSettings):
         "auto", description="how the distribution over options is read off the model"
     )
     readout_samples: int = Field(20, ge=1, le=1000, description="replies of the sampling readout")
+    permutations: int = Field(
+        1, ge=1, le=MOST_PERMUTATIONS, description="orders of the options that the decision is averaged over"
+    )
+    prompt_order: PromptOrder = Field(
+        "paper", description="'prefix': what questions share stands first, for a server's prefix cache"
+    )
+    blend_checkpoint: str | None = Field(
+        None, description="folder of the MoErges that a server serves (or 'nano'), to read the blend from"
+    )
 
     @field_validator("base_url")
     @classmethod

@@ -2,7 +2,7 @@
 one has.
 
 A model's behaviour goes by name: `server.faults["africa"] = "slow"`. Everything it was sent is in
-`server.requests`.
+`server.requests`. With `vllm` it says that it is vLLM, and offers what that has beyond OpenAI's API.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,17 +20,32 @@ from typing import Any
 from aiohttp import web
 
 SLOW_S = 30.0
+VOCABULARY = (
+    " ",
+    *"ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    *(f" {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    "AB",
+    " AC",
+)
 
 
 @dataclass
 class FakeServer:
-    """`letters`: probability of each first token that log-probabilities tell of."""
+    """`letters`: probability of each first token that log-probabilities tell of; `after`: of each next one.
+    `refuse`: HTTP statuses of the next requests, whatever they ask; with `retry_after` as their header.
+    """
 
     url: str = ""
     models: Sequence[str] = ("africa", "america", "asia", "europe", "oceania", "meta", "base")
     faults: dict[str, str] = field(default_factory=dict)
     replies: dict[str, Any] = field(default_factory=dict)
     letters: Mapping[str, float] = field(default_factory=lambda: {"A": 0.5, " A": 0.1, "B": 0.2, "The": 0.1})
+    after: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    vllm: bool = False
+    refuse: list[int] = field(default_factory=list)
+    retry_after: str | None = None
+    at: list[float] = field(default_factory=list)
+    tokenized: list[Any] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     cancelled: int = 0
@@ -39,13 +55,41 @@ class FakeServer:
 
     async def list_models(self, request: web.Request) -> web.Response:
         return web.json_response(
-            {"object": "list", "data": [{"id": m, "object": "model"} for m in self.models]}
+            {"object": "list", "data": [{"id": m, "object": "model", **self._owner()} for m in self.models]}
         )
+
+    def _owner(self) -> dict[str, str]:
+        return {"owned_by": "vllm"} if self.vllm else {}
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if not self.vllm or self.faults.get("tokenize"):
+            return _error(404, "Not Found")
+        self.tokenized.append(body.get("prompt", "chat"))
+        if "messages" in body:
+            return web.json_response({"tokens": [1000, 1001]})
+        text = body["prompt"]
+        ids = [VOCABULARY.index(text)] if text in VOCABULARY else [900] * len(text)
+        return web.json_response({"tokens": ids})
+
+    async def continue_ids(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.requests.append(body)
+        choices = []
+        for index, ids in enumerate(body["prompt"]):
+            table = self.after.get("".join(VOCABULARY[i] for i in ids if i < 1000), {})
+            told = {f"token_id:{i}": _log(table.get(VOCABULARY[i], 0)) for i in body["logprob_token_ids"]}
+            choices.append({"index": index, "text": "x", "logprobs": {"top_logprobs": [told]}})
+        return web.json_response({"choices": choices, "usage": {"prompt_tokens": 7, "completion_tokens": 1}})
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
         self.keys.append(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        self.at.append(time.monotonic())
+        if self.refuse:
+            headers = {"Retry-After": self.retry_after} if self.retry_after else None
+            return _error(self.refuse.pop(0), "come back later", headers)
         model = body["model"]
         fault = self.faults.get(model, self.faults.get("*", ""))
         if fault == "slow":
@@ -54,6 +98,15 @@ class FakeServer:
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
+        if fault == "short body":  # fewer bytes than it said
+            response = web.StreamResponse(
+                headers={"Content-Type": "application/json", "Content-Length": "500"}
+            )
+            await response.prepare(request)
+            await response.write(b'{"choices": [')
+            assert request.transport is not None
+            request.transport.close()
+            return response
         if fault == "html":
             return web.Response(text="<html>It works!</html>", content_type="text/html")
         if fault == "other json":
@@ -115,9 +168,20 @@ class FakeServer:
         return response
 
     def _logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
+        if (ids := body.get("logprob_token_ids")) and self.vllm and self.faults.get("ids") != "ignored":
+            told = [
+                {"token": f"token_id:{i}", "logprob": _log(self.letters.get(VOCABULARY[i], 0)), "bytes": None}
+                for i in ids
+            ]
+            return {**told[0], "top_logprobs": told}
         top = sorted(self.letters.items(), key=lambda item: -item[1])[: body.get("top_logprobs", 0)]
         entries = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in top]
-        return {**entries[0], "top_logprobs": entries}
+        return {**(entries or [{"token": "x", "logprob": 0.0}])[0], "top_logprobs": entries}
+
+
+def _log(p: float) -> float:
+    """As vLLM writes it: minus infinity is -9999."""
+    return math.log(p) if p else -9999.0
 
 
 def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -142,6 +206,8 @@ def serve() -> Iterator[FakeServer]:
         app = web.Application(client_max_size=10_000_000)
         app.router.add_get("/v1/models", fake.list_models)
         app.router.add_post("/v1/chat/completions", fake.complete)
+        app.router.add_post("/v1/completions", fake.continue_ids)
+        app.router.add_post("/tokenize", fake.tokenize)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

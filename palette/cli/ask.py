@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1_000_000  # of standard input; a question may be far shorter
 READOUTS = ("auto", "exact", "top_logprobs", "sampling")
+PROMPT_ORDERS = ("paper", "prefix")
 SHOWN = (
     "country", "query", "options", "drafts", "regulated", "answer", "distribution", "option_mass", "blend",
-    "degraded", "usage", "notes", "readout", "blend_layers",
+    "degraded", "usage", "notes", "readout", "blend_layers", "determinism",
 )  # fmt: skip
 
 
@@ -73,6 +74,17 @@ SHOWN = (
     type=click.Choice(READOUTS),
     help="How the distribution is read off the model.  [default: auto]",
 )
+@click.option(
+    "--permutations",
+    type=int,
+    metavar="N",
+    help="Average the decision over N orders of the options, and tell the spread.  [default: 1]",
+)
+@click.option(
+    "--prompt-order",
+    type=click.Choice(PROMPT_ORDERS),
+    help="'prefix' puts what questions share first, for a server's prefix cache.  [default: paper]",
+)
 def ask(
     question: str | None,
     country: str,
@@ -87,6 +99,8 @@ def ask(
     seed: int | None,
     draft_timeout: float | None,
     readout: str | None,
+    permutations: int | None,
+    prompt_order: str | None,
 ) -> None:
     """Ask QUESTION as people in a country would answer it.
 
@@ -111,6 +125,8 @@ def ask(
         seed=seed,
         draft_timeout_s=draft_timeout,
         readout=readout,
+        permutations=permutations,
+        prompt_order=prompt_order,
     )
     if base_url and not settings.model and not settings.models:
         settings = settings.model_copy(update={"model": _only_model(settings)})

@@ -141,7 +141,9 @@ class Scene:
             shown = Text(visible(answer), style="bold" if state.get("options") else "")
         if distribution := state.get("distribution"):
             styles = {option: "bold" if option == answer else "" for option in distribution}
-            body = Group(shown, "", self.bars(distribution, {}, styles))
+            spread = self.spread(state)
+            moved = ["", spread] if spread else []
+            body = Group(shown, "", self.bars(distribution, {}, styles), *moved)
             yield self.section("Decision", body, note=self.reading(state))
         else:
             yield self.section("Decision", shown)
@@ -160,9 +162,24 @@ class Scene:
         """How the distribution was read."""
         readout = state.get("readout") or {}
         mass, method = state.get("option_mass"), readout.get("method")
+        orders = readout.get("permutations")
+        mean = f"mean of {orders['orders'] - orders['unreadable']} orders of the options; " if orders else ""
         if method == "sampling":
-            return f"from {readout.get('samples')} samples, {readout.get('unreadable', 0)} unreadable"
-        return f"{100 * mass:.1f} % of the model's probability fell on them" if mass is not None else ""
+            return f"{mean}from {readout.get('samples')} samples, {readout.get('unreadable', 0)} unreadable"
+        return f"{mean}{100 * mass:.1f} % of the model's probability fell on them" if mass is not None else ""
+
+    def spread(self, state: Mapping[str, Any]) -> RenderableType | None:
+        """What the order of the options changed; None when there was one order."""
+        orders = (state.get("readout") or {}).get("permutations") or {}
+        if not orders.get("spread"):
+            return None
+        option, most = max(orders["spread"].items(), key=lambda item: item[1])
+        plus_minus = "+-" if self.ascii else "±"
+        told = (
+            f"Over the orders the same option leads in {100 * orders['mode_agreement']:.0f} %; "
+            f"most moved: {visible(option)}, {plus_minus} {100 * most:.1f} points."
+        )
+        return Text(told, style="dim")
 
     def bars(
         self, values: Mapping[str, float], colours: Mapping[str, str], styles: Mapping[str, str]

@@ -26,7 +26,9 @@ PURPOSES = {
     "train": "adapters and merges",
     "serve": "vLLM on a GPU",
     "serve-cpu": "vLLM on the CPU",
-    "evaluate": "surveys and metrics",
+    "data": "the dataset: synthesis, review, figures",
+    "evaluate": "surveys, metrics, the report",
+    "evaluators": "surveys in Inspect and the lm-evaluation-harness",
     "studio": "LangGraph Studio",
     "dev": "tests",
 }
@@ -96,6 +98,12 @@ def examine(map_name: str | None) -> Iterator[Finding]:
         for name in sorted(palettes):
             yield from _checked(f"palette {name}", partial(_weights, name))
         yield from _servers(settings, parts)
+        if settings.blend_checkpoint:
+            yield from _checked(
+                "blend_checkpoint",
+                partial(_moerges, settings.blend_checkpoint),
+                "name the folder that 'palette merge --method moerges' wrote, or an embedded palette",
+            )
 
 
 def _refs(parts: Parts | None) -> list[ModelRef]:
@@ -154,6 +162,18 @@ def _weights(name: str) -> str:
     if lost:
         raise PaletteError(f"{lost[0]} is not there")
     return f"{len(manifest.adapters)} communities: {', '.join(manifest.communities)}"
+
+
+def _moerges(checkpoint: str) -> str:
+    from pathlib import Path
+
+    from palette.embedded.manifest import BUILT_IN
+
+    if checkpoint in BUILT_IN or (Path(checkpoint) / "manifest.json").is_file():
+        return f"the router of the embedded palette {checkpoint}"
+    if not (Path(checkpoint) / "config.json").is_file():
+        raise PaletteError(f"{checkpoint} is no model folder")
+    return f"{checkpoint}, read on the CPU when a decision is made"
 
 
 def _servers(settings: Settings, parts: Parts) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """Prompts are text files beside this one, filled strictly: they are scientific artefacts, not format strings.
 
 A prompt has a `[system]` and a `[user]` section. A field stands in braces, `{country}`. Filling is one pass
-over the template, so braces in what a user wrote stay as they are, and are never filled again.
+over the template, so braces in what a user wrote stay as they are, and are never filled again. A prompt in a
+folder of its own goes by both names: `synthesis/respond`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ SECTIONS = ("system", "user")
 
 
 @functools.cache
-def names() -> tuple[str, ...]:
-    """The prompts there are."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.txt")))
+def names(folder: str = "") -> tuple[str, ...]:
+    """The prompts of the ask path, or those of a folder: `names("synthesis")`."""
+    prefix = f"{folder}/" if folder else ""
+    return tuple(sorted(prefix + path.stem for path in (FOLDER / folder).glob("*.txt")))
 
 
 @functools.cache
 def template_of(name: str) -> str:
     """The text of a prompt file, read once."""
-    if name not in names():
-        raise PromptError(f"No prompt {name!r}; there are {', '.join(names())}.")
+    folder = name.rpartition("/")[0]
+    if name not in (known := names(folder) or names()):
+        raise PromptError(f"No prompt {name!r}; there are {', '.join(known)}.")
     return (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
 
 

@@ -150,6 +150,7 @@ def on_cores(palette: ServedPalette, device: Device, window: int) -> dict[str, P
             # Without AVX-512 a processor has no kernels for 16 bits: slower, and 0.06 off in log-probability.
             *("--dtype", palette.knobs.dtype or "float32"),
             "--enforce-eager",
+            "--no-enable-chunked-prefill",  # a seeded prompt in pieces kills vLLM's CPU engine
             *("--kv-cache-memory-bytes", str(cache)),
         )
         places[name] = Place(flags, {"VLLM_CPU_OMP_THREADS_BIND": core_list(part)})

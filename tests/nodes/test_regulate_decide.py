@@ -8,8 +8,15 @@ import pytest
 
 from nodes.decide import NO_ANSWER, decide
 from nodes.regulate import regulate
+from palette import models
+from palette.calls import CallStore, use_calls
+from palette.determinism import promise
 from palette.errors import ModelError
-from tests.nodes.helpers import runtime, state
+from palette.models import ModelRef
+from palette.served import ServedChatModel
+from palette.settings import get_settings, use_settings
+from tests.nodes.helpers import KEYS, runtime, state
+from tests.scripted import ReadableScriptedChatModel
 
 OPTIONS = ("Freedom", "Equality", "Don't know")
 BLEND = {"communities": {"africa": 0.25, "asia": 0.75}, "layers": [{"africa": 0.25, "asia": 0.75}]}
@@ -108,3 +115,149 @@ async def test_prompts_of_ones_own(script):
     mine = "[system]\nShort!\n[user]\n{account}|{country}|{question}"
     await decide(state(regulated="Loved."), runtime(prompt_decide=mine))
     assert script.prompts_of("meta") == ["Short!\nLoved.|the United States|Is tea good?"]
+
+
+# -- orders of the options
+
+
+class LikesPlaces(ReadableScriptedChatModel):
+    """Puts 0.6, 0.3, 0.1 on the first, second, third option, whatever they are."""
+
+    async def aoption_logprobs(self, messages, labels):
+        self.script.asked.append((self.part, list(messages)))
+        return [math.log(p) for p in (0.6, 0.3, 0.1)]
+
+
+class LikesFreedom(LikesPlaces):
+    """Puts 0.8 on Freedom, wherever it stands."""
+
+    async def aoption_logprobs(self, messages, labels):
+        await super().aoption_logprobs(messages, labels)
+        return [math.log(0.8 if f"{label}. Freedom" in messages[1].text else 0.1) for label in labels]
+
+
+def plays(monkeypatch, script, kind):
+    monkeypatch.setitem(models.PROVIDERS, "scripted", lambda ref, _: kind(part=ref.name, script=script))
+
+
+async def test_a_favourite_place_averages_to_uniform(script, monkeypatch):
+    plays(monkeypatch, script, LikesPlaces)
+    update = await decide(state(options=OPTIONS, regulated="x"), runtime(permutations=3))
+    assert update["distribution"] == pytest.approx(dict.fromkeys(OPTIONS, 1 / 3))
+    told = update["readout"]["permutations"]
+    assert (told["orders"], told["unreadable"]) == (3, 0)
+    # 0.6, 0.3, 0.1 around 1/3: sqrt((.0711 + .0011 + .0544) / 3) = 0.2055
+    assert told["spread"] == pytest.approx(dict.fromkeys(OPTIONS, 0.2055), abs=1e-4)
+    assert told["mode_agreement"] == pytest.approx(1 / 3)
+    shown = [messages[1].text.partition("Options:\n")[2] for _, messages in script.asked]
+    assert shown[0] == "A. Freedom\nB. Equality\nC. Don't know"
+    assert {text.splitlines()[0] for text in shown} == {"A. Freedom", "A. Equality", "A. Don't know"}
+
+
+async def test_an_opinion_survives_every_order(script, monkeypatch):
+    plays(monkeypatch, script, LikesFreedom)
+    update = await decide(state(options=OPTIONS, regulated="x"), runtime(permutations=6))
+    assert len(script.asked) == 6
+    assert update["answer"] == "Freedom"
+    assert update["distribution"] == pytest.approx({"Freedom": 0.8, "Equality": 0.1, "Don't know": 0.1})
+    assert update["readout"]["permutations"]["mode_agreement"] == 1
+    assert max(update["readout"]["permutations"]["spread"].values()) == pytest.approx(0)
+
+
+async def test_orders_are_kept_each_by_itself(script, monkeypatch, tmp_path):
+    plays(monkeypatch, script, LikesPlaces)
+    with CallStore(tmp_path) as store, use_calls(store):
+        await decide(state(options=OPTIONS, regulated="x"), runtime(permutations=3))
+        first = len(script.asked)
+        again = await decide(state(options=OPTIONS, regulated="x"), runtime(permutations=3))
+        await decide(state(options=OPTIONS, regulated="x"), runtime())
+        assert (first, len(script.asked)) == (3, 3)  # one order is among the three
+        await decide(state(options=OPTIONS, regulated="x"), runtime(permutations=6))
+    assert len(script.asked) == 6
+    assert again["distribution"] == pytest.approx(dict.fromkeys(OPTIONS, 1 / 3))
+
+
+async def test_one_order_says_nothing_of_orders(script):
+    script.option_logprobs = [math.log(p) for p in (0.2, 0.5, 0.1)]
+    update = await decide(state(options=OPTIONS, regulated="x"), runtime(permutations=1))
+    assert "permutations" not in update["readout"]
+
+
+# -- the prompts' order, the blend of served models, what a seed promises
+
+
+async def test_prefix_order_puts_first_what_questions_share(script):
+    script.option_logprobs = [math.log(p) for p in (0.2, 0.5, 0.1)]
+    await decide(state(options=OPTIONS, regulated="Loved."), runtime(prompt_order="prefix"))
+    ((_, messages),) = script.asked
+    assert "the United States" not in messages[0].text
+    assert messages[1].text == (
+        "Question: Is tea good?\nOptions:\nA. Freedom\nB. Equality\nC. Don't know\n\n"
+        "Account: Loved.\n\nCountry: the United States"
+    )
+    mine = "[system]\nShort!\n[user]\n{options}|{account}|{country}|{question}"
+    context = runtime(prompt_order="prefix", prompt_decide_option=mine)
+    await decide(state(options=OPTIONS, regulated="Loved."), context)
+    assert script.asked[1][1][0].text == "Short!"  # one's own text wins
+
+
+def served(**parts):
+    """The cast of a served palette, on servers that nobody asks: their models are stood in for."""
+    refs = {key: f"openai:{key}@http://lora/v1" for key in KEYS}
+    return {**refs, "meta": "openai:moerges@http://moe/v1", "base": "openai:base@http://lora/v1", **parts}
+
+
+@pytest.fixture
+def moerges(script, monkeypatch):
+    """Answers as a served model: no blend of its own."""
+    script.option_logprobs = [math.log(p) for p in (0.2, 0.5, 0.1)]
+
+    class Served(ServedChatModel):
+        async def aoption_logprobs(self, messages, labels):
+            return list(script.option_logprobs)
+
+    async def opened(ref, sampling):
+        return Served(model=ref.name, base_url=ref.base_url)
+
+    monkeypatch.setattr("nodes.decide.open_model", opened)
+
+
+async def test_a_served_moerges_without_its_checkpoint_says_how_to_get_the_blend(moerges):
+    update = await decide(state(options=OPTIONS, regulated="x", parts=served()), runtime())
+    assert update["blend"] is None
+    assert update["notes"][-1].startswith(
+        "The blend is not available for a served model: set blend_checkpoint"
+    )
+    one = dict.fromkeys((*KEYS, "meta", "base"), "openai:gpt@http://x/v1")
+    update = await decide(state(options=OPTIONS, regulated="x", parts=one), runtime())
+    assert update["blend"] is None and update["notes"] == []  # a model that plays all has no router
+
+
+async def test_the_blend_is_read_from_the_checkpoint(moerges, monkeypatch):
+    async def read(checkpoint, messages, communities):
+        assert (checkpoint, list(communities)) == ("/the/moerges", list(KEYS))
+        return BLEND
+
+    monkeypatch.setattr("nodes.decide.served_blend", read)
+    with use_settings(get_settings(blend_checkpoint="/the/moerges")):
+        update = await decide(state(options=OPTIONS, regulated="x", parts=served()), runtime())
+        assert (update["blend"], update["blend_layers"]) == (BLEND["communities"], BLEND["layers"])
+        base = await decide(state(options=OPTIONS, regulated="x", parts=served()), runtime(), part="base")
+    assert base["blend"] is None and base["notes"] == []  # the base has no router either
+
+
+async def test_a_checkpoint_that_is_none_is_a_note_and_no_failure(moerges, tmp_path):
+    with use_settings(get_settings(blend_checkpoint=str(tmp_path))):
+        update = await decide(state(options=OPTIONS, regulated="x", parts=served()), runtime())
+    assert update["blend"] is None and update["answer"] == "Equality"
+    assert "which is no model folder: it has no config.json" in update["notes"][-1]
+
+
+async def test_what_a_seed_promises(script):
+    script.option_logprobs = [math.log(p) for p in (0.2, 0.5, 0.1)]
+    parts = dict.fromkeys((*KEYS, "meta", "base"), "scripted:meta")
+    update = await decide(state(options=OPTIONS, regulated="x", parts=parts), runtime(seed=7))
+    assert update["determinism"].startswith("Seed 7. Served: ")
+    assert promise([ModelRef("embedded", "nano/meta")], 0).startswith("Seed 0. Embedded: the same seed")
+    both = promise([ModelRef("embedded", "nano/meta"), ModelRef("openai", "x")], 0)
+    assert "Embedded: " in both and "Served: " in both

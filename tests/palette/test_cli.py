@@ -481,7 +481,15 @@ def test_ctrl_c(server: FakeServer) -> None:
     server.faults["*"] = "slow"
     command = [sys.executable, "-m", "palette", "ask", "--base-url", server.url, "-c", "KEN", FREEDOM]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        # a background job of a shell inherits SIGINT as ignored: then there is nothing to catch
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 60
     while not server.requests and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -9,9 +9,12 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from langchain_core.callbacks import AsyncCallbackHandler
+from langchain_core.load import dumps
 from langchain_core.messages import HumanMessage
+from langchain_core.runnables.config import var_child_runnable_config
 
-from palette import models
+from palette import client, models
 from palette.cultural_map import Community, CulturalMap, load_map
 from palette.embedded.manifest import Manifest
 from palette.errors import MapError, ModelError, SettingsError
@@ -151,8 +154,10 @@ def test_unknown_parts_and_taken_names(nano):
 # -- asking a server
 
 
-@pytest.fixture
-def here(server):
+@pytest.fixture(params=["ChatOpenAI", "our client"])
+def here(server, request, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.02)
+    server.vllm = request.param == "our client"
     settings = get_settings(base_url=server.url, api_key=KEY, request_timeout_s=20, retries=2)
     with use_settings(settings):
         yield server
@@ -170,7 +175,8 @@ async def test_a_reply_with_its_usage(here):
     assert reply.text == "africa speaks of many things."
     assert reply.usage == {"input_tokens": 5, "output_tokens": 5}
     (sent,) = here.requests
-    assert (sent["temperature"], sent["seed"], sent["max_completion_tokens"]) == (0.3, 5, 40)
+    most = sent.get("max_completion_tokens") or sent.get("max_tokens")
+    assert (sent["temperature"], sent["seed"], most) == (0.3, 5, 40)
     assert sent["messages"] == [{"role": "user", "content": "Hello, what do people eat?"}]
     assert here.keys == [KEY]
 
@@ -244,8 +250,44 @@ async def test_no_key_goes_to_a_server_the_settings_do_not_name(server):
 
 
 async def test_the_key_is_in_no_repr(here):
-    model = chat_model(ModelRef.parse("openai:africa"), Sampling())
-    assert KEY not in repr(model) + str(model) + str(model.model_dump())
+    ref = ModelRef.parse("openai:africa")
+    for model in (chat_model(ref, Sampling()), await open_model(ref, Sampling())):
+        assert KEY not in repr(model) + str(model) + str(model.model_dump()) + dumps(model)
+    await close_clients()
+
+
+class Listener(AsyncCallbackHandler):
+    """What a tracer is told of a call."""
+
+    def __init__(self):
+        self.told = []
+
+    async def on_chat_model_start(self, serialized, messages, **more):
+        self.told.append(f"{serialized} {more}")
+
+    async def on_llm_error(self, error, **more):
+        self.told.append(f"{error!r} {more}")
+
+    async def on_llm_end(self, response, **more):
+        self.told.append(f"{response} {more}")
+
+
+@pytest.mark.parametrize("fault", ["", "401", "500"])
+async def test_a_tracer_is_not_told_the_key(here, fault):
+    here.faults["africa"] = fault
+    listener = Listener()
+    token = var_child_runnable_config.set({"callbacks": [listener]})
+    try:
+        await said("openai:africa")
+    except ModelError as error:
+        listener.told.append(str(error))
+    finally:
+        var_child_runnable_config.reset(token)
+    assert len(listener.told) >= 2
+    assert KEY in here.keys[0]
+    # what openai's own errors say is the server's text, which the fake made to echo the key
+    ours = [told for told in listener.told if fault != "401" or here.vllm]
+    assert all(KEY not in told for told in ours)
 
 
 def test_clients_belong_to_their_loop(here):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from palette.errors import PromptError
-from palette.prompts import fields_of, names, render, template_of
+from palette.prompts import FOLDER, fields_of, names, render, template_of
 
 FILLED = {
     "draft": dict(
@@ -116,3 +118,34 @@ def test_prompt_like_text_stays_text(evil):
 def test_fields_of():
     assert {name: set(fields_of(name)) for name in names()} == {name: set(FILLED[name]) for name in FILLED}
     assert "{memory}" in template_of("regulate")
+
+
+# The prompts of the other stages. One that changes is another instrument: old results and the kept calls of
+# unfinished runs are not comparable with new ones. Change the hash only when that is meant.
+HASHES = {
+    "baselines/draft": "66acfbe6defd763a",
+    "baselines/prompting": "05f6c823bcea543c",
+    "baselines/prompting_option": "21cad9c697f0738c",
+    "baselines/route": "77625f147421db85",
+    "baselines/select": "6d2dd2ef4e644ff9",
+    "baselines/summarise": "0c1aec84fdd8350c",
+    "baselines/vanilla": "bcb64412c6ca48cc",
+    "baselines/vanilla_option": "71b50015424fb2b7",
+    "prefix/account": "9d86eb06cfe3b0ec",
+    "prefix/decide": "0d4c50db9cc4a181",
+    "prefix/decide_option": "067a95f34a57fba8",
+    "prefix/draft": "1132ced213b425df",
+    "prefix/regulate": "a509062b763a90fe",
+    "semantic/answer": "3c2fbd5a0d70756a",
+    "synthesis/aggregate": "cedf0513cb1d5ccf",
+    "synthesis/feedback": "71d402a7ba3f8822",
+    "synthesis/respond": "278ccc031b10ceca",
+    "synthesis/validate": "ceff965a3a653325",
+}
+
+
+def test_the_prompts_of_the_other_stages_are_as_they_were():
+    folders = {name.partition("/")[0] for name in HASHES}
+    there = {name for folder in folders for name in names(folder)}
+    assert folders == {path.name for path in FOLDER.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {n: hashlib.sha256(template_of(n).encode()).hexdigest()[:16] for n in there} == HASHES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
@@ -14,7 +15,7 @@ from palette.models import ModelRef, Sampling, close_clients, open_model
 from palette.questions import Question
 from palette.readout import option_in, read_options
 from palette.settings import get_settings, use_settings
-from tests.fake_server import serve
+from tests.fake_server import VOCABULARY, serve
 from tests.scripted import Script, scripted_model
 
 ASKED = [HumanMessage("Which?")]
@@ -122,6 +123,86 @@ async def test_two_letter_labels_are_sampled(server):
 async def test_exact_by_name_needs_a_model_that_offers_it(server):
     with pytest.raises(ModelError, match="gives no exact log-probabilities"):
         await read(TWO, method="exact")
+
+
+# -- vLLM: exact probabilities in one token
+
+
+@pytest.fixture
+def vllm(server):
+    server.vllm = True
+    return server
+
+
+async def test_vllm_is_asked_for_the_labels_tokens_themselves(vllm):
+    vllm.letters = {"A": 0.05, " A": 0.01, "B": 0.02, "The": 0.8}
+    reading = await read(THREE)
+    # A: 0.05 + 0.01 = 0.06; B: 0.02; C: nothing; together 0.08, however rare: A 0.75, B 0.25
+    assert reading.distribution is not None
+    assert reading.distribution.probabilities == pytest.approx((0.75, 0.25, 0))
+    assert (reading.method, reading.censored) == ("exact", ())
+    assert reading.option_mass == pytest.approx(0.08)
+    (sent,) = vllm.requests
+    texts = [VOCABULARY[index] for index in sent["logprob_token_ids"]]
+    assert sorted(texts) == sorted([" ", "A", " A", "B", " B", "C", " C"])
+    assert (sent["max_tokens"], sent["temperature"], sent["logprobs"]) == (1, 0, True)
+    assert reading.usage == {"input_tokens": 1, "output_tokens": 5}  # as the server tells
+
+
+async def test_token_ids_are_asked_for_once(vllm):
+    try:
+        model = await open_model(ModelRef.parse("openai:meta"), Sampling())
+        await asyncio.gather(*(read_options(model, ASKED, THREE) for _ in range(5)))
+        other = await open_model(ModelRef.parse("openai:meta"), Sampling(seed=7))
+        await read_options(other, ASKED, TWO)
+    finally:
+        await close_clients()
+    assert sorted(vllm.tokenized) == sorted({" ", "A", " A", "B", " B", "C", " C"})
+
+
+async def test_a_likely_space_is_followed_to_the_letter_behind_it(vllm):
+    vllm.letters = {"A": 0.2, "B": 0.1, " ": 0.5}
+    vllm.after = {" ": {"A": 0.2, "B": 0.8}}
+    reading = await read(TWO)
+    # A: 0.2 + 0.5 * 0.2 = 0.3; B: 0.1 + 0.5 * 0.8 = 0.5
+    assert reading.option_mass == pytest.approx(0.8)
+    assert reading.distribution is not None
+    assert reading.distribution.probabilities == pytest.approx((0.375, 0.625))
+
+
+async def test_two_letter_labels_are_scored_letter_by_letter(vllm):
+    # AA to AZ, BA to BD. "AB" and " AC" are also tokens of their own.
+    vllm.letters = {"A": 0.4, " A": 0.1, "B": 0.2, "AB": 0.05, " AC": 0.1}
+    vllm.after = {"A": {"A": 0.5, "B": 0.25}, " A": {"C": 1.0}, "B": {"D": 0.5}}
+    reading = await read(MANY)
+    assert reading.distribution is not None and reading.method == "exact"
+    # AA .4*.5 = .2; AB .4*.25 + .05 = .15; AC .1*1 + .1 = .2; BD .2*.5 = .1; together .65
+    told = {label: p for label, p in zip(MANY.labels, reading.distribution.probabilities, strict=True) if p}
+    assert told == pytest.approx({"AA": 0.2 / 0.65, "AB": 0.15 / 0.65, "AC": 0.2 / 0.65, "BD": 0.1 / 0.65})
+    assert reading.option_mass == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize("lacks", ["tokenize", "ids"])
+async def test_without_exact_numbers_the_top_ones_serve(vllm, lacks):
+    vllm.faults[lacks] = "ignored"
+    vllm.letters = {"A": 0.5, " A": 0.1, "B": 0.2, "The": 0.1}
+    try:
+        model = await open_model(ModelRef.parse("openai:meta"), Sampling())
+        first, second = [await read_options(model, ASKED, TWO) for _ in range(2)]
+        with pytest.raises(ModelError, match="gives no exact log-probabilities"):
+            await read_options(model, ASKED, TWO, method="exact")
+    finally:
+        await close_clients()
+    assert first == second and first.method == "top_logprobs"
+    assert first.option_mass == pytest.approx(0.8)
+    asked_exactly = [body for body in vllm.requests if body.get("logprob_token_ids")]
+    assert len(asked_exactly) == (1 if lacks == "ids" else 0)  # tried once, remembered
+
+
+async def test_a_failure_of_the_server_is_not_taken_for_a_lack(vllm):
+    vllm.faults["meta"] = "500"
+    with pytest.raises(Exception, match="the engine died"):
+        await read(TWO)
 
 
 async def test_all_replies_unreadable():

@@ -101,8 +101,8 @@ def test_nano_on_the_cpu_by_the_letter() -> None:
     nano = replace(read_palette("nano"), moerges=Path("/m"), parts=None)
     lora, moerges = of(plan_servers(nano, Device("cpu", cores=(0, 1))))
     shared = (
-        "--dtype float32 --enforce-eager --kv-cache-memory-bytes 268435456 --max-model-len 2048 "
-        "--generation-config vllm --enable-prefix-caching --structured-outputs-config "
+        "--dtype float32 --enforce-eager --no-enable-chunked-prefill --kv-cache-memory-bytes 268435456 "
+        "--max-model-len 2048 --generation-config vllm --enable-prefix-caching --structured-outputs-config "
         '{"backend":"xgrammar","disable_any_whitespace":true} --disable-uvicorn-access-log'
     )
     home = BUILT_IN["nano"].resolve()

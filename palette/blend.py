@@ -1,0 +1,121 @@
+"""The blend of a served MoErges: its router weights, from one prefill in transformers on the same weights.
+
+A server tells which experts it used, and with all of them in use that says nothing. So where the MoErges lies
+on this machine too (the setting `blend_checkpoint`), the router is read here: the same prompt, the same
+weights, one pass without a reply. Only the router is asked, yet its input in a layer comes out of the layers
+below, so the whole model is loaded, once a process, on the CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from langchain_core.messages import BaseMessage
+
+from palette.errors import ModelError
+
+NOT_AVAILABLE = (
+    "The blend is not available for a served model: set blend_checkpoint to the folder of its MoErges (or to "
+    "an embedded palette, such as 'nano')."
+)
+ROLES = {"system": "system", "human": "user", "ai": "assistant"}
+Blend = dict[str, Any]
+
+
+async def served_blend(checkpoint: str, messages: Sequence[BaseMessage], communities: Sequence[str]) -> Blend:
+    """Router weights over the prompt: {"communities": {key: mean}, "layers": [{key: weight}]}, as the
+    embedded engine gives them.
+
+    `checkpoint`: a MoErges folder, or an embedded palette by name or folder. `communities`: the experts in
+    their order, for a folder that does not say. Raises ModelError: no such folder, no router in it.
+    """
+    if _is_palette(checkpoint):
+        from palette.embedded.chat_model import EmbeddedChatModel
+        from palette.embedded.engine import META
+
+        found = await EmbeddedChatModel(palette=checkpoint, part=META).ablend(messages)
+        assert found is not None
+        return found
+    pairs = tuple((ROLES[message.type], message.text) for message in messages)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_thread(), _read, checkpoint, pairs, tuple(communities))
+
+
+@functools.cache
+def _thread() -> ThreadPoolExecutor:
+    """One at a time: a prefill has all the cores already."""
+    return ThreadPoolExecutor(1, thread_name_prefix="blend")
+
+
+@functools.cache
+def _is_palette(checkpoint: str) -> bool:
+    from palette.embedded.manifest import BUILT_IN
+
+    return checkpoint in BUILT_IN or (Path(checkpoint) / "manifest.json").is_file()
+
+
+def _read(checkpoint: str, pairs: tuple[tuple[str, str], ...], communities: tuple[str, ...]) -> Blend:
+    import torch
+
+    from palette.embedded.moerges import router_weights
+
+    model, tokenizer, named = _loaded(checkpoint)
+    keys = named or communities
+    chat = [{"role": role, "content": text} for role, text in pairs]
+    ids = torch.tensor(
+        [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)]
+    )
+    layers: list[list[float]] = router_weights(model, {"input_ids": ids}, torch.ones_like(ids)).tolist()
+    if len(layers[0]) != len(keys):
+        raise ModelError(
+            f"{checkpoint} has {len(layers[0])} experts, and there are {len(keys)} communities "
+            f"({', '.join(keys)}): blend_checkpoint names another model's MoErges."
+        )
+    mean = [sum(column) / len(layers) for column in zip(*layers, strict=True)]
+    return {
+        "communities": dict(zip(keys, mean, strict=True)),
+        "layers": [dict(zip(keys, layer, strict=True)) for layer in layers],
+    }
+
+
+@functools.cache
+def _loaded(checkpoint: str) -> tuple[Any, Any, tuple[str, ...]]:
+    """Model, tokenizer, and the experts' names where `palette merge` left them."""
+    folder = Path(checkpoint)
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"blend_checkpoint names {checkpoint!r}, which is no model folder: it has no config.json."
+        )
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise ModelError(
+            f"Reading the blend needs {error.name}, which is not installed: "
+            "pip install 'cultural-palette[embedded]'"
+        ) from error
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with torch.device("cpu"):
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"blend_checkpoint {checkpoint!r} can not be loaded: {error}") from error
+    if not all(hasattr(getattr(layer, "mlp", None), "gate") for layer in model.model.layers):
+        raise ModelError(f"blend_checkpoint {checkpoint!r} has no router: it is no MoErges.")
+    return model.train(False), tokenizer, _experts(folder)
+
+
+def _experts(folder: Path) -> tuple[str, ...]:
+    import yaml
+
+    recipe = folder / "mergekit_config.yaml"
+    if not recipe.is_file():
+        return ()
+    raw = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    return tuple(str(expert["source_model"]) for expert in raw["experts"])

@@ -1,0 +1,158 @@
+"""Option-order effects: the same question read with its options in several orders, and averaged.
+
+Models favour places ("A", the last one). Orders are drawn as rows of cyclic Latin squares, so that after
+every `size` orders each option has stood in each place equally often; a preference for places alone then
+averages to uniform. The first order is always the question's own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from palette.distributions import Distribution
+from palette.questions import Question
+from palette.readout import Reading
+
+Order = tuple[int, ...]
+METHODS = ("exact", "top_logprobs", "sampling")
+"""The most faithful first."""
+
+
+def orders_of(size: int, count: int, seed: int = 0) -> list[Order]:
+    """`count` different orders of `size` options; all size! of them when there are not more.
+
+    An order names the option that stands in each place. Same seed, same orders.
+    """
+    if size < 1 or count < 1:
+        raise ValueError(f"expected at least 1 option and 1 order, got {size} and {count}")
+    own = tuple(range(size))
+    if count >= math.factorial(size):
+        return list(itertools.permutations(own))
+    return list(itertools.islice(_rows(own, random.Random(seed)), count))
+
+
+def _rows(own: Order, rng: random.Random) -> Iterator[Order]:
+    """Rows of Latin squares, the first of them around the question's own order, without repeats."""
+    seen: set[Order] = set()
+    first = own
+    while True:
+        turns = list(range(1, len(own)))
+        rng.shuffle(turns)
+        square = [tuple(first[turn:] + first[:turn]) for turn in (0, *turns)]
+        if square[0] not in seen:  # squares share all rows or none: a row tells its square
+            seen.update(square)
+            yield from square
+        shuffled = list(own)
+        rng.shuffle(shuffled)
+        first = tuple(shuffled)
+
+
+def in_order(question: Question, order: Order) -> Question:
+    """The question with its options in another order."""
+    return replace(question, options=tuple(question.options[index] for index in order))
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """Readings of one question in several orders, put back into the question's own and averaged.
+
+    `distribution` and `option_mass` are means over the readable orders. `spread`: standard deviation of each
+    option's probability over them (0..0.5). `mode_agreement`: share of them with the average's likeliest
+    option. `unreadable`: orders that were left out. `censored`: labels, in the question's own order, that
+    some order could not see.
+    """
+
+    distribution: Distribution | None
+    option_mass: float | None
+    orders: int
+    unreadable: int
+    spread: tuple[float, ...] | None
+    mode_agreement: float | None
+    censored: tuple[str, ...]
+    readings: tuple[Reading, ...] = field(repr=False)
+
+    @classmethod
+    def over(
+        cls, readings: Sequence[Reading], orders: Sequence[Order], labels: Sequence[str], least_mass: float
+    ) -> Averaged:
+        """Average. `labels`: of the options, by place. A reading with less than `least_mass` on the options
+        is unreadable.
+        """
+        read = [
+            (_back(reading.distribution, order), reading.option_mass)
+            for reading, order in zip(readings, orders, strict=True)
+            if reading.distribution is not None
+            and (reading.option_mass is None or reading.option_mass >= least_mass)
+        ]
+        hidden = {
+            order[labels.index(label)]
+            for reading, order in zip(readings, orders, strict=True)
+            for label in reading.censored
+        }
+        censored = tuple(labels[option] for option in sorted(hidden))
+        masses = [reading.option_mass for reading in readings if reading.option_mass is not None]
+        lost = len(readings) - len(read)
+        mass = math.fsum(masses) / len(masses) if masses else None
+        if not read:
+            return cls(None, mass, len(readings), lost, None, None, censored, tuple(readings))
+        mean = Distribution.mix([distribution for distribution, _ in read])
+        columns = zip(*(distribution.probabilities for distribution, _ in read), strict=True)
+        told = [m for _, m in read if m is not None]
+        return cls(
+            mean,
+            math.fsum(told) / len(told) if told else None,
+            len(readings),
+            lost,
+            tuple(statistics.pstdev(column) for column in columns),
+            sum(distribution.mode_index == mean.mode_index for distribution, _ in read) / len(read),
+            censored,
+            tuple(readings),
+        )
+
+    def as_reading(self) -> Reading:
+        """The average in the place of a single reading; its method the least faithful one of all."""
+        first = max(self.readings, key=lambda reading: METHODS.index(reading.method))
+        samples = [reading.samples for reading in self.readings if reading.samples is not None]
+        below = [r.censored_below for r in self.readings if r.censored_below is not None]
+        return Reading(
+            self.distribution,
+            self.option_mass,
+            first.method,
+            unreadable=sum(reading.unreadable for reading in self.readings),
+            samples=sum(samples) if samples else None,
+            censored=self.censored,
+            censored_below=max(below) if below else None,
+            replies=tuple(reply for reading in self.readings for reply in reading.replies)[:5],
+            usage=self.usage,
+        )
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Tokens of all readings; empty when one did not say."""
+        if not all(reading.usage for reading in self.readings):
+            return {}
+        keys = ("input_tokens", "output_tokens")
+        return {key: sum(reading.usage[key] for reading in self.readings) for key in keys}
+
+    def as_dict(self, options: Sequence[str]) -> Mapping[str, Any]:
+        """How it was averaged, in plain values, for results."""
+        return {
+            "orders": self.orders,
+            "unreadable": self.unreadable,
+            "spread": dict(zip(options, self.spread, strict=True)) if self.spread else None,
+            "mode_agreement": self.mode_agreement,
+        }
+
+
+def _back(distribution: Distribution, order: Order) -> Distribution:
+    """Probabilities by place -> by option, in the question's own order."""
+    shares = [0.0] * len(order)
+    for place, option in enumerate(order):
+        shares[option] = distribution.probabilities[place]
+    return Distribution(tuple(shares))
