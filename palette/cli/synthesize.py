@@ -62,11 +62,16 @@ EVERY_S, EVERY_ON_TERMINAL_S = 30.0, 0.5
 @click.option(
     "--concurrency", type=click.IntRange(1, 4096), help="Calls at once.  [default: 64; embedded 16]"
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="For servers that answer faster than one process can ask.",
+)
 @click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds for one attempt.")
 @click.option("--retries", type=click.IntRange(0, 20), default=6, show_default=True, help="Of a failed call.")
-@click.option(
-    "--prices", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Your own, YAML."
-)
+@click.option("--prices", type=click.Path(path_type=Path), help="Your own, YAML.")
 @click.option(
     "--budget", type=click.FloatRange(0, min_open=True), metavar="USD", help="Stop when it is used up."
 )
@@ -95,6 +100,7 @@ def synthesize(
     keep_greetings: bool,
     english_only: bool,
     concurrency: int | None,
+    processes: int,
     timeout_s: float,
     retries: int,
     prices: Path | None,
@@ -160,6 +166,7 @@ def synthesize(
             urls=urls,
             key=settings.api_key.get_secret_value() if settings.api_key else None,
             concurrency=concurrency or (64 if model.provider == "openai" else 16),
+            processes=processes,
             retries=retries,
             price=price,
             budget=budget,

@@ -1,0 +1,1 @@
+"""The steps of the synthesis, for one community: respond, feedback, aggregate, validate."""

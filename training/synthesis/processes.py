@@ -1,0 +1,209 @@
+"""A sitting in several processes, for servers that answer faster than one process can ask.
+
+One process makes about a thousand calls a second at best (graph, HTTP and JSON take their time). Here each of
+several asks its share of the answers, all with one call store; this process alone writes the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from graph.synthesis_state import Answer
+from palette.artifacts import RunFolder
+from palette.errors import PaletteError
+from training.queries import Query
+from training.synthesis.run import (
+    Job,
+    Outcome,
+    Show,
+    already_there,
+    answer_all,
+    end,
+    keep,
+    missing,
+    row_of,
+)
+from training.synthesis.sitting import INTERRUPTED, Sitting, open_teacher
+from training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
+
+COUNTED = ("input_tokens", "output_tokens", "replies", "untold", "asked")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process' part: each `of`-th answer of the job, from the `index`-th on."""
+
+    job: Job
+    out: Path
+    sitting: Sitting
+    index: int
+    of: int
+
+
+@dataclass
+class _Worker:
+    """A process as its parent sees it. `used`: its counts of tokens and calls, the latest."""
+
+    process: Any
+    pipe: Connection
+    used: tuple[int, ...] = (0,) * len(COUNTED)
+    saved: int = 0
+    error: BaseException | None = None
+
+
+def sit_in_processes(
+    job: Job, folder: RunFolder, sitting: Sitting, show: Show, note: Callable[[str], None]
+) -> Outcome:
+    """As `sit`, with `sitting.processes` of them."""
+    before = Ledger(sitting.price, sitting.budget)
+    _, tally = already_there(job, folder, before)
+    workers = [_start(job, folder.path, sitting, index) for index in range(sitting.processes)]
+    ledger = replace(before)
+    stopped: str | None = None
+
+    def stop(why: str) -> None:
+        nonlocal stopped
+        stopped = stopped or why
+        for worker in workers:
+            with suppress(OSError):
+                worker.pipe.send(why)
+
+    try:
+        with _minding_interrupts(stop, workers, note):
+            open_pipes = {worker.pipe: worker for worker in workers}
+            while open_pipes:
+                for pipe in wait(list(open_pipes)):
+                    worker = open_pipes[pipe]  # type: ignore[index]
+                    try:
+                        row, worker.used, worker.saved, worker.error = worker.pipe.recv()
+                    except (EOFError, OSError):
+                        del open_pipes[worker.pipe]
+                        _mind_the_dead(worker, stopped)
+                        if worker.error is not None:
+                            stop(str(worker.error))
+                        continue
+                    _add_up(ledger, before, workers)
+                    if row is not None:
+                        keep(folder, tally, row)
+                        show(tally, ledger)
+                    if stopped is None and ledger.spent_with(sitting.concurrency):
+                        stop(f"The budget of {sitting.budget:,.2f} USD is used up.")
+    finally:
+        for worker in workers:
+            worker.pipe.close()  # a process still at work sees that nobody listens, and ends
+            worker.process.join()
+    if error := next((worker.error for worker in workers if worker.error is not None), None):
+        raise error
+    return end(job, folder, tally, ledger, stopped, sum(worker.saved for worker in workers))
+
+
+def _start(job: Job, out: Path, sitting: Sitting, index: int) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    calls = max(1, sitting.concurrency // sitting.processes)
+    # the parent keeps the budget: it alone sees what all have used
+    share = Share(job, out, replace(sitting, concurrency=calls, budget=None), index, sitting.processes)
+    process = context.Process(target=_work, args=(share, theirs), name=f"synthesis-{index}")
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _mind_the_dead(worker: _Worker, stopped: str | None) -> None:
+    worker.process.join()
+    if worker.process.exitcode and worker.error is None and stopped is None:
+        worker.error = PaletteError(
+            f"A process of the run ended with code {worker.process.exitcode}; was memory short? "
+            "The same command goes on."
+        )
+
+
+def _add_up(ledger: Ledger, before: Ledger, workers: list[_Worker]) -> None:
+    for place, name in enumerate(COUNTED):
+        setattr(ledger, name, getattr(before, name) + sum(worker.used[place] for worker in workers))
+
+
+@contextmanager
+def _minding_interrupts(
+    stop: Callable[[str], None], workers: list[_Worker], note: Callable[[str], None]
+) -> Iterator[None]:
+    interrupted = False
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            for worker in workers:
+                worker.process.terminate()
+            raise KeyboardInterrupt
+        interrupted = True
+        stop(INTERRUPTED)
+        note("Stopping: waiting for the calls under way; once more gives them up.")
+
+    before = {}
+    for each in (signal.SIGINT, signal.SIGTERM):
+        with suppress(ValueError):  # not the main thread
+            before[each] = signal.signal(each, handle)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+# -- in the process ----------------------------------------------------------------------------------------
+
+
+def _work(share: Share, pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent tells when to stop
+    with suppress(BrokenPipeError):
+        asyncio.run(_answer_share(share, pipe))
+
+
+async def _answer_share(share: Share, pipe: Connection) -> None:
+    job = share.job
+    loop = asyncio.get_running_loop()
+    async with open_teacher(job, share.out, share.sitting) as teacher:
+
+        def heard() -> None:
+            try:
+                teacher.stop(pipe.recv())
+            except (EOFError, OSError):  # the parent is gone
+                loop.remove_reader(pipe.fileno())
+                teacher.stop("The run's first process is gone.")
+
+        def took(query: Query, key: str, answer: Answer) -> None:
+            _tell(pipe, teacher, row_of(job, query, key, answer))
+
+        done, _ = already_there(job, RunFolder(share.out), Ledger())
+        wanted = missing(job, done, share.index, share.of)
+        error: BaseException | None = None
+        loop.add_reader(pipe.fileno(), heard)
+        try:
+            await answer_all(job, teacher, wanted, share.sitting.concurrency, took)
+        except RunStopped:
+            pass
+        except PaletteError as fault:
+            error = type(fault)(*fault.args)
+        except BrokenPipeError:
+            raise
+        except Exception:  # told with its traceback by the parent
+            error = RuntimeError(traceback.format_exc())
+        finally:
+            loop.remove_reader(pipe.fileno())
+        _tell(pipe, teacher, None, error)
+
+
+def _tell(
+    pipe: Connection, teacher: Teacher, row: dict[str, Any] | None, error: BaseException | None = None
+) -> None:
+    used = tuple(getattr(teacher.ledger, name) for name in COUNTED)
+    pipe.send((row, used, teacher.store.saved[KIND], error))

@@ -1,0 +1,324 @@
+"""The run: every query through the communities' chains, rows as they finish, the manifest last.
+
+The chains are those in the boxes of the synthesis graph. A run fans out by itself: a row is written when its
+own chain is done, and the graph around them would take a third of the processor time.
+
+`rows.jsonl` holds one row for each (query, community); `calls.sqlite` every finished call. Killed at any
+moment and begun again, a run repeats no finished call and writes no row twice. A call that failed is no row:
+it is asked again by the next sitting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from itertools import product
+from typing import Any
+
+from graph.synthesis import answerings
+from graph.synthesis_state import Answer, SynthesisContext
+from palette import __version__
+from palette.artifacts import RunFolder
+from palette.cultural_map import CulturalMap
+from palette.errors import PaletteError
+from palette.models import ModelRef
+from palette.prompts import template_of
+from training.queries import Queries, Query
+from training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
+
+PROMPTS = ("respond", "feedback", "aggregate", "validate")
+MOST_ERRORS_SHOWN = 5
+Show = Callable[["Tally", Ledger], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that settles what the rows will say. `limit`: the first so many queries only."""
+
+    queries: Queries
+    cultural_map: CulturalMap
+    teacher: ModelRef
+    context: SynthesisContext
+    limit: int | None = None
+
+    @property
+    def items(self) -> tuple[Query, ...]:
+        """The queries to answer."""
+        return self.queries.items[: self.limit]
+
+    @property
+    def communities(self) -> tuple[str, ...]:
+        """Keys, in the map's order."""
+        return tuple(community.key for community in self.cultural_map.communities)
+
+    @property
+    def validation(self) -> str:
+        """ "checks" or "teacher"."""
+        return self.context.validation_by(str(self.teacher))
+
+    @cached_property
+    def prompts(self) -> dict[str, str]:
+        """Prompt -> the first sixteen digits of its SHA-256, of those in use."""
+        used = PROMPTS if self.validation == "teacher" else PROMPTS[:-1]
+        return {
+            name: hashlib.sha256(template_of(f"synthesis/{name}").encode()).hexdigest()[:16] for name in used
+        }
+
+    def config(self) -> dict[str, Any]:
+        """What a run that goes on must share with the one that began it."""
+        return {
+            "kind": "synthesis",
+            "queries": dict(self.queries.origin),
+            "limit": self.limit,
+            "map": self.cultural_map.key,
+            "communities": {c.key: list(c.countries) for c in self.cultural_map.communities},
+            "teacher": str(self.teacher),
+            "prompts": self.prompts,
+            **self.context.model_dump(exclude={"teacher", "validation", "timeout_s"}),
+            "validation": self.validation,
+        }
+
+
+@dataclass
+class Tally:
+    """Rows wanted and written; `failed`: those that got no answer this sitting."""
+
+    wanted: int
+    before: int = 0
+    ok: int = 0
+    set_aside: int = 0
+    failed: int = 0
+    rounds: Counter[int] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
+    communities: dict[str, Counter[str]] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def written(self) -> int:
+        """Rows in the folder."""
+        return self.ok + self.set_aside
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count a row."""
+        status = row["status"]
+        self.ok += status == "ok"
+        self.set_aside += status == "set_aside"
+        self.rounds[row["rounds"]] += 1
+        self.findings.update(finding["kind"] for finding in row["validation"]["findings"])
+        self.communities.setdefault(row["community"], Counter())[status] += 1
+
+    def fail(self, why: str) -> None:
+        """Count an answer that did not come."""
+        self.failed += 1
+        if why in self.errors or len(self.errors) < MOST_ERRORS_SHOWN:
+            self.errors[why] += 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sitting ended. `stopped`: why before its end; the run is finished when nothing is left."""
+
+    tally: Tally
+    stopped: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row is there."""
+        return self.tally.written >= self.tally.wanted and not self.stopped
+
+
+def row_of(job: Job, query: Query, community: str, answer: Answer) -> dict[str, Any]:
+    """An answer as `rows.jsonl` keeps it."""
+    return {
+        "query_id": query.id,
+        "query": query.text,
+        "community": community,
+        "status": answer["status"],
+        "response": answer["response"],
+        "steps": answer["steps"],
+        "rounds": answer["rounds"],
+        "validation": answer["validation"],
+        "teacher": answer["teacher"],
+        "prompts": job.prompts,
+        "usage": answer["usage"],
+        "error": answer["error"],
+        "source": asdict(query.source),
+    }
+
+
+def already_there(job: Job, folder: RunFolder, ledger: Ledger) -> tuple[set[int], Tally]:
+    """What earlier sittings wrote (as hashes, for `missing`), counted, and paid into the ledger."""
+    done: set[int] = set()
+    tally = Tally(len(job.items) * len(job.communities))
+    for row in folder.rows():
+        done.add(hash((row["query_id"], row["community"])))
+        tally.add(row)
+        _pay(ledger, row)
+    tally.before = tally.written
+    return done, tally
+
+
+def missing(job: Job, done: set[int], share: int = 0, of: int = 1) -> Iterator[tuple[Query, str]]:
+    """What is to be answered: all communities of a query, then those of the next. `share`: each `of`-th
+    answer of the whole job only, done or not, so that shares never meet.
+    """
+    for number, (query, key) in enumerate(product(job.items, job.communities)):
+        if number % of == share and hash((query.id, key)) not in done:
+            yield query, key
+
+
+async def run_job(
+    job: Job,
+    folder: RunFolder,
+    teacher: Teacher,
+    *,
+    concurrency: int,
+    show: Show = lambda tally, ledger: None,
+) -> Outcome:
+    """Write the rows that are missing, then the manifest if all are there. `concurrency`: calls at once.
+
+    Stops when the teacher is told to stop, and passes on what stopped it when that was a fault; the calls
+    under way come to their end first.
+    """
+    folder.open()
+    done, tally = already_there(job, folder, teacher.ledger)
+
+    def took(query: Query, key: str, answer: Answer) -> None:
+        keep(folder, tally, row_of(job, query, key, answer))
+        show(tally, teacher.ledger)
+
+    await answer_all(job, teacher, missing(job, done), concurrency, took)
+    return end(job, folder, tally, teacher.ledger, teacher.stopped, teacher.store.saved[KIND])
+
+
+async def answer_all(
+    job: Job,
+    teacher: Teacher,
+    wanted: Iterator[tuple[Query, str]],
+    concurrency: int,
+    took: Callable[[Query, str, Answer], None],
+) -> None:
+    """Answer what is wanted, and hand each answer to `took`."""
+    answering = answerings(job.cultural_map, teacher.ask)
+    context = job.context.model_copy(update={"teacher": str(job.teacher)})
+
+    async def work() -> None:
+        for query, key in wanted:
+            if teacher.stopped:
+                return
+            took(query, key, await answering[key](query.text, context))
+
+    # twice as many chains as calls: one always waits where another has ended
+    workers = [asyncio.create_task(work()) for _ in range(2 * concurrency)]
+    try:
+        await _all_or_first_fault(workers, teacher)
+    finally:
+        with suppress(asyncio.CancelledError):
+            await teacher.drain()
+
+
+def keep(folder: RunFolder, tally: Tally, row: Mapping[str, Any]) -> None:
+    """Write a row; one that failed is counted only, for the next sitting to ask again."""
+    if row["status"] == "failed":
+        tally.fail(row["error"] or "")
+    else:
+        folder.append(row)
+        tally.add(row)
+
+
+def end(
+    job: Job, folder: RunFolder, tally: Tally, ledger: Ledger, stopped: str | None, saved: int
+) -> Outcome:
+    """The manifest, if every row is there. `saved`: calls that earlier sittings had made."""
+    outcome = Outcome(tally, stopped)
+    if outcome.finished:
+        folder.finish(manifest_of(job, tally, ledger, saved))
+    return outcome
+
+
+async def _all_or_first_fault(workers: list[asyncio.Task[None]], teacher: Teacher) -> None:
+    """Wait for all; a fault stops the others, and is raised once they have come to rest."""
+    fault: BaseException | None = None
+    try:
+        pending = set(workers)
+        while pending:
+            ended, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for worker in ended:
+                error = worker.exception() if not worker.cancelled() else None
+                if error is not None and not isinstance(error, RunStopped):
+                    fault = fault or error
+                    teacher.stop(str(error) if isinstance(error, PaletteError) else repr(error))
+    except asyncio.CancelledError:
+        teacher.stop("Interrupted.")
+        teacher.cancel()
+        for worker in workers:
+            worker.cancel()
+        raise
+    if fault is not None:
+        raise fault
+
+
+def _pay(ledger: Ledger, row: Mapping[str, Any]) -> None:
+    """What a row of an earlier sitting has used: at least the three steps and its validation."""
+    ledger.input_tokens += row["usage"]["input_tokens"]
+    ledger.output_tokens += row["usage"]["output_tokens"]
+    ledger.replies += 3 * row["rounds"] + ("validate" in row["prompts"])
+
+
+def manifest_of(job: Job, tally: Tally, ledger: Ledger, saved: int) -> dict[str, Any]:
+    """The manifest of a finished run."""
+    cost = ledger.cost
+    return {
+        "kind": "synthesis",
+        "counts": {
+            "queries": len(job.items),
+            "rows": tally.written,
+            "ok": tally.ok,
+            "set_aside": tally.set_aside,
+            "by_community": {key: dict(tally.communities.get(key, {})) for key in job.communities},
+            "rounds": {str(number): rows for number, rows in sorted(tally.rounds.items())},
+            "findings": dict(tally.findings.most_common()),
+        },
+        "queries": {
+            **job.queries.origin,
+            "filters": dict(job.queries.counts),
+            "unreadable_rows": list(job.queries.faults),
+        },
+        "limit": job.limit,
+        "map": {
+            "key": job.cultural_map.key,
+            "name": job.cultural_map.name,
+            "communities": {c.key: c.name for c in job.cultural_map.communities},
+        },
+        "teacher": str(job.teacher),
+        "validation": job.validation,
+        "prompts": job.prompts,
+        **job.context.model_dump(include={"temperature", "max_tokens", "seed", "max_rounds"}),
+        "tokens": {
+            "input": ledger.input_tokens,
+            "output": ledger.output_tokens,
+            "replies_without_count": ledger.untold,
+        },
+        "cost_usd": None if cost is None else round(cost, 6),
+        "price": None if ledger.price is None else asdict(ledger.price),
+        "last_sitting": {
+            "seconds": round(time.perf_counter() - tally.started, 1),
+            "rows": tally.written - tally.before,
+            "calls_asked": ledger.asked,
+            "calls_kept": saved,
+        },
+        "versions": {
+            "cultural-palette": __version__,
+            "langgraph": version("langgraph"),
+            "python": platform.python_version(),
+        },
+    }

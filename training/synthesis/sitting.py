@@ -1,0 +1,141 @@
+"""One sitting of a run: opens folder, call store and servers, minds Ctrl-C, and lets the run go on."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graph.synthesis import build_synthesis
+from graph.synthesis_state import Answer
+from palette.artifacts import RunFolder
+from palette.calls import CallStore
+from palette.models import close_clients
+from training.queries import Query
+from training.synthesis.pace import Pace
+from training.synthesis.prices import Price
+from training.synthesis.run import Job, Outcome, Show, run_job
+from training.synthesis.server import Servers
+from training.synthesis.teacher import (
+    LEAST_FAILURES_IN_A_ROW,
+    Answering,
+    Ledger,
+    Teacher,
+    from_models,
+    from_servers,
+)
+
+INTERRUPTED = "Interrupted."
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """How the teacher is asked this time; nothing of it changes a row. `urls`: of an OpenAI-compatible
+    teacher; `answering`: where replies come from instead (batch files). `budget`: dollars for the whole run.
+    """
+
+    urls: tuple[str, ...] = ()
+    key: str | None = None
+    concurrency: int = 64
+    processes: int = 1
+    retries: int = 6
+    first_pause_s: float = 0.5
+    price: Price | None = None
+    budget: float | None = None
+    answering: Answering | None = None
+
+
+def sit(job: Job, out: Path, sitting: Sitting, show: Show, note: Callable[[str], None]) -> Outcome:
+    """Run until every row is there, or something stops it. `note` tells a person what is waited for."""
+
+    async def work() -> Outcome:
+        async with open_teacher(job, out, sitting) as teacher:
+            with _minding_interrupts(teacher, note):
+                return await run_job(job, folder, teacher, concurrency=sitting.concurrency, show=show)
+
+    with RunFolder(out, job.config()) as folder:
+        if sitting.processes > 1 and sitting.urls and sitting.answering is None:
+            from training.synthesis.processes import sit_in_processes
+
+            return sit_in_processes(job, folder, sitting, show, note)
+        return asyncio.run(work())
+
+
+def preview(job: Job, out: Path, sitting: Sitting, number: int) -> list[tuple[Query, dict[str, Answer]]]:
+    """The first queries' answers, to look at. Calls are kept, so the run does not ask them again; no row is
+    written.
+    """
+
+    async def work() -> list[tuple[Query, dict[str, Answer]]]:
+        async with open_teacher(job, out, sitting) as teacher:
+            graph = build_synthesis(job.cultural_map, ask=teacher.ask)
+            context = job.context.model_copy(update={"teacher": str(job.teacher)})
+
+            async def one(query: Query) -> tuple[Query, dict[str, Answer]]:
+                entry: Any = {"query": query.text}
+                return query, (await graph.ainvoke(entry, context=context))["answers"]
+
+            try:
+                return await asyncio.gather(*(one(query) for query in job.items[:number]))
+            finally:
+                await teacher.drain()
+
+    with RunFolder(out, job.config()):
+        return asyncio.run(work())
+
+
+@asynccontextmanager
+async def open_teacher(job: Job, out: Path, sitting: Sitting) -> AsyncIterator[Teacher]:
+    """The teacher of one event loop, with the calls kept in `out`."""
+    pace = Pace(sitting.concurrency)
+    ledger = Ledger(sitting.price, sitting.budget)
+    most_failures = max(LEAST_FAILURES_IN_A_ROW, 2 * sitting.concurrency)
+    with CallStore(out) as store:
+        if sitting.answering is not None:
+            yield Teacher(store, sitting.answering, ledger)
+        elif job.teacher.provider == "openai":
+            async with Servers(
+                sitting.urls,
+                sitting.key,
+                pace,
+                retries=sitting.retries,
+                seed=job.context.seed,
+                first_pause_s=sitting.first_pause_s,
+            ) as servers:
+                yield Teacher(store, from_servers(servers), ledger, pace, most_failures)
+        else:
+            try:
+                yield Teacher(store, from_models(pace), ledger, pace, most_failures)
+            finally:
+                await close_clients()
+
+
+@contextmanager
+def _minding_interrupts(teacher: Teacher, note: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) lets the calls under way come to their end; the second does not."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    task = asyncio.current_task()
+
+    def first() -> None:
+        if teacher.stopped == INTERRUPTED:
+            if task is not None:
+                task.cancel()
+            return
+        teacher.stop(INTERRUPTED)
+        note(f"Stopping: waiting for {teacher.under_way} calls under way; once more gives them up.")
+
+    added = []
+    for each in signals:
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+            loop.add_signal_handler(each, first)
+            added.append(each)
+    try:
+        yield
+    finally:
+        for each in added:
+            loop.remove_signal_handler(each)
