@@ -141,7 +141,7 @@ def _draw_each(items: Sequence[SurveyItem], number: int, seed: int) -> list[Surv
     asked: defaultdict[str, list[str]] = defaultdict(list)
     for item in items:
         asked[item.country].append(item.question.id)
-    taken = set()
+    taken: set[tuple[str, str]] = set()
     for country in sorted(asked):  # each country's draw is its own: another selection of countries keeps it
         questions = sorted(asked[country])
         drawn = random.Random(f"{seed}/{country}").sample(questions, min(number, len(questions)))

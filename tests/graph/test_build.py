@@ -46,8 +46,8 @@ async def test_a_question_with_options(script):
     result = await build_palette().ainvoke(ASKED, context=context())
     assert list(result) == [
         "country", "query", "options", "communities", "drafts", "memory", "regulated", "answer",
-        "distribution", "option_mass", "readout", "blend", "blend_layers", "determinism", "degraded", "notes", "usage",
-        "messages",
+        "distribution", "option_mass", "readout", "blend", "blend_layers", "determinism", "degraded", "notes",
+        "usage", "messages",
     ]  # fmt: skip
     assert (result["country"], result["query"], result["options"]) == (
         "NZL",
