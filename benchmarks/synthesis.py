@@ -82,7 +82,7 @@ def memory(rows: int, concurrency: int) -> dict[str, Any]:
         if len(seen) < len(marks) and tally.written >= marks[len(seen)]:
             seen[marks[len(seen)]] = round(_rss_mib(), 1)
 
-    async def answer(request: Any, key: str) -> dict[str, Any]:
+    async def answer(request: Any, key: Any) -> dict[str, Any]:
         await asyncio.sleep(0)
         return _row(_text(request.messages[0].text))
 

@@ -22,7 +22,7 @@ import pytest
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
 
-from graph.variants import VARIANTS
+from graph.variants import BASELINES, VARIANTS
 from palette.embedded.manifest import BUILT_IN
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
@@ -100,7 +100,7 @@ def _calm(dev: Dev) -> Iterator[None]:
 
 async def test_every_graph_id_is_served(dev: Dev):
     found = await get_client(url=dev.url).assistants.search(limit=50)
-    assert {assistant["graph_id"] for assistant in found} == set(VARIANTS)
+    assert {assistant["graph_id"] for assistant in found} == {*VARIANTS, *BASELINES, "synthesis"}
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))

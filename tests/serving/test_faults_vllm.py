@@ -131,7 +131,8 @@ async def before(target) -> AsyncIterator[Proxy]:
 
 
 def through(proxy, servers, *parts):
-    return {part: servers.refs[part].replace(servers.lora_url, proxy.url) for part in parts}
+    ours, theirs = (url.removesuffix("/v1") for url in (proxy.url, servers.lora_url))
+    return {part: servers.refs[part].replace(theirs, ours) for part in parts}
 
 
 async def test_storms_pass(vllm_servers, cast):

@@ -7,7 +7,7 @@ the price, and a day's patience: write, upload, read, until nothing is left to a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,8 +33,9 @@ class RequestsFile:
     _in_file: int = 0
     _round: int = 0
 
-    async def __call__(self, request: Request, key: str) -> Json:
+    async def __call__(self, request: Request, key_of: Callable[[], str]) -> Json:
         """Note the request; its reply is to come."""
+        key = key_of()
         if key not in self._written:
             self._written.add(key)
             line = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": request.body}
@@ -123,8 +124,9 @@ class ResultsFiles:
         else:
             self._places[key] = (number, offset)
 
-    async def __call__(self, request: Request, key: str) -> Json:
+    async def __call__(self, request: Request, key_of: Callable[[], str]) -> Json:
         """The reply to a request, if a file has it."""
+        key = key_of()
         if key not in self._places:
             raise NotYet("The results files have no reply to this request.")
         number, offset = self._places[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -94,7 +95,7 @@ async def open_teacher(job: Job, out: Path, sitting: Sitting) -> AsyncIterator[T
     pace = Pace(sitting.concurrency)
     ledger = Ledger(sitting.price, sitting.budget)
     most_failures = max(LEAST_FAILURES_IN_A_ROW, 2 * sitting.concurrency)
-    with CallStore(out) as store:
+    with _rarer_collections(), CallStore(out) as store:
         if sitting.answering is not None:
             yield Teacher(store, sitting.answering, ledger)
         elif job.teacher.provider == "openai":
@@ -112,6 +113,17 @@ async def open_teacher(job: Job, out: Path, sitting: Sitting) -> AsyncIterator[T
                 yield Teacher(store, from_models(pace), ledger, pace, most_failures)
             finally:
                 await close_clients()
+
+
+@contextmanager
+def _rarer_collections() -> Iterator[None]:
+    """Look for reference cycles after 50,000 new objects, not 700: a fifth of a run's processor time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 @contextmanager

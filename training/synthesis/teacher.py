@@ -62,8 +62,8 @@ class Request:
         return {key: value for key, value in body.items() if value is not None}
 
 
-Answering = Callable[[Request, str], Awaitable[Json]]
-"""Where replies come from: a request and its key -> {"text", "finish", "usage", "seconds"}."""
+Answering = Callable[[Request, Callable[[], str]], Awaitable[Json]]
+"""Where replies come from: a request, and what tells its key -> {"text", "finish", "usage", "seconds"}."""
 
 
 def parse_teacher(texts: Sequence[str], settings: Settings) -> tuple[ModelRef, tuple[str, ...]]:
@@ -175,12 +175,16 @@ class Teacher:
 
     async def _kept(self, request: Request) -> Json:
         model, shape = str(request.model), request.shape
-        key = self.store.key(KIND, model, shape)
-        row = await self.store.once(KIND, model, shape, lambda: self._asked(request, key))
+        row = await self.store.once(
+            KIND,
+            model,
+            shape,
+            lambda: self._asked(request, lambda: self.store.key(KIND, model, shape)),
+        )
         self.ledger.add(row["usage"])
         return row
 
-    async def _asked(self, request: Request, key: str) -> Json:
+    async def _asked(self, request: Request, key: Callable[[], str]) -> Json:
         if self.stopped:
             raise RunStopped(self.stopped)
         if self.ledger.spent_with(self.under_way):
@@ -221,7 +225,7 @@ class Teacher:
 def from_servers(servers: Servers) -> Answering:
     """Replies of OpenAI-compatible servers."""
 
-    async def answer(request: Request, key: str) -> Json:
+    async def answer(request: Request, key: Callable[[], str]) -> Json:
         start = time.perf_counter()
         done = await servers.complete(request.body, request.timeout_s)
         seconds = round(time.perf_counter() - start, 3)
@@ -233,7 +237,7 @@ def from_servers(servers: Servers) -> Answering:
 def from_models(pace: Pace) -> Answering:
     """Replies of chat models in this process, such as the embedded palette's."""
 
-    async def answer(request: Request, key: str) -> Json:
+    async def answer(request: Request, key: Callable[[], str]) -> Json:
         async with pace:
             start = time.perf_counter()
             async with guarded(request.model, request.timeout_s):
