@@ -162,7 +162,7 @@ async def test_a_hung_socket_costs_one_draft_its_budget(vllm_servers, cast):
 
 
 async def test_an_adapter_that_is_missing(vllm_servers, cast):
-    ref = f"openai:antarctica@{vllm_servers.lora_url}"
+    ref = f"openai:antarctica@{vllm_servers.lora_url}/v1"
     (result,) = await runs(1, cast({"africa": ref}))
     error = result["drafts"]["africa"]["error"]
     assert "does not know the model 'antarctica' (HTTP 404" in error and "palette doctor" in error
@@ -170,7 +170,7 @@ async def test_an_adapter_that_is_missing(vllm_servers, cast):
 
 
 async def test_a_decider_that_is_not_served_fails_the_run(vllm_servers, cast):
-    (result,) = await runs(1, cast({"meta": f"openai:moerge@{vllm_servers.moerges_url}"}))
+    (result,) = await runs(1, cast({"meta": f"openai:moerge@{vllm_servers.moerges_url}/v1"}))
     assert isinstance(result, ModelError) and "does not know the model 'moerge'" in str(result)
 
 
