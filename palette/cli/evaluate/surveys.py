@@ -101,8 +101,7 @@ def surveys(
         map=map_name,
         model=model,
         base_url=base_url,
-        models={**_of_file(models_file), **refs_of("--set", parts, "NAME=REF", "meta=openai:gpt-4o-mini")}
-        or None,
+        models={**_of_file(models_file), **chosen_parts} or None,
         seed=seed,
         readout=readout,
     )
