@@ -28,7 +28,7 @@ help:  ## show this list
 
 ask: $(VENV)/.ask  ## ask a country a question: COUNTRY=KEN QUESTION="..." OPTIONS="One;Other"
 	@set -f; IFS=';'; set --; for option in $$ASK_OPTIONS; do set -- "$$@" --option "$$option"; done; \
-	exec $(PY) -m palette ask --country "$$ASK_COUNTRY" "$$@" -- "$$ASK_QUESTION"
+	exec $(PY) -m cultural_palette ask --country "$$ASK_COUNTRY" "$$@" -- "$$ASK_QUESTION"
 
 test: $(VENV)/.dev $(VLLM_MADE)  ## run the whole test suite
 	$(PY) -m pytest $(if $(CI),-ra --color=no --durations=10)
@@ -51,7 +51,7 @@ format: $(VENV)/.dev  ## mend what ruff can mend
 	$(PY) -m ruff format .
 
 docs: $(VENV)/.dev  ## write docs/cli.md from --help
-	$(PY) -m palette.cli.page > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
+	$(PY) -m cultural_palette.cli.page > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 
 # Stamps: a second call installs nothing until pyproject.toml changes.
 $(VENV)/.ask: pyproject.toml | $(VENV)/.made

@@ -49,9 +49,9 @@ async def measure(rounds: int) -> dict[str, Any]:
     import torch
     import transformers
 
-    from palette.embedded.chat_model import EmbeddedChatModel
-    from palette.embedded.engine import get_engine
-    from palette.prompts import render
+    from cultural_palette.embedded.chat_model import EmbeddedChatModel
+    from cultural_palette.embedded.engine import get_engine
+    from cultural_palette.prompts import render
 
     engine = get_engine("nano")
     keys = engine.manifest.communities

@@ -55,15 +55,15 @@ def measure(
     """Both ways, one after the other, in fresh folders; the engine is warm before."""
     import torch
 
-    from evaluation.methods import BEST_SINGLE, methods_named
-    from evaluation.plan import Plan
-    from evaluation.run import evaluate
-    from evaluation.selection import Selection, resolve_countries
-    from evaluation.surveys import load_survey
-    from graph.variants import SINGLE
-    from palette.cultural_map import load_map
-    from palette.embedded.engine import get_engine
-    from palette.settings import get_settings
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.embedded.engine import get_engine
+    from cultural_palette.evaluation.methods import BEST_SINGLE, methods_named
+    from cultural_palette.evaluation.plan import Plan
+    from cultural_palette.evaluation.run import evaluate
+    from cultural_palette.evaluation.selection import Selection, resolve_countries
+    from cultural_palette.evaluation.surveys import load_survey
+    from cultural_palette.graph.variants import SINGLE
+    from cultural_palette.settings import get_settings
 
     get_engine("nano")
     cultural_map, settings = load_map("continents"), get_settings(map="continents")

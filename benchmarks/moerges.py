@@ -66,8 +66,8 @@ def measure(
     import torch
     import transformers
 
-    from training.merge import merge_moerges
-    from training.merge.router import read_states
+    from cultural_palette.training.merge import merge_moerges
+    from cultural_palette.training.merge.router import read_states
 
     base = make_base(work / "base", layers, hidden, intermediate, vocabulary)
     adapters = {key: make_adapter(base, work / key, seed) for seed, key in enumerate(KEYS)}
@@ -126,7 +126,7 @@ def make_adapter(base: Path, folder: Path, seed: int, rank: int = 16) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from training.merge import Checkpoint
+    from cultural_palette.training.merge import Checkpoint
 
     source, generator = Checkpoint(base), torch.Generator().manual_seed(seed)
     weights = {}

@@ -132,7 +132,7 @@ def make_base(folder: Path, shape: str) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from training.nano.base import SPECIAL, TEMPLATE
+    from cultural_palette.training.nano.base import SPECIAL, TEMPLATE
 
     size = SHAPES[shape]["vocab_size"]
     words = {
@@ -166,8 +166,8 @@ def run_trial(
     import torch
     from transformers import AutoTokenizer, TrainerCallback
 
-    from training.orpo import OrpoSettings
-    from training.trainers import build_trainer, load_model
+    from cultural_palette.training.orpo import OrpoSettings
+    from cultural_palette.training.trainers import build_trainer, load_model
 
     torch.set_num_threads(threads)
     gpu = torch.cuda.is_available()

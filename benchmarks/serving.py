@@ -109,7 +109,7 @@ async def taken(items: int, work: Callable[[], Awaitable[Any]]) -> Taken:
 
 async def run_graph(inputs: list[dict[str, Any]], at_once: int) -> list[dict[str, Any]]:
     """The whole palette over all inputs; every run must be whole."""
-    from graph.build import build_palette
+    from cultural_palette.graph.build import build_palette
 
     palette = build_palette("continents")
     gate = asyncio.Semaphore(at_once)
@@ -127,7 +127,7 @@ async def run_graph(inputs: list[dict[str, Any]], at_once: int) -> list[dict[str
 @contextmanager
 def recorded() -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """Every chat request that our client sends meanwhile: (address, body)."""
-    from palette.client import Server
+    from cultural_palette.client import Server
 
     sent: list[tuple[str, dict[str, Any]]] = []
     post = Server.post
@@ -166,8 +166,8 @@ async def fire(requests: list[tuple[str, dict[str, Any]]], in_flight: int) -> in
 
 async def measure(load: Load) -> dict[str, Any]:
     """The servers that the settings name, against every rival."""
-    from palette.models import close_clients
-    from palette.settings import get_settings, use_settings
+    from cultural_palette.models import close_clients
+    from cultural_palette.settings import get_settings, use_settings
 
     inputs = load.inputs()
     flags = {"temperature": 0.0, "max_tokens": load.max_tokens, "retries": 10}
@@ -216,7 +216,7 @@ def generate_one_by_one(
     import torch
     import transformers
 
-    from palette.embedded.engine import get_engine
+    from cultural_palette.embedded.engine import get_engine
 
     engine = get_engine("nano")
     base = transformers.AutoModelForCausalLM.from_pretrained(engine.manifest.base, dtype=torch.float32)
@@ -245,8 +245,8 @@ def generate_one_by_one(
 
 async def measure_client(load: Load) -> dict[str, Any]:
     """CPU time of graph and client, with our client, with ChatOpenAI, and of bare aiohttp."""
-    from palette.models import close_clients
-    from palette.settings import get_settings, use_settings
+    from cultural_palette.models import close_clients
+    from cultural_palette.settings import get_settings, use_settings
 
     inputs = load.inputs()
     rows: dict[str, list[Taken]] = {"graph, our client": [], "graph, ChatOpenAI": [], "bare aiohttp": []}

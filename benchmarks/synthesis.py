@@ -73,7 +73,7 @@ def speed(calls: int, concurrency: int, latency_s: float, processes: int) -> dic
 
 def memory(rows: int, concurrency: int) -> dict[str, Any]:
     """MiB in use as rows go by, over replies that come at once."""
-    from training.synthesis.sitting import Sitting, sit
+    from cultural_palette.training.synthesis.sitting import Sitting, sit
 
     marks = [mark for mark in (1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000) if mark <= rows]
     seen: dict[int, float] = {}
@@ -102,11 +102,11 @@ def memory(rows: int, concurrency: int) -> dict[str, Any]:
 
 
 def _job(queries: int) -> Any:
-    from graph.synthesis_state import SynthesisContext
-    from palette.cultural_map import load_map
-    from palette.models import ModelRef
-    from training.queries import Queries, Query, Source
-    from training.synthesis.run import Job
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.graph.synthesis_state import SynthesisContext
+    from cultural_palette.models import ModelRef
+    from cultural_palette.training.queries import Queries, Query, Source
+    from cultural_palette.training.synthesis.run import Job
 
     items = tuple(
         Query(f"q{number}", f"What is a good day, for the {number}th time of asking?", Source("made up"))
@@ -117,7 +117,7 @@ def _job(queries: int) -> Any:
 
 
 def _whole_run(queries: int, concurrency: int, url: str, processes: int) -> dict[str, float]:
-    from training.synthesis.sitting import Sitting, sit
+    from cultural_palette.training.synthesis.sitting import Sitting, sit
 
     sit_quietly: Callable[[Path, int], Any] = lambda out, number: sit(  # noqa: E731
         _job(number),
@@ -134,8 +134,8 @@ def _whole_run(queries: int, concurrency: int, url: str, processes: int) -> dict
 
 
 async def _client_alone(calls: int, concurrency: int, url: str) -> dict[str, float]:
-    from training.synthesis.pace import Pace
-    from training.synthesis.server import Servers
+    from cultural_palette.training.synthesis.pace import Pace
+    from cultural_palette.training.synthesis.server import Servers
 
     body = {"model": "teacher", "messages": [{"role": "user", "content": "x" * 1500}]}
     async with Servers([url], None, Pace(concurrency)) as servers:
@@ -145,7 +145,7 @@ async def _client_alone(calls: int, concurrency: int, url: str) -> dict[str, flo
 async def _langchain(calls: int, concurrency: int, url: str) -> dict[str, float]:
     from langchain_core.messages import HumanMessage
 
-    from palette.models import ModelRef, Sampling, ask
+    from cultural_palette.models import ModelRef, Sampling, ask
 
     ref, messages = ModelRef("openai", "teacher", url), [HumanMessage("x" * 1500)]
     return await _many(calls, concurrency, lambda: ask(ref, Sampling(0.7), messages, timeout_s=60))

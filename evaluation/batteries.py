@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from evaluation.labels import has_opinion
+from cultural_palette.evaluation.labels import has_opinion
 
 OPENING, ALIKE_SAME, ALIKE_ANY = 6, 0.6, 0.8
 

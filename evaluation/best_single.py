@@ -9,12 +9,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
-from evaluation.methods import BEST_SINGLE
-from evaluation.metrics import alignments
-from evaluation.predictions import Row, row_of
-from evaluation.surveys import SurveyItem
-from graph.variants import SINGLE
-from palette.distributions import Distribution
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.methods import BEST_SINGLE
+from cultural_palette.evaluation.metrics import alignments
+from cultural_palette.evaluation.predictions import Row, row_of
+from cultural_palette.evaluation.surveys import SurveyItem
+from cultural_palette.graph.variants import SINGLE
 
 
 def halves(batteries: Iterable[str]) -> dict[str, int]:

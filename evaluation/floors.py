@@ -24,9 +24,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.metrics import ALIGNMENTS, alignments
-from evaluation.surveys import Survey, SurveyItem
-from palette.distributions import Distribution
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
+from cultural_palette.evaluation.surveys import Survey, SurveyItem
 
 UNIFORM, PER_SIZE, OTHERS, MODE = "uniform", "mean_per_size", "mean_of_others", "oracle_mode"
 FLOORS = {

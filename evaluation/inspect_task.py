@@ -18,15 +18,15 @@ from inspect_ai.model import ModelOutput
 from inspect_ai.scorer import Metric, Score, Scorer, Target, grouped, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from evaluation.metrics import ALIGNMENTS, alignments
-from evaluation.selection import Selection, resolve_countries
-from evaluation.surveys import SurveyItem, load_survey
-from graph.context import PaletteContext
-from graph.variants import VARIANTS, build_variant
-from palette.cultural_map import load_map
-from palette.distributions import Distribution
-from palette.errors import PaletteError, UsageError
-from palette.settings import current_settings
+from cultural_palette.cultural_map import load_map
+from cultural_palette.distributions import Distribution
+from cultural_palette.errors import PaletteError, UsageError
+from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
+from cultural_palette.evaluation.selection import Selection, resolve_countries
+from cultural_palette.evaluation.surveys import SurveyItem, load_survey
+from cultural_palette.graph.context import PaletteContext
+from cultural_palette.graph.variants import VARIANTS, build_variant
+from cultural_palette.settings import current_settings
 
 READING = "palette"
 

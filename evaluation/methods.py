@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from evaluation.predictions import Prediction
-from evaluation.surveys import SurveyItem
-from graph.context import PaletteContext
-from graph.variants import SINGLE, build_variant
-from palette.cultural_map import CulturalMap
-from palette.errors import SettingsError, UsageError
-from palette.models import BASE, ModelRef
-from palette.settings import current_settings
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import SettingsError, UsageError
+from cultural_palette.evaluation.predictions import Prediction
+from cultural_palette.evaluation.surveys import SurveyItem
+from cultural_palette.graph.context import PaletteContext
+from cultural_palette.graph.variants import SINGLE, build_variant
+from cultural_palette.models import BASE, ModelRef
+from cultural_palette.settings import current_settings
 
 Predict = Callable[[SurveyItem], Awaitable[Prediction]]
 BEST_SINGLE = "best-single-draft"

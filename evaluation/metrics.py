@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from evaluation.labels import has_opinion, is_scale
-from palette.distributions import Distribution
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.labels import has_opinion, is_scale
 
 ALIGNMENTS = ("jsd_e", "jsd_2", "jsdist_2", "jsdist_e")
 TITLES = {

@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from palette.errors import ModelError
+from cultural_palette.errors import ModelError
 
 DEFAULT_NLI = "sileod/deberta-v3-large-tasksource-nli"
 HYPOTHESIS_TOKENS = 160

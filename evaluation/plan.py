@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluation.methods import BEST_SINGLE, Method
-from evaluation.surveys import Survey
-from palette.cultural_map import CulturalMap
-from palette.errors import SettingsError
-from palette.models import resolve_parts
-from palette.prompts import names, template_of
-from palette.settings import Settings
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import SettingsError
+from cultural_palette.evaluation.methods import BEST_SINGLE, Method
+from cultural_palette.evaluation.surveys import Survey
+from cultural_palette.models import resolve_parts
+from cultural_palette.prompts import names, template_of
+from cultural_palette.settings import Settings
 
 KIND = "survey-evaluation"
 LONGEST_S = 600.0

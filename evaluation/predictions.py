@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.surveys import SurveyItem
-from palette.artifacts import ROWS
-from palette.distributions import Distribution
+from cultural_palette.artifacts import ROWS
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.surveys import SurveyItem
 
 PREDICTIONS = "predictions.jsonl"
 BY_THE_CLOCK = ("seconds", "calls")

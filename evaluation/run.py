@@ -18,17 +18,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from evaluation.best_single import best_single_rows
-from evaluation.methods import BEST_SINGLE, Predict, predictor
-from evaluation.plan import Plan
-from evaluation.predictions import Row, key_of, row_of, write_predictions
-from evaluation.progress import Progress
-from evaluation.surveys import SurveyItem
-from palette.artifacts import ROWS, RunFolder, write_whole
-from palette.calls import CallStore, use_calls
-from palette.errors import ArtifactError, PaletteError, SettingsError
-from palette.models import close_clients
-from palette.settings import use_settings
+from cultural_palette.artifacts import ROWS, RunFolder, write_whole
+from cultural_palette.calls import CallStore, use_calls
+from cultural_palette.errors import ArtifactError, PaletteError, SettingsError
+from cultural_palette.evaluation.best_single import best_single_rows
+from cultural_palette.evaluation.methods import BEST_SINGLE, Predict, predictor
+from cultural_palette.evaluation.plan import Plan
+from cultural_palette.evaluation.predictions import Row, key_of, row_of, write_predictions
+from cultural_palette.evaluation.progress import Progress
+from cultural_palette.evaluation.surveys import SurveyItem
+from cultural_palette.models import close_clients
+from cultural_palette.settings import use_settings
 
 FLOORS = "floors.json"
 PACKAGES = (
@@ -182,7 +182,7 @@ def _derive(plan: Plan, folder: RunFolder, done: set[tuple[str, int, str]], prog
 
 
 def _finish(plan: Plan, folder: RunFolder, seconds: float) -> dict[str, Any]:
-    from evaluation.floors import floors_of
+    from cultural_palette.evaluation.floors import floors_of
 
     methods = [method.name for method in plan.methods]
     outcomes = {name: Counter({"ok": 0, "unreadable": 0, "failed": 0}) for name in methods}

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from palette.countries import find_country
-from palette.errors import UnknownCountry, UsageError
+from cultural_palette.countries import find_country
+from cultural_palette.errors import UnknownCountry, UsageError
 
 if TYPE_CHECKING:
-    from evaluation.surveys import Survey, SurveyItem
-    from palette.cultural_map import CulturalMap
+    from cultural_palette.cultural_map import CulturalMap
+    from cultural_palette.evaluation.surveys import Survey, SurveyItem
 
 # The paper's 18, in its order.
 PAPER = (

@@ -19,13 +19,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from evaluation.statistics import grouped_bootstrap
-from palette.artifacts import RunFolder
-from palette.calls import CallStore, use_calls
-from palette.cultural_map import CulturalMap
-from palette.errors import ModelError, UsageError
-from palette.models import ModelRef, Sampling, ask, close_clients
-from palette.prompts import render, template_of
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.calls import CallStore, use_calls
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import ModelError, UsageError
+from cultural_palette.evaluation.statistics import grouped_bootstrap
+from cultural_palette.models import ModelRef, Sampling, ask, close_clients
+from cultural_palette.prompts import render, template_of
 
 KIND = "semantic-evaluation"
 METHODS = ("prompting", "joint", "ties", "model_stock", "moerges")  # Figure 4's, in its order

@@ -11,10 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from evaluation.batteries import find_batteries
-from evaluation.labels import has_opinion, is_scale
-from evaluation.selection import Selection, draw_questions
-from evaluation.survey_formats import (
+from cultural_palette.countries import find_country, sample_of
+from cultural_palette.distributions import Distribution
+from cultural_palette.errors import QuestionError, UnknownCountry
+from cultural_palette.evaluation.batteries import find_batteries
+from cultural_palette.evaluation.labels import has_opinion, is_scale
+from cultural_palette.evaluation.selection import Selection, draw_questions
+from cultural_palette.evaluation.survey_formats import (
     Answer,
     Aside,
     SurveyError,
@@ -23,10 +26,7 @@ from evaluation.survey_formats import (
     modular_pluralism,
     wvs,
 )
-from palette.countries import find_country, sample_of
-from palette.distributions import Distribution
-from palette.errors import QuestionError, UnknownCountry
-from palette.questions import Question
+from cultural_palette.questions import Question
 
 HUB = "global-opinions"
 # Small surveys that we made up: for examples and tests, and no source on any country.

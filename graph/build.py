@@ -10,17 +10,17 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
-from graph.context import PaletteContext
-from graph.state import PaletteInput, PaletteOutput, PaletteState
-from nodes.decide import decide
-from nodes.draft import draft
-from nodes.intake import intake
-from nodes.memory import memory
-from nodes.regulate import regulate
-from palette.countries import all_countries, find_country
-from palette.cultural_map import CulturalMap, load_map
-from palette.prompts import names, template_of
-from palette.settings import current_settings
+from cultural_palette.countries import all_countries, find_country
+from cultural_palette.cultural_map import CulturalMap, load_map
+from cultural_palette.graph.context import PaletteContext
+from cultural_palette.graph.state import PaletteInput, PaletteOutput, PaletteState
+from cultural_palette.nodes.decide import decide
+from cultural_palette.nodes.draft import draft
+from cultural_palette.nodes.intake import intake
+from cultural_palette.nodes.memory import memory
+from cultural_palette.nodes.regulate import regulate
+from cultural_palette.prompts import names, template_of
+from cultural_palette.settings import current_settings
 
 DRAFT = "draft_"
 Node = Callable[..., Awaitable[dict[str, Any]]]

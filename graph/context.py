@@ -8,9 +8,9 @@ from typing import Any, Self
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict, Field
 
-from palette.models import Sampling
-from palette.prompts import template_of
-from palette.settings import (
+from cultural_palette.models import Sampling
+from cultural_palette.prompts import template_of
+from cultural_palette.settings import (
     MOST_PERMUTATIONS,
     OPENAI_URL,
     PromptOrder,

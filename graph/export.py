@@ -4,9 +4,9 @@ by the LangGraph server only.
 No checkpointer: the server brings its own.
 """
 
-from graph.synthesis import build_synthesis
-from graph.variants import build_variant
-from palette.settings import current_settings
+from cultural_palette.graph.synthesis import build_synthesis
+from cultural_palette.graph.variants import build_variant
+from cultural_palette.settings import current_settings
 
 _MAP = current_settings().map
 

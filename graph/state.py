@@ -11,8 +11,8 @@ from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.graph.message import add_messages
 from typing_extensions import TypedDict
 
-from palette.models import ModelRef
-from palette.questions import Question
+from cultural_palette.models import ModelRef
+from cultural_palette.questions import Question
 
 
 class Draft(TypedDict):

@@ -14,7 +14,10 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 
-from graph.synthesis_state import (
+from cultural_palette.countries import all_countries, find_country
+from cultural_palette.cultural_map import Community, CulturalMap, load_map
+from cultural_palette.errors import ModelError
+from cultural_palette.graph.synthesis_state import (
     Answer,
     Ask,
     ChainState,
@@ -27,18 +30,15 @@ from graph.synthesis_state import (
     context_of,
     unanswered,
 )
-from nodes.synthesis.aggregate import aggregate
-from nodes.synthesis.feedback import feedback
-from nodes.synthesis.respond import respond
-from nodes.synthesis.validate import validate
-from nodes.synthesis.voice import Voice
-from palette.countries import all_countries, find_country
-from palette.cultural_map import Community, CulturalMap, load_map
-from palette.errors import ModelError
-from palette.models import ask as ask_model
-from palette.models import resolve_parts
-from palette.prompts import names, template_of
-from palette.settings import current_settings
+from cultural_palette.models import ask as ask_model
+from cultural_palette.models import resolve_parts
+from cultural_palette.nodes.synthesis.aggregate import aggregate
+from cultural_palette.nodes.synthesis.feedback import feedback
+from cultural_palette.nodes.synthesis.respond import respond
+from cultural_palette.nodes.synthesis.validate import validate
+from cultural_palette.nodes.synthesis.voice import Voice
+from cultural_palette.prompts import names, template_of
+from cultural_palette.settings import current_settings
 
 Chain = CompiledStateGraph[ChainState, SynthesisContext, ChainState, ChainState]
 SynthesisGraph = CompiledStateGraph[SynthesisState, SynthesisContext, SynthesisInput, SynthesisOutput]

@@ -11,8 +11,8 @@ from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from palette.errors import ModelError
-from palette.models import EMBEDDED_MAX_TOKENS, SERVER_MAX_TOKENS, Reply, Sampling
+from cultural_palette.errors import ModelError
+from cultural_palette.models import EMBEDDED_MAX_TOKENS, SERVER_MAX_TOKENS, Reply, Sampling
 
 Ask = Callable[..., Awaitable[Reply]]
 """Asks a model as `palette.models.ask` does, with the same arguments; a run brings its own."""

@@ -11,18 +11,18 @@ from typing import Any
 
 from langgraph.types import Checkpointer
 
-from graph.build import PaletteGraph, build_palette
-from nodes.answer import CHOSEN, answer
-from nodes.decide import decide
-from nodes.mix import mix
-from nodes.regulate import regulate
-from nodes.resample import resample
-from nodes.route import home, route, settled
-from nodes.select import select
-from nodes.summarise import summarise
-from palette.cultural_map import CulturalMap
-from palette.errors import UsageError
-from palette.models import BASE
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import UsageError
+from cultural_palette.graph.build import PaletteGraph, build_palette
+from cultural_palette.models import BASE
+from cultural_palette.nodes.answer import CHOSEN, answer
+from cultural_palette.nodes.decide import decide
+from cultural_palette.nodes.mix import mix
+from cultural_palette.nodes.regulate import regulate
+from cultural_palette.nodes.resample import resample
+from cultural_palette.nodes.route import home, route, settled
+from cultural_palette.nodes.select import select
+from cultural_palette.nodes.summarise import summarise
 
 SINGLE = "single-draft:"
 

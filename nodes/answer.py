@@ -7,12 +7,12 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.runtime import Runtime
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import PaletteState, model_of, question_of
-from nodes.decide import NO_ANSWER, choose
-from palette.countries import find_country
-from palette.models import BASE, ask
-from palette.prompts import render
+from cultural_palette.countries import find_country
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState, model_of, question_of
+from cultural_palette.models import BASE, ask
+from cultural_palette.nodes.decide import NO_ANSWER, choose
+from cultural_palette.prompts import render
 
 CHOSEN = "chosen"
 """In the place of a part: the community that `route` picked."""

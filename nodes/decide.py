@@ -11,19 +11,19 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.runtime import Runtime
 
-from graph.context import Knobs, PaletteContext, knobs_of
-from graph.state import PaletteState, model_of, question_of
-from palette.blend import NOT_AVAILABLE, served_blend
-from palette.calls import kept
-from palette.countries import find_country
-from palette.determinism import promise
-from palette.errors import ModelError
-from palette.models import META, ModelRef, ask, guarded, open_model
-from palette.orders import Averaged, in_order, orders_of
-from palette.prompts import render
-from palette.questions import Question
-from palette.readout import Reading, read_options
-from palette.served import ServedChatModel
+from cultural_palette.blend import NOT_AVAILABLE, served_blend
+from cultural_palette.calls import kept
+from cultural_palette.countries import find_country
+from cultural_palette.determinism import promise
+from cultural_palette.errors import ModelError
+from cultural_palette.graph.context import Knobs, PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState, model_of, question_of
+from cultural_palette.models import META, ModelRef, ask, guarded, open_model
+from cultural_palette.orders import Averaged, in_order, orders_of
+from cultural_palette.prompts import render
+from cultural_palette.questions import Question
+from cultural_palette.readout import Reading, read_options
+from cultural_palette.served import ServedChatModel
 
 LEAST_MASS = 0.01
 """Below this probability on the options, all of them together, the reply was about something else."""

@@ -7,13 +7,13 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import Draft, PaletteState, model_of, question_of
-from palette.countries import find_country
-from palette.cultural_map import Community
-from palette.errors import ModelError
-from palette.models import ask
-from palette.prompts import render
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import Community
+from cultural_palette.errors import ModelError
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import Draft, PaletteState, model_of, question_of
+from cultural_palette.models import ask
+from cultural_palette.prompts import render
 
 
 async def draft(

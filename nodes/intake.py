@@ -9,13 +9,13 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.runtime import Runtime
 from langgraph.types import Overwrite
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import PaletteState
-from palette.countries import find_country
-from palette.cultural_map import CulturalMap
-from palette.errors import QuestionError, UnknownCountry
-from palette.models import BASE, META, resolve_parts
-from palette.questions import Question
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import QuestionError, UnknownCountry
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState
+from cultural_palette.models import BASE, META, resolve_parts
+from cultural_palette.questions import Question
 
 
 async def intake(

@@ -9,9 +9,9 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.runtime import Runtime
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import PaletteState
-from palette.errors import TooFewDrafts
+from cultural_palette.errors import TooFewDrafts
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState
 
 EARLIER_TURNS = 3
 """Older turns are left out: five drafts fill a small model's window as it is."""

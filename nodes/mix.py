@@ -8,15 +8,15 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import PaletteState, add_usage, model_of, question_of
-from nodes.answer import said
-from nodes.decide import choose
-from palette.countries import find_country
-from palette.distributions import Distribution
-from palette.errors import QuestionError
-from palette.models import BASE
-from palette.prompts import render
+from cultural_palette.countries import find_country
+from cultural_palette.distributions import Distribution
+from cultural_palette.errors import QuestionError
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState, add_usage, model_of, question_of
+from cultural_palette.models import BASE
+from cultural_palette.nodes.answer import said
+from cultural_palette.nodes.decide import choose
+from cultural_palette.prompts import render
 
 
 async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: str = BASE) -> dict[str, Any]:

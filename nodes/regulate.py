@@ -6,11 +6,11 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import PaletteState, model_of, question_of
-from palette.countries import find_country
-from palette.models import META, ask
-from palette.prompts import render
+from cultural_palette.countries import find_country
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState, model_of, question_of
+from cultural_palette.models import META, ask
+from cultural_palette.prompts import render
 
 
 async def regulate(

@@ -9,12 +9,12 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import Draft, PaletteState, add_usage, model_of, question_of
-from palette.countries import find_country
-from palette.errors import ModelError
-from palette.models import BASE, Reply, ask
-from palette.prompts import render
+from cultural_palette.countries import find_country
+from cultural_palette.errors import ModelError
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import Draft, PaletteState, add_usage, model_of, question_of
+from cultural_palette.models import BASE, Reply, ask
+from cultural_palette.prompts import render
 
 STEP = 100_003
 """Between the seeds of two samples, so that those of neighbouring runs never meet."""

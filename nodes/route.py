@@ -6,15 +6,15 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.context import Knobs, PaletteContext, knobs_of
-from graph.state import PaletteState, model_of, question_of
-from nodes.decide import choose
-from palette.countries import find_country
-from palette.cultural_map import CulturalMap
-from palette.errors import MapError, ModelError
-from palette.models import BASE, ModelRef
-from palette.prompts import render
-from palette.questions import Question
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import MapError, ModelError
+from cultural_palette.graph.context import Knobs, PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState, model_of, question_of
+from cultural_palette.models import BASE, ModelRef
+from cultural_palette.nodes.decide import choose
+from cultural_palette.prompts import render
+from cultural_palette.questions import Question
 
 
 async def route(

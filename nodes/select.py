@@ -8,10 +8,10 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import PaletteState, model_of
-from nodes.route import choose_community
-from palette.models import BASE
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState, model_of
+from cultural_palette.models import BASE
+from cultural_palette.nodes.route import choose_community
 
 
 async def select(

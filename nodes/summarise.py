@@ -6,10 +6,10 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import PaletteState, model_of, question_of
-from palette.models import BASE, ask
-from palette.prompts import render
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import PaletteState, model_of, question_of
+from cultural_palette.models import BASE, ask
+from cultural_palette.prompts import render
 
 
 async def summarise(

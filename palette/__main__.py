@@ -1,5 +1,5 @@
-"""`python -m palette`: the same as the `palette` command."""
+"""`python -m cultural_palette`: the same as the `palette` command."""
 
-from palette.cli import main
+from cultural_palette.cli import main
 
 main(prog_name="palette")

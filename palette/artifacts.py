@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from palette.errors import ArtifactError
+from cultural_palette.errors import ArtifactError
 
 LOG = logging.getLogger(__name__)
 ROWS, MANIFEST, CONFIG, LOCK = "rows.jsonl", "manifest.json", "config.json", ".lock"

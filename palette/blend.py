@@ -17,7 +17,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from palette.errors import ModelError
+from cultural_palette.errors import ModelError
 
 NOT_AVAILABLE = (
     "The blend is not available for a served model: set blend_checkpoint to the folder of its MoErges (or to "
@@ -35,8 +35,8 @@ async def served_blend(checkpoint: str, messages: Sequence[BaseMessage], communi
     their order, for a folder that does not say. Raises ModelError: no such folder, no router in it.
     """
     if _is_palette(checkpoint):
-        from palette.embedded.chat_model import EmbeddedChatModel
-        from palette.embedded.engine import META
+        from cultural_palette.embedded.chat_model import EmbeddedChatModel
+        from cultural_palette.embedded.engine import META
 
         found = await EmbeddedChatModel(palette=checkpoint, part=META).ablend(messages)
         assert found is not None
@@ -54,7 +54,7 @@ def _thread() -> ThreadPoolExecutor:
 
 @functools.cache
 def _is_palette(checkpoint: str) -> bool:
-    from palette.embedded.manifest import BUILT_IN
+    from cultural_palette.embedded.manifest import BUILT_IN
 
     return checkpoint in BUILT_IN or (Path(checkpoint) / "manifest.json").is_file()
 
@@ -62,7 +62,7 @@ def _is_palette(checkpoint: str) -> bool:
 def _read(checkpoint: str, pairs: tuple[tuple[str, str], ...], communities: tuple[str, ...]) -> Blend:
     import torch
 
-    from palette.embedded.moerges import router_weights
+    from cultural_palette.embedded.moerges import router_weights
 
     model, tokenizer, named = _loaded(checkpoint)
     keys = named or communities

@@ -25,12 +25,12 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palette.errors import ArtifactError
+from cultural_palette.errors import ArtifactError
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
-    from palette.models import ModelRef
+    from cultural_palette.models import ModelRef
 
 CALLS, LOCKS = "calls.sqlite", "calls.lock"
 SCHEMA = (
@@ -232,7 +232,7 @@ def keeping() -> bool:
 @functools.cache
 def _weights_of(name: str) -> str:
     """What tells an embedded palette's weights from others: a hash of its folder's files."""
-    from palette.embedded.manifest import BUILT_IN
+    from cultural_palette.embedded.manifest import BUILT_IN
 
     palette = name.rpartition("/")[0] or name
     folder = BUILT_IN.get(palette, Path(palette))

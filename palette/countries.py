@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pycountry
 
-from palette.errors import UnknownCountry
+from cultural_palette.errors import UnknownCountry
 
 EVERYDAY = {
     "BOL": "Bolivia", "BRN": "Brunei", "CIV": "Ivory Coast", "COD": "Democratic Republic of the Congo",

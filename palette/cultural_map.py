@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from palette.countries import find_country
-from palette.errors import MapError, UnknownCountry
+from cultural_palette.countries import find_country
+from cultural_palette.errors import MapError, UnknownCountry
 
 FOLDER = Path(__file__).parent / "maps"
 KEY = re.compile(r"[a-z][a-z0-9_]*")

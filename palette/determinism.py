@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from palette.models import ModelRef
+    from cultural_palette.models import ModelRef
 
 EMBEDDED = (
     "embedded: the same seed, question, weights and package versions on the same machine give the same "

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from palette.client import BrokenOff
-from palette.settings import current_settings
+from cultural_palette.client import BrokenOff
+from cultural_palette.settings import current_settings
 
 if TYPE_CHECKING:
-    from palette.models import ModelRef
+    from cultural_palette.models import ModelRef
 
 
 def reason(ref: ModelRef, error: Exception) -> str:

@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 
-from palette.calls import keeping, kept
-from palette.client import Pool, Refused, Server, Unreadable, budget
-from palette.cultural_map import CulturalMap
-from palette.errors import MapError, ModelError, PaletteError, SettingsError
-from palette.faults import reason
-from palette.settings import OPENAI_URL, current_settings
+from cultural_palette.calls import keeping, kept
+from cultural_palette.client import Pool, Refused, Server, Unreadable, budget
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import MapError, ModelError, PaletteError, SettingsError
+from cultural_palette.faults import reason
+from cultural_palette.settings import OPENAI_URL, current_settings
 
 META, BASE = "meta", "base"
 DEFAULT_PALETTE = "nano"
@@ -154,7 +154,7 @@ def _embedded_part(ref: ModelRef, part: str) -> tuple[ModelRef, bool]:
     """The embedded model of a part, and whether the palette has it. "nano" plays each part with its own
     model.
     """
-    from palette.embedded.manifest import read_manifest
+    from cultural_palette.embedded.manifest import read_manifest
 
     palette, _, own = ref.name.rpartition("/")
     try:
@@ -172,7 +172,7 @@ def _embedded_part(ref: ModelRef, part: str) -> tuple[ModelRef, bool]:
 
 
 def _embedded(ref: ModelRef, sampling: Sampling) -> BaseChatModel:
-    from palette.embedded.chat_model import EmbeddedChatModel
+    from cultural_palette.embedded.chat_model import EmbeddedChatModel
 
     palette, _, part = ref.name.rpartition("/")
     return EmbeddedChatModel(
@@ -258,7 +258,7 @@ async def open_model(ref: ModelRef, sampling: Sampling) -> BaseChatModel:
     url = ref.server
     server = here.pool.server(url, key, settings.retries)
     if url != OPENAI_URL and await _is_vllm(server):
-        from palette.served import ServedChatModel
+        from cultural_palette.served import ServedChatModel
 
         model: BaseChatModel = ServedChatModel.on(
             server,

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from palette.distributions import Distribution
-from palette.questions import Question
-from palette.readout import Reading
+from cultural_palette.distributions import Distribution
+from cultural_palette.questions import Question
+from cultural_palette.readout import Reading
 
 Order = tuple[int, ...]
 METHODS = ("exact", "top_logprobs", "sampling")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from palette.errors import QuestionError
+from cultural_palette.errors import QuestionError
 
 MOST_CHARACTERS = 8_000
 FEWEST_OPTIONS, MOST_OPTIONS = 2, 40

@@ -17,11 +17,11 @@ from typing import Any, Literal
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 
-from palette.distributions import Distribution
-from palette.errors import ModelError
-from palette.questions import Question
-from palette.served import LabelLogprobs, ServedChatModel
-from palette.settings import ReadoutMethod
+from cultural_palette.distributions import Distribution
+from cultural_palette.errors import ModelError
+from cultural_palette.questions import Question
+from cultural_palette.served import LabelLogprobs, ServedChatModel
+from cultural_palette.settings import ReadoutMethod
 
 TOP = 20
 AT_ONCE = 8

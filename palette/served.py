@@ -16,8 +16,8 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import PrivateAttr
 
-from palette.client import BrokenOff, Refused, Server, Unreadable
-from palette.errors import ModelError
+from cultural_palette.client import BrokenOff, Refused, Server, Unreadable
+from cultural_palette.errors import ModelError
 
 ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 CHAT, COMPLETIONS, TOKENIZE = "/chat/completions", "/completions", "/tokenize"
@@ -154,7 +154,7 @@ class ServedChatModel(BaseChatModel):
         vocabulary. One request of one token for labels of a letter; for longer ones another for each token
         that they have. None when this server can not tell.
         """
-        from palette.embedded.engine import tokenisations
+        from cultural_palette.embedded.engine import tokenisations
 
         lacks = ("lacks exact", self.model)
         if self._server.learned.get(lacks):

@@ -28,7 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from palette.errors import SettingsError
+from cultural_palette.errors import SettingsError
 
 PREFIX = "PALETTE_"
 CONFIG = "PALETTE_CONFIG"

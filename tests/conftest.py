@@ -36,7 +36,7 @@ def root() -> Path:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch):
     """A Script behind the provider "scripted": the model "scripted:africa" plays its part "africa"."""
-    from palette import models
+    from cultural_palette import models
     from tests.scripted import Script, scripted_model
 
     script = Script()

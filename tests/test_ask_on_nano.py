@@ -17,7 +17,7 @@ OPTIONS = ["Freedom", "Equality", "Don't know"]
 
 def ask(*arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "palette", "ask", "--json", *arguments],
+        [sys.executable, "-m", "cultural_palette", "ask", "--json", *arguments],
         capture_output=True,
         text=True,
         check=False,

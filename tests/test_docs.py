@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from palette.cli import main
-from palette.cli.page import page
+from cultural_palette.cli import main
+from cultural_palette.cli.page import page
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def listed_paths() -> list[str]:
     """The paths of the README's file tree; two spaces of indent are one folder."""
-    tree = next(block for block in blocks(README, "text") if block.startswith("palette/"))
+    tree = next(block for block in blocks(README, "text") if "\npalette/" in block)
     paths, folder = [], ""
     for line in tree.splitlines():
         name = line.split()[0]
@@ -114,7 +114,7 @@ def test_python_examples_of_the_readme_are_executed(number: int) -> None:
 
 
 def test_the_map_of_the_architecture_page_is_a_map(tmp_path: Path) -> None:
-    from palette import load_map
+    from cultural_palette import load_map
 
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     (tmp_path / "north-south.yaml").write_text(blocks(text, "yaml")[0], encoding="utf-8")
@@ -124,10 +124,10 @@ def test_the_map_of_the_architecture_page_is_a_map(tmp_path: Path) -> None:
 def test_extras_are_those_that_doctor_knows() -> None:
     import tomllib
 
-    from palette.cli.doctor import PURPOSES
+    from cultural_palette.cli.doctor import PURPOSES
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(project["optional-dependencies"]) == set(PURPOSES) - {""}
-    from palette import __version__
+    from cultural_palette import __version__
 
     assert project["version"] == __version__

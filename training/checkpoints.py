@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import write_whole
+from cultural_palette.artifacts import write_whole
 
 WHOLE = "whole"  # the file that says so, written last
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")

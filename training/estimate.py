@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.job import Job, rows_of
-from training.orpo import OrpoSettings, chosen_layout, split
-from training.preferences import read_groups
-from training.sequences import encode_group
+from cultural_palette.training.job import Job, rows_of
+from cultural_palette.training.orpo import OrpoSettings, chosen_layout, split
+from cultural_palette.training.preferences import read_groups
+from cultural_palette.training.sequences import encode_group
 
 SAMPLE = 1000  # groups that are tokenised; more are scaled up
 USED = 0.35  # share of the measured matrix speed that training reaches

@@ -1,7 +1,7 @@
 """One training job: its spec, its folder, its manifest. Run in a process of its own, so that it may have a
 GPU, or several through `accelerate launch`, and so that its memory goes when it ends.
 
-    python -m training.job OUT/run-1/asia
+    python -m cultural_palette.training.job OUT/run-1/asia
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import RunFolder, write_whole
-from training.orpo import OrpoSettings, align
-from training.preferences import Row, read_groups
+from cultural_palette.artifacts import RunFolder, write_whole
+from cultural_palette.training.orpo import OrpoSettings, align
+from cultural_palette.training.preferences import Row, read_groups
 
 SPEC = "job.json"
 JOINT = "joint"
@@ -150,7 +150,7 @@ def main() -> None:
     """Run the job of the folder on the command line; exit as `palette` does."""
     import sys
 
-    from palette.errors import PaletteError
+    from cultural_palette.errors import PaletteError
 
     try:
         run_job(read_job(Path(sys.argv[1])))

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from palette.errors import UsageError
-from training.sequences import NOT_A_TOKEN
+from cultural_palette.errors import UsageError
+from cultural_palette.training.sequences import NOT_A_TOKEN
 
 if TYPE_CHECKING:
     import torch

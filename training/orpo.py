@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from palette.errors import UsageError
-from training.preferences import PreferenceRowError, check_groups
-from training.sequences import IGNORED, Layout, encode, encode_group, pad
+from cultural_palette.errors import UsageError
+from cultural_palette.training.preferences import PreferenceRowError, check_groups
+from cultural_palette.training.sequences import IGNORED, Layout, encode, encode_group, pad
 
 if TYPE_CHECKING:
     import torch
@@ -180,8 +180,8 @@ def align(
     """
     from transformers import AutoTokenizer, set_seed
 
-    from training.checkpoints import last_whole_checkpoint, save_whole
-    from training.trainers import build_trainer, load_model
+    from cultural_palette.training.checkpoints import last_whole_checkpoint, save_whole
+    from cultural_palette.training.trainers import build_trainer, load_model
 
     check_groups(rows)
     tokenizer = AutoTokenizer.from_pretrained(base)

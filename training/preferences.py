@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from palette.errors import UsageError
+from cultural_palette.errors import UsageError
 
 Row = dict[str, Any]
 

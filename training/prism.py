@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palette.countries import find_country
-from palette.cultural_map import CulturalMap
-from palette.errors import UnknownCountry, UsageError
-from training.queries import (
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import UnknownCountry, UsageError
+from cultural_palette.training.queries import (
     MOST_CHARACTERS,
     USUAL,
     Filters,

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from palette.countries import find_country
-from palette.cultural_map import CulturalMap
-from palette.errors import UnknownCountry, UsageError
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import UnknownCountry, UsageError
 
 MOST_CHARACTERS = 8000
 SHOWN_FAULTS = 100

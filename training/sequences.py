@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from training.preferences import PreferenceRowError
+from cultural_palette.training.preferences import PreferenceRowError
 
 if TYPE_CHECKING:
     import torch

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import RunFolder
-from palette.errors import PaletteError
-from training.job import JOINT, Job
-from training.orpo import OrpoSettings, TrainingError
-from training.preferences import check_groups, read_groups
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.errors import PaletteError
+from cultural_palette.training.job import JOINT, Job
+from cultural_palette.training.orpo import OrpoSettings, TrainingError
+from cultural_palette.training.preferences import check_groups, read_groups
 
 CONFIG_KEYS = ("base", "map", "orpo")
 POLL_S = 0.2
@@ -213,7 +213,7 @@ def _slots(gpus_per_job: int) -> list[str]:
 
 def _start(job: Job, visible: str, gpus: int, accelerate_config: Path | None) -> subprocess.Popen[bytes]:
     job.write()
-    command = [sys.executable, "-m", "training.job", str(job.out)]
+    command = [sys.executable, "-m", "cultural_palette.training.job", str(job.out)]
     if gpus > 1 or accelerate_config:
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(gpus)]
         launch += ["--config_file", str(accelerate_config)] if accelerate_config else ["--multi_gpu"]

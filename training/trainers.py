@@ -7,11 +7,18 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from palette.errors import UsageError
-from training.checkpoints import mark_whole
-from training.logps import answering_with_logps
-from training.orpo import OrpoSettings, PreferenceRowError, Report, TrainingError, chosen_layout, orpo_loss
-from training.sequences import IGNORED, encode, encode_group, lay_out
+from cultural_palette.errors import UsageError
+from cultural_palette.training.checkpoints import mark_whole
+from cultural_palette.training.logps import answering_with_logps
+from cultural_palette.training.orpo import (
+    OrpoSettings,
+    PreferenceRowError,
+    Report,
+    TrainingError,
+    chosen_layout,
+    orpo_loss,
+)
+from cultural_palette.training.sequences import IGNORED, encode, encode_group, lay_out
 
 MEASURES = ("nll", "odds_loss", "accuracy", "margin")
 

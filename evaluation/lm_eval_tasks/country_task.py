@@ -25,11 +25,11 @@ def load(
     """
     from datasets import Dataset
 
-    from evaluation.selection import Selection
-    from evaluation.surveys import HUB, load_survey
-    from palette.countries import find_country
-    from palette.errors import UsageError
-    from palette.questions import Question
+    from cultural_palette.countries import find_country
+    from cultural_palette.errors import UsageError
+    from cultural_palette.evaluation.selection import Selection
+    from cultural_palette.evaluation.surveys import HUB, load_survey
+    from cultural_palette.questions import Question
 
     chosen = Selection(countries=(country,), options=options, max_options=int(max_options))
     data = load_survey(survey or HUB, chosen)
@@ -66,8 +66,8 @@ def score(doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, f
 
     `results`: (log-probability, whether it is the greedy reply) of each letter.
     """
-    from evaluation.metrics import alignments, modes_agree
-    from palette.distributions import Distribution
+    from cultural_palette.distributions import Distribution
+    from cultural_palette.evaluation.metrics import alignments, modes_agree
 
     predicted, mass = Distribution.from_logprobs([logprob for logprob, _ in results])
     gold = Distribution(tuple(doc["gold"]))

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from evaluation.report.floors import Floor
-from evaluation.report.load import FAILED, MISSING, OK, UNREADABLE, Evaluation
-from evaluation.report.roles import Roles
-from evaluation.statistics import (
+from cultural_palette.evaluation.report.floors import Floor
+from cultural_palette.evaluation.report.load import FAILED, MISSING, OK, UNREADABLE, Evaluation
+from cultural_palette.evaluation.report.roles import Roles
+from cultural_palette.evaluation.statistics import (
     Comparison,
     Interval,
     Spread,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evaluation.report.load import OK, Evaluation
+from cultural_palette.evaluation.report.load import OK, Evaluation
 
 BINS = 10
 

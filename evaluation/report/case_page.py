@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from evaluation.metrics import ALIGNMENTS
-from evaluation.report.cases import RULE, Case, Failure, Told
-from evaluation.report.layout import Cell, Column, Line, Section, Table, number, to_html
-from evaluation.report.page import Part, escape
-from evaluation.report.roles import title
-from palette.countries import find_country
-from palette.cultural_map import CulturalMap
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.evaluation.metrics import ALIGNMENTS
+from cultural_palette.evaluation.report.cases import RULE, Case, Failure, Told
+from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number, to_html
+from cultural_palette.evaluation.report.page import Part, escape
+from cultural_palette.evaluation.report.roles import title
 
 NEUTRAL = "#8a8a96"
 # Options of one question, told apart beside each other; more than eight begin anew.

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.metrics import ALIGNMENTS
-from evaluation.report.analysis import item_means
-from evaluation.report.load import FAILED, MISSING, OK, UNREADABLE, Evaluation, Item
-from evaluation.report.roles import Roles
+from cultural_palette.evaluation.metrics import ALIGNMENTS
+from cultural_palette.evaluation.report.analysis import item_means
+from cultural_palette.evaluation.report.load import FAILED, MISSING, OK, UNREADABLE, Evaluation, Item
+from cultural_palette.evaluation.report.roles import Roles
 
 RULE = (
     "Of the items that {ours} answered, by its mean over the runs under the chosen metric: the highest, the "

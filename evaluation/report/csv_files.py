@@ -6,12 +6,12 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from evaluation.report.analysis import AVERAGE, MethodResult
-from evaluation.report.calibration import Calibration
-from evaluation.report.cases import Failure
-from evaluation.report.paper import PaperBlock
-from evaluation.report.tables import COMPARABLE, Subject
-from evaluation.statistics import Interval
+from cultural_palette.evaluation.report.analysis import AVERAGE, MethodResult
+from cultural_palette.evaluation.report.calibration import Calibration
+from cultural_palette.evaluation.report.cases import Failure
+from cultural_palette.evaluation.report.paper import PaperBlock
+from cultural_palette.evaluation.report.tables import COMPARABLE, Subject
+from cultural_palette.evaluation.statistics import Interval
 
 
 def to_csv(rows: Iterable[Mapping[str, object]]) -> str:

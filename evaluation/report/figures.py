@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evaluation.report.analysis import MethodResult
-from evaluation.report.calibration import Calibration
-from evaluation.report.roles import Role, title
-from evaluation.report.semantics import Semantics
-from evaluation.report.tables import Subject
+from cultural_palette.evaluation.report.analysis import MethodResult
+from cultural_palette.evaluation.report.calibration import Calibration
+from cultural_palette.evaluation.report.roles import Role, title
+from cultural_palette.evaluation.report.semantics import Semantics
+from cultural_palette.evaluation.report.tables import Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -308,8 +308,8 @@ def _interval(axes: Axes, result: MethodResult, place: int, colour: str) -> None
 
 def _above(subject: Subject, method: str, metric: str, floor: Any) -> list[float]:
     """The method's mean minus the floor's in each country, over the items it answered; NaN where none."""
-    from evaluation.report.analysis import item_means
-    from evaluation.statistics import country_means
+    from cultural_palette.evaluation.report.analysis import item_means
+    from cultural_palette.evaluation.statistics import country_means
 
     countries = [item.country for item in subject.evaluation.items]
     means = country_means(item_means(subject.evaluation, method, metric) - floor, countries)

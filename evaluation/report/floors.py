@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.floors import FLOORS, MODE, OTHERS, UNIFORM
-from evaluation.metrics import ALIGNMENTS
-from evaluation.report.scores import alignment_table
-from palette.errors import ArtifactError
+from cultural_palette.errors import ArtifactError
+from cultural_palette.evaluation.floors import FLOORS, MODE, OTHERS, UNIFORM
+from cultural_palette.evaluation.metrics import ALIGNMENTS
+from cultural_palette.evaluation.report.scores import alignment_table
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from evaluation.report.analysis import Mark
+from cultural_palette.evaluation.report.analysis import Mark
 
 LATEX = str.maketrans(
     {

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.report.floors import Floor, floors_of
-from evaluation.report.scores import alignment_table
-from palette.artifacts import CONFIG, MANIFEST, ROWS, RunFolder
-from palette.distributions import TOLERANCE
-from palette.errors import ArtifactError, UsageError
+from cultural_palette.artifacts import CONFIG, MANIFEST, ROWS, RunFolder
+from cultural_palette.distributions import TOLERANCE
+from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.evaluation.report.floors import Floor, floors_of
+from cultural_palette.evaluation.report.scores import alignment_table
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from palette.cultural_map import CulturalMap
+    from cultural_palette.cultural_map import CulturalMap
 
 KIND = "survey-evaluation"
 MISSING, OK, UNREADABLE, FAILED = 0, 1, 2, 3
@@ -271,7 +271,7 @@ def _begun_with(path: Path) -> list[str] | None:
 
 def _order(cultural_map: CulturalMap, items: Any) -> Any:
     """Countries by community as the paper lists them, then alphabetically; questions by id."""
-    from evaluation.selection import PAPER
+    from cultural_palette.evaluation.selection import PAPER
 
     places = {code: place for place, code in enumerate(PAPER)}
     codes = sorted({item.country for item in items}, key=lambda code: (places.get(code, len(PAPER)), code))

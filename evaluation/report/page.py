@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from evaluation.report.figures import INK, Picture
-from evaluation.report.layout import Table, to_html
+from cultural_palette.evaluation.report.figures import INK, Picture
+from cultural_palette.evaluation.report.layout import Table, to_html
 
 TEMPLATE = Path(__file__).with_name("page.html")
 ID = re.compile(r'\b(id=")([^"]+)"')

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from palette.errors import UsageError
+from cultural_palette.errors import UsageError
 
 Role = Literal["baseline", "ours", "ablation", "control", "added"]
 OURS = "cultural-palette"

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.report.analysis import Settings
-from evaluation.report.layout import Cell, Column, Line, Section, Table, number
-from evaluation.report.load import read_manifest
-from evaluation.report.paper import Quoted, quoted_values, same_base
-from evaluation.report.roles import title
-from evaluation.statistics import Interval, grouped_bootstrap
-from palette.artifacts import ROWS, RunFolder
-from palette.cultural_map import Community, CulturalMap
-from palette.errors import ArtifactError
+from cultural_palette.artifacts import ROWS, RunFolder
+from cultural_palette.cultural_map import Community, CulturalMap
+from cultural_palette.errors import ArtifactError
+from cultural_palette.evaluation.report.analysis import Settings
+from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number
+from cultural_palette.evaluation.report.load import read_manifest
+from cultural_palette.evaluation.report.paper import Quoted, quoted_values, same_base
+from cultural_palette.evaluation.report.roles import title
+from cultural_palette.evaluation.statistics import Interval, grouped_bootstrap
 
 KIND = "semantic-evaluation"
 SOURCE = "Cultural Palette: Pluralising Culture Alignment via Multi-agent Palette, section 5.4 on Figure 4"

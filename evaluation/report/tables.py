@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.metrics import ALIGNMENTS, TITLES
-from evaluation.report.analysis import AVERAGE, Analysis, FloorResult, Mark, MethodResult, Outcomes, Tested
-from evaluation.report.layout import Cell, Column, Line, Section, Table, number
-from evaluation.report.load import Evaluation, Said
-from evaluation.report.paper import SOURCE, PaperBlock, PaperRow
-from evaluation.report.roles import HEADINGS, KNOWN, Role, Roles, title
-from evaluation.statistics import Interval
-from palette.cultural_map import CulturalMap
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.evaluation.metrics import ALIGNMENTS, TITLES
+from cultural_palette.evaluation.report.analysis import (
+    AVERAGE,
+    Analysis,
+    FloorResult,
+    Mark,
+    MethodResult,
+    Outcomes,
+    Tested,
+)
+from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number
+from cultural_palette.evaluation.report.load import Evaluation, Said
+from cultural_palette.evaluation.report.paper import SOURCE, PaperBlock, PaperRow
+from cultural_palette.evaluation.report.roles import HEADINGS, KNOWN, Role, Roles, title
+from cultural_palette.evaluation.statistics import Interval
 
 COMPARABLE = "jsdist_e"
 ELSEWHERE = "Elsewhere"
@@ -38,7 +46,7 @@ class Subject:
     @property
     def columns(self) -> tuple[Column, ...]:
         """A column for each country, under its community."""
-        from palette.countries import find_country
+        from cultural_palette.countries import find_country
 
         found = []
         for code in self.evaluation.countries:

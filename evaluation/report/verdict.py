@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from evaluation.report.analysis import Tested
-from evaluation.report.roles import title
-from evaluation.report.semantics import Semantics
-from evaluation.report.tables import Subject
-from evaluation.statistics import Interval
+from cultural_palette.evaluation.report.analysis import Tested
+from cultural_palette.evaluation.report.roles import title
+from cultural_palette.evaluation.report.semantics import Semantics
+from cultural_palette.evaluation.report.tables import Subject
+from cultural_palette.evaluation.statistics import Interval
 
 
 def verdict(subject: Subject, metric: str) -> list[str]:

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.metrics import ALIGNMENTS, TITLES
-from evaluation.report import figures
-from evaluation.report.analysis import Settings, analyse, outcomes
-from evaluation.report.calibration import calibrate
-from evaluation.report.case_page import cases_part, failures_part
-from evaluation.report.cases import choose_cases, failures
-from evaluation.report.csv_files import (
+from cultural_palette.artifacts import CONFIG, MANIFEST, write_whole
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import UsageError
+from cultural_palette.evaluation.metrics import ALIGNMENTS, TITLES
+from cultural_palette.evaluation.report import figures
+from cultural_palette.evaluation.report.analysis import Settings, analyse, outcomes
+from cultural_palette.evaluation.report.calibration import calibrate
+from cultural_palette.evaluation.report.case_page import cases_part, failures_part
+from cultural_palette.evaluation.report.cases import choose_cases, failures
+from cultural_palette.evaluation.report.csv_files import (
     calibration_rows,
     failure_rows,
     long_rows,
@@ -22,15 +25,15 @@ from evaluation.report.csv_files import (
     to_csv,
     wide_rows,
 )
-from evaluation.report.figures import Picture
-from evaluation.report.layout import Table, to_latex, to_markdown
-from evaluation.report.load import load_evaluation
-from evaluation.report.page import Part, facts_html, page, tables_part
-from evaluation.report.paper import Show, paper_blocks
-from evaluation.report.roles import assign_roles, title
-from evaluation.report.semantics import KIND as SEMANTIC
-from evaluation.report.semantics import Semantics, load_semantics, semantic_table
-from evaluation.report.tables import (
+from cultural_palette.evaluation.report.figures import Picture
+from cultural_palette.evaluation.report.layout import Table, to_latex, to_markdown
+from cultural_palette.evaluation.report.load import load_evaluation
+from cultural_palette.evaluation.report.page import Part, facts_html, page, tables_part
+from cultural_palette.evaluation.report.paper import Show, paper_blocks
+from cultural_palette.evaluation.report.roles import assign_roles, title
+from cultural_palette.evaluation.report.semantics import KIND as SEMANTIC
+from cultural_palette.evaluation.report.semantics import Semantics, load_semantics, semantic_table
+from cultural_palette.evaluation.report.tables import (
     COMPARABLE,
     Subject,
     calls_table,
@@ -40,10 +43,7 @@ from evaluation.report.tables import (
     paper_table,
     tests_table,
 )
-from evaluation.report.verdict import semantic_verdict, verdict
-from palette.artifacts import CONFIG, MANIFEST, write_whole
-from palette.cultural_map import CulturalMap
-from palette.errors import UsageError
+from cultural_palette.evaluation.report.verdict import semantic_verdict, verdict
 
 FORMAT = "cultural-palette-report/1"
 SUMMARY, PAGE, TEXT = "report.json", "report.html", "report.md"

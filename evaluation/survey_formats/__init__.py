@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palette.errors import UsageError
+from cultural_palette.errors import UsageError
 
 
 class SurveyError(UsageError):

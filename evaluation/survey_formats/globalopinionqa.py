@@ -13,7 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.survey_formats import Answer, Aside, SurveyError, option_text, read_text, shares_of
+from cultural_palette.evaluation.survey_formats import (
+    Answer,
+    Aside,
+    SurveyError,
+    option_text,
+    read_text,
+    shares_of,
+)
 
 HUB_ID, HUB_FILE = "Anthropic/llm_global_opinions", "data/global_opinions.csv"
 COLUMNS = ("question", "selections", "options", "source")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluation.survey_formats import Answer, Aside, option_text, read_text, shares_of
+from cultural_palette.evaluation.survey_formats import Answer, Aside, option_text, read_text, shares_of
 
 NEEDED = ("id", "question", "options", "country", "distribution")
 OPTIONAL = ("battery", "ordered", "survey", "note")

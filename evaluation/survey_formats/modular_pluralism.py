@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluation.survey_formats import Answer, Aside, option_text, read_json_list, shares_of
+from cultural_palette.evaluation.survey_formats import Answer, Aside, option_text, read_json_list, shares_of
 
 PROMPT = re.compile(r"\s*Question:\s*(.*?)\s*\n\s*Options:.*Answer:\s*", re.DOTALL)
 FIELDS = ("question", "options", "attribute", "gold_distribution")

@@ -16,7 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.survey_formats import Answer, Aside, SurveyError, option_text, read_json, read_json_list
+from cultural_palette.evaluation.survey_formats import (
+    Answer,
+    Aside,
+    SurveyError,
+    option_text,
+    read_json,
+    read_json_list,
+)
 
 QUESTIONS, PROPORTIONS = "wvs_questions.json", "proportions_group_by_country.json"
 ZERO_BASED = {f"Q{n}" for n in (*range(94, 106), 119, *range(122, 130), *range(241, 250))}

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from graph.synthesis_state import Finding
-from palette.countries import all_countries
-from palette.cultural_map import Community, CulturalMap
-from palette.prompts import template_of
+from cultural_palette.countries import all_countries
+from cultural_palette.cultural_map import Community, CulturalMap
+from cultural_palette.graph.synthesis_state import Finding
+from cultural_palette.prompts import template_of
 
 FEWEST_WORDS, MOST_WORDS = 5, 400
 COPIED_WORDS = 9  # in a row, out of the prompt's own example

@@ -10,8 +10,8 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.synthesis_state import ChainState, SynthesisContext, context_of
-from nodes.synthesis.voice import Voice
+from cultural_palette.graph.synthesis_state import ChainState, SynthesisContext, context_of
+from cultural_palette.nodes.synthesis.voice import Voice
 
 
 async def feedback(state: ChainState, runtime: Runtime[SynthesisContext], *, voice: Voice) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from graph.synthesis_state import ChainState, SynthesisContext, context_of
-from nodes.synthesis.voice import Voice, earlier
+from cultural_palette.graph.synthesis_state import ChainState, SynthesisContext, context_of
+from cultural_palette.nodes.synthesis.voice import Voice, earlier
 
 
 async def respond(state: ChainState, runtime: Runtime[SynthesisContext], *, voice: Voice) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from graph.synthesis_state import (
+from cultural_palette.graph.synthesis_state import (
     STEPS,
     ChainState,
     Finding,
@@ -20,8 +20,8 @@ from graph.synthesis_state import (
     add_tokens,
     context_of,
 )
-from nodes.synthesis.checks import check_text
-from nodes.synthesis.voice import NO_TOKENS, Voice
+from cultural_palette.nodes.synthesis.checks import check_text
+from cultural_palette.nodes.synthesis.voice import NO_TOKENS, Voice
 
 READINGS = 3
 FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(?P<inside>.*)\n```\Z", re.DOTALL)

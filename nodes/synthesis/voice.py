@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graph.synthesis_state import Ask, ChainState, Finding, SynthesisContext, Tokens
-from palette.cultural_map import Community, CulturalMap
-from palette.models import ModelRef, Sampling
-from palette.prompts import render
+from cultural_palette.cultural_map import Community, CulturalMap
+from cultural_palette.graph.synthesis_state import Ask, ChainState, Finding, SynthesisContext, Tokens
+from cultural_palette.models import ModelRef, Sampling
+from cultural_palette.prompts import render
 
 NO_TOKENS: Tokens = {"input_tokens": 0, "output_tokens": 0}
 

@@ -6,20 +6,20 @@ from typing import Any
 
 import click
 
-from palette import __version__
-from palette.cli.ask import ask
-from palette.cli.dataset import dataset
-from palette.cli.doctor import doctor
-from palette.cli.evaluate import evaluate
-from palette.cli.lookup import countries, graph, maps
-from palette.cli.merge import merge
-from palette.cli.report import report
-from palette.cli.review import review
-from palette.cli.serve import serve
-from palette.cli.synthesize import synthesize
-from palette.cli.text import visible
-from palette.cli.train import train
-from palette.errors import PaletteError
+from cultural_palette import __version__
+from cultural_palette.cli.ask import ask
+from cultural_palette.cli.dataset import dataset
+from cultural_palette.cli.doctor import doctor
+from cultural_palette.cli.evaluate import evaluate
+from cultural_palette.cli.lookup import countries, graph, maps
+from cultural_palette.cli.merge import merge
+from cultural_palette.cli.report import report
+from cultural_palette.cli.review import review
+from cultural_palette.cli.serve import serve
+from cultural_palette.cli.synthesize import synthesize
+from cultural_palette.cli.text import visible
+from cultural_palette.cli.train import train
+from cultural_palette.errors import PaletteError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 

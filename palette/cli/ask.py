@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from palette.cli.lookup import map_option
-from palette.cli.refs import refs_of
-from palette.errors import ModelError, QuestionError, SettingsError, UsageError
+from cultural_palette.cli.lookup import map_option
+from cultural_palette.cli.refs import refs_of
+from cultural_palette.errors import ModelError, QuestionError, SettingsError, UsageError
 
 if TYPE_CHECKING:
-    from graph.state import PaletteInput
-    from palette.cli.display import View
-    from palette.settings import Settings
+    from cultural_palette.cli.display import View
+    from cultural_palette.graph.state import PaletteInput
+    from cultural_palette.settings import Settings
 
 MOST_BYTES = 1_000_000  # of standard input; a question may be far shorter
 READOUTS = ("auto", "exact", "top_logprobs", "sampling")
@@ -110,10 +110,10 @@ def ask(
     palette ask --country KEN "What do people eat at a wedding?"
     palette ask -c NZL -o Freedom -o Equality "Which matters more to people?"
     """
-    from palette.countries import find_country
-    from palette.cultural_map import load_map
-    from palette.questions import Question
-    from palette.settings import get_settings, use_settings
+    from cultural_palette.countries import find_country
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.questions import Question
+    from cultural_palette.settings import get_settings, use_settings
 
     asked = Question(_text(question), options)
     place = find_country(country)
@@ -152,8 +152,8 @@ def ask(
 
 async def _run(variant: str, cultural_map: Any, inputs: PaletteInput, view: View) -> dict[str, Any]:
     """Stream one run of the graph into the view; the final state. Closes the HTTP client of this loop."""
-    from graph.variants import build_variant
-    from palette.models import close_clients
+    from cultural_palette.graph.variants import build_variant
+    from cultural_palette.models import close_clients
 
     result: dict[str, Any] = {}
     graph = build_variant(variant, cultural_map)
@@ -195,7 +195,7 @@ def _text(question: str | None) -> str:
 
 def _only_model(settings: Settings) -> str:
     """The one model that the server of --base-url has; with several, the person has to say which."""
-    from palette.cli.server import served_models
+    from cultural_palette.cli.server import served_models
 
     assert settings.base_url is not None
     names = served_models(settings.base_url, settings)
@@ -211,9 +211,9 @@ def _only_model(settings: Settings) -> str:
 
 def _view(as_json: bool, stream: bool, country: str, question: Any, cultural_map: Any) -> View:
     if as_json:
-        from palette.cli.display import View
+        from cultural_palette.cli.display import View
 
         return View()
-    from palette.cli.display import open_view
+    from cultural_palette.cli.display import open_view
 
     return open_view(country, question, cultural_map, stream)

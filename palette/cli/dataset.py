@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from palette.cli.dataset_measure import measure
-from palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.dataset_measure import measure
+from cultural_palette.cli.lookup import json_option, map_option
 
 FORMAT_NAMES = ("jsonl", "parquet")
 
@@ -54,10 +54,10 @@ def build(
 
     Only a query that every community answered gives preferences; the others are listed in incomplete.jsonl.
     """
-    from training.pentachromatic.build import Plan, read_excluded
-    from training.pentachromatic.build import build as build_dataset
-    from training.pentachromatic.card import Licence
-    from training.pentachromatic.run import SynthesisRun
+    from cultural_palette.training.pentachromatic.build import Plan, read_excluded
+    from cultural_palette.training.pentachromatic.build import build as build_dataset
+    from cultural_palette.training.pentachromatic.card import Licence
+    from cultural_palette.training.pentachromatic.run import SynthesisRun
 
     excluded = read_excluded(exclude) if exclude else None
     plan = Plan(test_share, seed, gate, formats, Licence(licence, languages), excluded)
@@ -65,7 +65,7 @@ def build(
     index = source.index()
     review = None
     if decisions:
-        from training.review.merge import load_review
+        from cultural_palette.training.review.merge import load_review
 
         review = load_review(decisions, index, source.name)
     _tell(build_dataset(source, out, plan, index=index, review=review, overwrite=overwrite), out, as_json)
@@ -77,8 +77,8 @@ def build(
 @json_option
 def show(folder: Path, verify: bool, as_json: bool) -> None:
     """Say what a dataset FOLDER holds."""
-    from training.pentachromatic.hub import check_files
-    from training.pentachromatic.reports import load_manifest
+    from cultural_palette.training.pentachromatic.hub import check_files
+    from cultural_palette.training.pentachromatic.reports import load_manifest
 
     manifest = load_manifest(folder)
     if verify:
@@ -101,7 +101,7 @@ def push(folder: Path, repo: str, private: bool, message: str | None, allow_leak
 
     Refused when 'measure leakage' found survey questions in it. The token: `hf auth login`, or HF_TOKEN.
     """
-    from training.pentachromatic.hub import push_to_hub
+    from cultural_palette.training.pentachromatic.hub import push_to_hub
 
     click.echo(push_to_hub(folder, repo, private=private, message=message, allow_leakage=allow_leakage))
 
@@ -110,8 +110,8 @@ def push(folder: Path, repo: str, private: bool, message: str | None, allow_leak
 @click.argument("folder", type=click.Path(path_type=Path))
 def card(folder: Path) -> None:
     """Write the card of a dataset FOLDER anew, with what 'dataset measure' has found since."""
-    from training.pentachromatic.card import CARD
-    from training.pentachromatic.reports import take_reports
+    from cultural_palette.training.pentachromatic.card import CARD
+    from cultural_palette.training.pentachromatic.reports import take_reports
 
     taken = ", ".join(take_reports(folder)["reports"]) or "no reports"
     click.echo(f"{folder / CARD}: {taken}")
@@ -135,10 +135,10 @@ def read(
     """
     import json
 
-    from palette.cultural_map import load_map
-    from palette.errors import UsageError
-    from palette.settings import get_settings
-    from training.pentachromatic.published import as_run, read_published
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.errors import UsageError
+    from cultural_palette.settings import get_settings
+    from cultural_palette.training.pentachromatic.published import as_run, read_published
 
     cultural_map = load_map(get_settings(map=map_name).map)
     pairs = {}
@@ -184,7 +184,7 @@ def _tell(manifest: Mapping[str, Any], out: Path, as_json: bool) -> None:
         missing = ", ".join(f"{n:,} {why.replace('_', ' ')}" for why, n in counts["missing_answers"].items())
         click.echo(f"  {counts['incomplete']:,} queries are incomplete ({missing}): incomplete.jsonl")
     if review := manifest["review"]:
-        from training.pentachromatic.card import agreement_line
+        from cultural_palette.training.pentachromatic.card import agreement_line
 
         found = ", ".join(f"{n:,} {name}" for name, n in review["counts"].items() if n)
         click.echo(f"  review ({'gate on' if manifest['gate'] else 'gate off'}): {found}")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.lookup import json_option, map_option
 
 if TYPE_CHECKING:
-    from palette.cultural_map import CulturalMap
-    from training.pentachromatic.separation.measure import Places
+    from cultural_palette.cultural_map import CulturalMap
+    from cultural_palette.training.pentachromatic.separation.measure import Places
 
 # Told apart again in training, which is too heavy to import for a help text; a test compares.
 MINILM = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
@@ -75,8 +75,8 @@ def separation(
     palette dataset measure separation data/pentachromatic --beside prism
     palette dataset measure separation runs/x --beside answers.csv --label-column country
     """
-    from training.pentachromatic.separation.measure import measure_separation
-    from training.pentachromatic.separation.texts import read_answers, read_second
+    from cultural_palette.training.pentachromatic.separation.measure import measure_separation
+    from cultural_palette.training.pentachromatic.separation.texts import read_answers, read_second
 
     cultural_map = _map(folder, map_name)
     second = None
@@ -119,8 +119,8 @@ def topics(
     cache: Path | None, map_name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """What are the queries about, and where were their writers born? Figure 8."""
-    from training.pentachromatic.separation.measure import measure_topics
-    from training.pentachromatic.separation.texts import read_answers
+    from cultural_palette.training.pentachromatic.separation.measure import measure_topics
+    from cultural_palette.training.pentachromatic.separation.texts import read_answers
 
     cultural_map = _map(folder, map_name)
     answers, places = read_answers(folder, split), _places(folder, out, cache)
@@ -178,9 +178,9 @@ def leakage(
     \b
     palette dataset measure leakage data/x --survey global_opinions.csv --survey wvs_questions.json
     """
-    from training.pentachromatic.separation.leakage import LeakageFound, Thresholds
-    from training.pentachromatic.separation.measure import measure_leakage
-    from training.pentachromatic.separation.texts import read_answers
+    from cultural_palette.training.pentachromatic.separation.leakage import LeakageFound, Thresholds
+    from cultural_palette.training.pentachromatic.separation.measure import measure_leakage
+    from cultural_palette.training.pentachromatic.separation.texts import read_answers
 
     thresholds = Thresholds(jaccard, containment)
     place = out or folder
@@ -202,15 +202,15 @@ def leakage(
 
 def _map(folder: Path, name: str | None) -> CulturalMap:
     """The map asked for, else the one that the folder's manifest names, else the settings'."""
-    from palette.cultural_map import load_map
-    from palette.settings import get_settings
-    from training.pentachromatic.separation.texts import map_name_of
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.settings import get_settings
+    from cultural_palette.training.pentachromatic.separation.texts import map_name_of
 
     return load_map(name or map_name_of(folder) or get_settings().map)
 
 
 def _places(folder: Path, out: Path | None, cache: Path | None) -> Places:
-    from training.pentachromatic.separation.measure import Places
+    from cultural_palette.training.pentachromatic.separation.measure import Places
 
     return Places(out or folder, cache or folder.resolve().parent / ".palette-vectors")
 
@@ -288,7 +288,7 @@ def _tell_files(out: Path, name: str, result: Mapping[str, Any]) -> None:
 
 
 def _cut(text: str, width: int = 96) -> str:
-    from palette.cli.text import visible
+    from cultural_palette.cli.text import visible
 
     line = visible(" ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"

@@ -20,9 +20,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from palette.cli.text import visible
-from palette.cultural_map import Community, CulturalMap
-from palette.questions import Question
+from cultural_palette.cli.text import visible
+from cultural_palette.cultural_map import Community, CulturalMap
+from cultural_palette.questions import Question
 
 WIDEST = 100  # columns; longer lines are hard to read
 FRAMES_PER_SECOND = 12

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from palette.cli.lookup import json_option, map_option
-from palette.cli.text import visible
-from palette.errors import PaletteError
+from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import visible
+from cultural_palette.errors import PaletteError
 
 if TYPE_CHECKING:
-    from palette.models import ModelRef, Parts
-    from palette.settings import Settings
+    from cultural_palette.models import ModelRef, Parts
+    from cultural_palette.settings import Settings
 
 DISTRIBUTION = "cultural-palette"
 PURPOSES = {
@@ -74,9 +74,9 @@ def doctor(map_name: str | None, as_json: bool) -> None:
 
 def examine(map_name: str | None) -> Iterator[Finding]:
     """Every finding, quick ones first."""
-    from palette.cultural_map import load_map
-    from palette.models import resolve_parts
-    from palette.settings import config_file, get_settings
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.models import resolve_parts
+    from cultural_palette.settings import config_file, get_settings
 
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", "ok", f"{python} at {sys.executable}")
@@ -155,7 +155,7 @@ def _extras(embedded: bool) -> Iterator[Finding]:
 
 
 def _weights(name: str) -> str:
-    from palette.embedded.manifest import read_manifest
+    from cultural_palette.embedded.manifest import read_manifest
 
     manifest = read_manifest(name)
     lost = [
@@ -169,7 +169,7 @@ def _weights(name: str) -> str:
 def _moerges(checkpoint: str) -> str:
     from pathlib import Path
 
-    from palette.embedded.manifest import BUILT_IN
+    from cultural_palette.embedded.manifest import BUILT_IN
 
     if checkpoint in BUILT_IN or (Path(checkpoint) / "manifest.json").is_file():
         return f"the router of the embedded palette {checkpoint}"
@@ -180,7 +180,7 @@ def _moerges(checkpoint: str) -> str:
 
 def _servers(settings: Settings, parts: Parts) -> Iterator[Finding]:
     """Every server that a part is cast on: does it answer, and does it serve the names?"""
-    from palette.settings import OPENAI_URL
+    from cultural_palette.settings import OPENAI_URL
 
     wanted: dict[str, set[str]] = {}
     for ref in _refs(parts):
@@ -195,7 +195,7 @@ def _servers(settings: Settings, parts: Parts) -> Iterator[Finding]:
 
 
 def _serves(url: str, names: set[str], settings: Settings) -> str:
-    from palette.cli.server import served_models
+    from cultural_palette.cli.server import served_models
 
     start = time.perf_counter()
     served = served_models(url, settings)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from palette.countries import Country
-    from palette.cultural_map import CulturalMap
+    from cultural_palette.countries import Country
+    from cultural_palette.cultural_map import CulturalMap
 
 map_option = click.option(
     "--map",
@@ -30,9 +30,9 @@ def countries(text: str | None, map_name: str | None, as_json: bool) -> None:
 
     TEXT keeps those whose code, name or community holds it; a survey's spelling finds its country.
     """
-    from palette.countries import all_countries
-    from palette.cultural_map import load_map
-    from palette.settings import get_settings
+    from cultural_palette.countries import all_countries
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.settings import get_settings
 
     cultural_map = load_map(get_settings(map=map_name).map)
     found = all_countries() if text is None else _matching(text, cultural_map)
@@ -55,7 +55,7 @@ def countries(text: str | None, map_name: str | None, as_json: bool) -> None:
 
 
 def _matching(text: str, cultural_map: CulturalMap) -> Sequence[Country]:
-    from palette.countries import all_countries, find_country
+    from cultural_palette.countries import all_countries, find_country
 
     def told(country: Country) -> str:
         home = cultural_map.community_of(country.iso3)
@@ -74,7 +74,7 @@ def maps(name: str | None, as_json: bool) -> None:
 
     NAME is a built-in name or a YAML file.
     """
-    from palette.cultural_map import builtin_maps, load_map
+    from cultural_palette.cultural_map import builtin_maps, load_map
 
     found = [load_map(each) for each in ([name] if name else builtin_maps())]
     if as_json:
@@ -93,7 +93,7 @@ def maps(name: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"maps": data}, ensure_ascii=False, indent=2))
         return
 
-    from palette.cli.display import make_console, map_view
+    from cultural_palette.cli.display import make_console, map_view
 
     console = make_console()
     for each in found:
@@ -112,9 +112,9 @@ def maps(name: str | None, as_json: bool) -> None:
 @map_option
 def graph(variant: str, map_name: str | None) -> None:
     """Print a graph as Mermaid."""
-    from graph.variants import build_variant
-    from palette.cultural_map import load_map
-    from palette.settings import get_settings
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.graph.variants import build_variant
+    from cultural_palette.settings import get_settings
 
     built = build_variant(variant, load_map(get_settings(map=map_name).map))
     click.echo(built.get_graph().draw_mermaid(), nl=False)

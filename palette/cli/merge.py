@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palette.cli.lookup import map_option
-from palette.errors import UsageError
+from cultural_palette.cli.lookup import map_option
+from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from palette.cultural_map import CulturalMap
+    from cultural_palette.cultural_map import CulturalMap
 
 # Told apart again in training.merge, which is too heavy to import for a help text; a test compares.
 METHOD_NAMES = ("ties", "model_stock", "moerges")
@@ -78,15 +78,15 @@ def merge(
     palette merge --method moerges --base base --adapters runs/continents --out runs/moerges
     palette merge --method ties --base base --out runs/ties africa=a asia=b europe=c
     """
-    from palette.cultural_map import load_map
-    from palette.settings import get_settings
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.settings import get_settings
 
     if out.exists() and not overwrite:
         raise UsageError(f"{out} is there already. Take another --out, or say --overwrite.")
     cultural_map = load_map(get_settings(map=map_name).map)
     paths = _paths(members, adapters, cultural_map)
 
-    from training.merge import FlatSettings, map_prompts, merge_flat, merge_moerges
+    from cultural_palette.training.merge import FlatSettings, map_prompts, merge_flat, merge_moerges
 
     shared: dict[str, Any] = {"dtype": dtype, "any_base": any_base, "vllm_check": vllm_check}
     folder = _model_folder(base)

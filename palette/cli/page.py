@@ -1,4 +1,4 @@
-"""`python -m palette.cli.page`: the CLI's page, docs/cli.md, made from `--help`."""
+"""`python -m cultural_palette.cli.page`: the CLI's page, docs/cli.md, made from `--help`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from palette.cli import main
+from cultural_palette.cli import main
 
 WIDTH = 100
 

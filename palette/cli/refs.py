@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from palette.errors import SettingsError
+from cultural_palette.errors import SettingsError
 
 
 def refs_of(flag: str, pairs: Sequence[str], form: str, example: str) -> dict[str, str]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from palette.cli.lookup import map_option
-from palette.errors import UsageError
+from cultural_palette.cli.lookup import map_option
+from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
-    from palette.cultural_map import CulturalMap
+    from cultural_palette.cultural_map import CulturalMap
 
 # Told again in evaluation.metrics, which is too heavy to import for a help text; a test compares.
 METRIC_NAMES = ("jsd_e", "jsd_2", "jsdist_2", "jsdist_e")
@@ -67,8 +67,8 @@ def report(
     if not run.is_dir():
         raise UsageError(f"No folder {run}: give the --out of a `palette evaluate` run.")
 
-    from evaluation.report.analysis import Settings
-    from evaluation.report.write import Request, write_report
+    from cultural_palette.evaluation.report.analysis import Settings
+    from cultural_palette.evaluation.report.write import Request, write_report
 
     settings = Settings(resamples=resamples, permutations=permutations, seed=seed)
     request = Request(
@@ -85,9 +85,9 @@ def report(
 
 def _map(run: Path, map_name: str | None) -> CulturalMap:
     """The map that was asked for, else the run's own, else the settings'."""
-    from evaluation.report.write import recorded
-    from palette.cultural_map import builtin_maps, load_map
-    from palette.settings import get_settings
+    from cultural_palette.cultural_map import builtin_maps, load_map
+    from cultural_palette.evaluation.report.write import recorded
+    from cultural_palette.settings import get_settings
 
     own = recorded(run, "map")
     if map_name is None and own is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from palette.cli.lookup import json_option
+from cultural_palette.cli.lookup import json_option
 
 FORMAT_NAMES = ("html", "csv")
 
@@ -34,9 +34,9 @@ def export(
 
     Every reviewer of the same --sample and --seed gets the same queries.
     """
-    from palette.errors import UsageError
-    from training.pentachromatic.run import SynthesisRun
-    from training.review.export import Selection, export_csv, export_html
+    from cultural_palette.errors import UsageError
+    from cultural_palette.training.pentachromatic.run import SynthesisRun
+    from cultural_palette.training.review.export import Selection, export_csv, export_html
 
     if out.exists() and not overwrite:
         raise UsageError(f"{out} is there already. Take another --out, or say --overwrite.")
@@ -74,11 +74,11 @@ def import_(
     """
     import json
 
-    from palette.errors import UsageError
-    from training.pentachromatic.card import agreement_line
-    from training.pentachromatic.run import SynthesisRun
-    from training.review.decisions import read_decisions
-    from training.review.merge import REVIEW, merge
+    from cultural_palette.errors import UsageError
+    from cultural_palette.training.pentachromatic.card import agreement_line
+    from cultural_palette.training.pentachromatic.run import SynthesisRun
+    from cultural_palette.training.review.decisions import read_decisions
+    from cultural_palette.training.review.merge import REVIEW, merge
 
     if (out / REVIEW).exists() and not overwrite:
         raise UsageError(f"{out / REVIEW} is there already. Take another --out, or say --overwrite.")

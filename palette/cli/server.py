@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from palette.errors import ModelError
+from cultural_palette.errors import ModelError
 
 if TYPE_CHECKING:
-    from palette.settings import Settings
+    from cultural_palette.settings import Settings
 
 TIMEOUT_S = 10.0
 WANTS_KEY = " Set PALETTE_API_KEY (or OPENAI_API_KEY)."

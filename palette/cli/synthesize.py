@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palette.cli.lookup import json_option, map_option
-from palette.errors import PaletteError, UsageError
+from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.errors import PaletteError, UsageError
 
 if TYPE_CHECKING:
-    from palette.cultural_map import CulturalMap
-    from training.queries import Queries
-    from training.synthesis.estimate import Estimate
-    from training.synthesis.run import Job, Outcome, Tally
-    from training.synthesis.sitting import Sitting
-    from training.synthesis.teacher import Ledger
+    from cultural_palette.cultural_map import CulturalMap
+    from cultural_palette.training.queries import Queries
+    from cultural_palette.training.synthesis.estimate import Estimate
+    from cultural_palette.training.synthesis.run import Job, Outcome, Tally
+    from cultural_palette.training.synthesis.sitting import Sitting
+    from cultural_palette.training.synthesis.teacher import Ledger
 
 EVERY_S, EVERY_ON_TERMINAL_S = 30.0, 0.5
 
@@ -116,14 +116,14 @@ def synthesize(
 
     A run that was stopped, in whatever way, goes on by the same command and repeats no finished call.
     """
-    from graph.synthesis_state import SynthesisContext
-    from palette.cultural_map import load_map
-    from palette.settings import get_settings, use_settings
-    from training.queries import Filters
-    from training.synthesis.prices import price_of
-    from training.synthesis.run import Job
-    from training.synthesis.sitting import Sitting
-    from training.synthesis.teacher import parse_teacher
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.graph.synthesis_state import SynthesisContext
+    from cultural_palette.settings import get_settings, use_settings
+    from cultural_palette.training.queries import Filters
+    from cultural_palette.training.synthesis.prices import price_of
+    from cultural_palette.training.synthesis.run import Job
+    from cultural_palette.training.synthesis.sitting import Sitting
+    from cultural_palette.training.synthesis.teacher import parse_teacher
 
     settings = get_settings(map=map_name)
     cultural_map = load_map(settings.map)
@@ -145,7 +145,7 @@ def synthesize(
     _check(source, out, dry_run, queries_count, batch, results, model.provider)
     with use_settings(settings):
         if queries_count is not None:
-            from training.synthesis.estimate import estimate
+            from cultural_palette.training.synthesis.estimate import estimate
 
             _print_estimate(
                 estimate(queries_count, cultural_map, model, context, price), cultural_map, as_json
@@ -157,7 +157,7 @@ def synthesize(
         if not as_json:
             _say_queries(queries, job)
         if dry_run:
-            from training.synthesis.estimate import estimate
+            from cultural_palette.training.synthesis.estimate import estimate
 
             _print_estimate(estimate(job.items, cultural_map, model, context, price), cultural_map, as_json)
             return
@@ -204,8 +204,8 @@ def _check(
 
 
 def _read(source: str, cultural_map: CulturalMap, revision: str | None, filters: Any) -> Queries:
-    from training.prism import load_prism
-    from training.queries import read_queries
+    from cultural_palette.training.prism import load_prism
+    from cultural_palette.training.queries import read_queries
 
     name, _, path = source.partition(":")
     if name == "prism":
@@ -250,7 +250,7 @@ class _Ticker:
 
     def line(self, tally: Tally, ledger: Ledger) -> None:
         """Print it now."""
-        from training.synthesis.progress import progress_line
+        from cultural_palette.training.synthesis.progress import progress_line
 
         text = progress_line(tally, ledger)
         if self.terminal:
@@ -269,8 +269,8 @@ class _Ticker:
 
 
 def _run(job: Job, out: Path, sitting: Sitting, as_json: bool) -> None:
-    from palette.artifacts import RunFolder
-    from training.synthesis.sitting import INTERRUPTED, sit
+    from cultural_palette.artifacts import RunFolder
+    from cultural_palette.training.synthesis.sitting import INTERRUPTED, sit
 
     if RunFolder(out).finished:
         click.echo(f"{out} is finished; nothing is left to ask.", err=True)
@@ -310,7 +310,7 @@ def _unfinished(out: Path, outcome: Outcome) -> str:
 
 
 def _print_manifest(out: Path, as_json: bool) -> None:
-    from palette.artifacts import RunFolder
+    from cultural_palette.artifacts import RunFolder
 
     manifest = RunFolder(out).manifest
     if as_json:
@@ -340,9 +340,9 @@ def _preview(job: Job, out: Path, sitting: Sitting, number: int) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
-    from palette.cli.display import make_console
-    from palette.cli.text import visible
-    from training.synthesis.sitting import preview
+    from cultural_palette.cli.display import make_console
+    from cultural_palette.cli.text import visible
+    from cultural_palette.training.synthesis.sitting import preview
 
     console = make_console()
     for query, answers in preview(job, out, sitting, number):
@@ -371,8 +371,8 @@ def _batch(
 ) -> None:
     from dataclasses import replace
 
-    from training.synthesis.batch import ENDPOINT, RequestsFile, ResultsFiles
-    from training.synthesis.sitting import sit
+    from cultural_palette.training.synthesis.batch import ENDPOINT, RequestsFile, ResultsFiles
+    from cultural_palette.training.synthesis.sitting import sit
 
     answering = RequestsFile(out / "batch") if mode == "write" else ResultsFiles(results)
     ticker = _Ticker()

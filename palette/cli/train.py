@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.lookup import json_option, map_option
 
 if TYPE_CHECKING:
-    from training.job import Job
+    from cultural_palette.training.job import Job
 
 
 @click.command()
@@ -58,10 +58,10 @@ def train(
     """
     import yaml
 
-    from palette.cultural_map import load_map
-    from palette.errors import UsageError
-    from palette.settings import get_settings
-    from training.train import (
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.errors import UsageError
+    from cultural_palette.settings import get_settings
+    from cultural_palette.training.train import (
         TrainConfig,
         check_base,
         check_data,
@@ -96,7 +96,7 @@ def train(
     if as_json:
         import json
 
-        from palette.artifacts import RunFolder
+        from cultural_palette.artifacts import RunFolder
 
         click.echo(json.dumps({job.name: RunFolder(job.out).manifest for job in jobs}, indent=2))
 
@@ -105,7 +105,7 @@ def _estimate(jobs: Sequence[Job], as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from training.estimate import estimate, spell
+    from cultural_palette.training.estimate import estimate, spell
 
     found = estimate(jobs)
     if as_json:

@@ -12,10 +12,10 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from palette.calls import keeping
-from palette.embedded.engine import META, Engine, Generation, Piece, get_engine
-from palette.embedded.manifest import read_manifest
-from palette.errors import ModelError
+from cultural_palette.calls import keeping
+from cultural_palette.embedded.engine import META, Engine, Generation, Piece, get_engine
+from cultural_palette.embedded.manifest import read_manifest
+from cultural_palette.errors import ModelError
 
 ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 SHORT_WORDS = frozenset(

@@ -18,8 +18,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from palette.embedded.manifest import Manifest, read_manifest
-from palette.errors import ModelError
+from cultural_palette.embedded.manifest import Manifest, read_manifest
+from cultural_palette.errors import ModelError
 
 GATHER_S = 0.015
 """How long the worker waits for company after the last request arrived. Seconds."""
@@ -289,7 +289,7 @@ class Engine:
     def _blend(self, prompt: list[int]) -> list[list[float]]:
         import torch
 
-        from palette.embedded.moerges import router_weights
+        from cultural_palette.embedded.moerges import router_weights
 
         ids = torch.tensor([prompt])
         layers: list[list[float]] = router_weights(
@@ -357,7 +357,7 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Any]:
             f"The embedded palette needs {error.name}, which is not installed: "
             "pip install 'cultural-palette[embedded]'"
         ) from error
-    from palette.embedded.moerges import assemble
+    from cultural_palette.embedded.moerges import assemble
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     load = transformers.AutoModelForCausalLM.from_pretrained

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palette.errors import ModelError
+from cultural_palette.errors import ModelError
 
 BUILT_IN = {"nano": Path(__file__).parent / "nano"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
-from palette.errors import PromptError
+from cultural_palette.errors import PromptError
 
 FOLDER = Path(__file__).parent
 FIELD = re.compile(r"\{([a-z_]+)\}")

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from palette.embedded.manifest import Manifest, read_manifest
-from palette.errors import ModelError
+from cultural_palette.embedded.manifest import Manifest, read_manifest
+from cultural_palette.errors import ModelError
 
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
@@ -67,7 +67,7 @@ def vllm_names(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _write(name_or_path: str, manifest: Manifest, folder: Path) -> None:
-    from palette.embedded.engine import get_engine
+    from cultural_palette.embedded.engine import get_engine
 
     model = get_engine(name_or_path).meta
     from safetensors.torch import save_file

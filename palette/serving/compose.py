@@ -8,8 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from palette.serving.manifest import Source
-from palette.serving.plan import KEY, Plan, Server
+from cultural_palette.serving.manifest import Source
+from cultural_palette.serving.plan import KEY, Plan, Server
 
 IMAGE = "${VLLM_IMAGE:-vllm/vllm-openai:v0.32.0}"
 MODELS = "/models"

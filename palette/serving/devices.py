@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from palette.serving.manifest import ServingError, Source
+from cultural_palette.serving.manifest import ServingError, Source
 
 GIB = 2**30
 ALONE = 0.9

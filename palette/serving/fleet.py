@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from palette.serving.last_words import last_words
-from palette.serving.manifest import ServingError
-from palette.serving.plan import KEY, Plan, Server
-from palette.serving.probe import Answer, port_is_free, probe, served
-from palette.serving.processes import end, start
-from palette.serving.state import Record, StateFile, timestamp
+from cultural_palette.serving.last_words import last_words
+from cultural_palette.serving.manifest import ServingError
+from cultural_palette.serving.plan import KEY, Plan, Server
+from cultural_palette.serving.probe import Answer, port_is_free, probe, served
+from cultural_palette.serving.processes import end, start
+from cultural_palette.serving.state import Record, StateFile, timestamp
 
 STATE, LOCK = "state.json", ".lock"
 POLL_S = 0.5

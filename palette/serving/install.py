@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from palette.serving.manifest import ServingError
+from cultural_palette.serving.manifest import ServingError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 OWN = Path(".venv-vllm") / "bin" / "python"

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from palette.serving.processes import exit_code
-from palette.serving.state import Record
+from cultural_palette.serving.processes import exit_code
+from cultural_palette.serving.state import Record
 
 TAIL_LINES, TAIL_BYTES = 15, 200_000
 # What vLLM's last words mean. The first that fits is told.

@@ -17,8 +17,8 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from palette.embedded.manifest import BUILT_IN, read_manifest
-from palette.errors import PaletteError, UsageError
+from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
+from cultural_palette.errors import PaletteError, UsageError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TAKEN = ("base", "moerges", "meta")

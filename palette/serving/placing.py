@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from palette.serving.devices import (
+from cultural_palette.serving.devices import (
     ALONE,
     GIB,
     Device,
@@ -15,7 +15,7 @@ from palette.serving.devices import (
     shares_of_one,
     weights_gib,
 )  # fmt: skip
-from palette.serving.manifest import (
+from cultural_palette.serving.manifest import (
     ManifestError,
     ServedPalette,
     ServerKnobs,

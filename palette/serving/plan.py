@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from palette.models import BASE, META, SERVER_MAX_TOKENS, ModelRef
-from palette.serving.devices import Device
-from palette.serving.manifest import (
+from cultural_palette.models import BASE, META, SERVER_MAX_TOKENS, ModelRef
+from cultural_palette.serving.devices import Device
+from cultural_palette.serving.manifest import (
     ManifestError,
     ServedPalette,
     ServingError,
@@ -23,7 +23,7 @@ from palette.serving.manifest import (
     lora_targets,
     read_json,
 )  # fmt: skip
-from palette.serving.placing import LORA, MOERGES, on_cores, on_gpus, own
+from cultural_palette.serving.placing import LORA, MOERGES, on_cores, on_gpus, own
 
 PORTS = {LORA: 8000, MOERGES: 8001}
 LONGEST = 8192

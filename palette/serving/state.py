@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import write_whole
-from palette.serving.manifest import ServingError
-from palette.serving.processes import Process
+from cultural_palette.artifacts import write_whole
+from cultural_palette.serving.manifest import ServingError
+from cultural_palette.serving.processes import Process
 
 FORMAT = "cultural-palette-serve/1"
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evaluation.methods import methods_named
-from evaluation.plan import Plan
-from evaluation.selection import Selection
-from evaluation.surveys import Survey, SurveyItem, SurveyQuestion
-from palette.cultural_map import load_map
-from palette.distributions import Distribution
-from palette.settings import get_settings
+from cultural_palette.cultural_map import load_map
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.methods import methods_named
+from cultural_palette.evaluation.plan import Plan
+from cultural_palette.evaluation.selection import Selection
+from cultural_palette.evaluation.surveys import Survey, SurveyItem, SurveyQuestion
+from cultural_palette.settings import get_settings
 
 CONTINENTS = load_map("continents")
 KEYS = tuple(community.key for community in CONTINENTS.communities)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.floors import FLOORS, score_floors
-from evaluation.predictions import Prediction, row_of
-from evaluation.selection import Selection
-from evaluation.surveys import Survey, SurveyItem, SurveyQuestion
-from palette.artifacts import RunFolder, write_whole
-from palette.distributions import Distribution
+from cultural_palette.artifacts import RunFolder, write_whole
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.floors import FLOORS, score_floors
+from cultural_palette.evaluation.predictions import Prediction, row_of
+from cultural_palette.evaluation.selection import Selection
+from cultural_palette.evaluation.surveys import Survey, SurveyItem, SurveyQuestion
 
 WORDS = ("Very important", "Rather important", "Not very important", "Not at all important", "Don't know")
 COMMUNITIES = ("africa", "america", "asia", "europe", "oceania")

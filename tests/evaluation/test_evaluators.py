@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from palette.embedded.manifest import read_manifest
+from cultural_palette.embedded.manifest import read_manifest
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -39,8 +39,8 @@ def survey(tmp_path: Path) -> Path:
 
 
 def uniform_alignment(gold: list[float]) -> float:
-    from evaluation.metrics import alignments
-    from palette.distributions import Distribution
+    from cultural_palette.distributions import Distribution
+    from cultural_palette.evaluation.metrics import alignments
 
     return alignments(Distribution(tuple(gold)), Distribution.uniform(len(gold)))["jsdist_e"]
 
@@ -128,7 +128,7 @@ def test_the_harness_scores_a_model_by_country(survey: Path) -> None:
 def test_every_country_of_the_paper_has_its_tasks() -> None:
     import yaml
 
-    from evaluation.selection import PAPER
+    from cultural_palette.evaluation.selection import PAPER
 
     class Loader(yaml.SafeLoader):
         pass

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from evaluation.floors import FLOORS, floor_distributions, floors_of, score_floors
-from evaluation.metrics import ALIGNMENTS, alignments
-from evaluation.selection import PAPER, Selection
-from evaluation.surveys import MADE_UP, Survey, load_survey
-from palette.cli import main
-from palette.distributions import Distribution
+from cultural_palette.cli import main
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.floors import FLOORS, floor_distributions, floors_of, score_floors
+from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
+from cultural_palette.evaluation.selection import PAPER, Selection
+from cultural_palette.evaluation.surveys import MADE_UP, Survey, load_survey
 
 OPINIONS = MADE_UP / "made_up_opinions.csv"
 

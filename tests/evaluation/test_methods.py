@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.methods import METHODS, Method, methods_named, predictor
-from evaluation.predictions import Prediction
-from graph.build import build_palette
-from graph.variants import BASELINES, VARIANTS
-from palette.distributions import Distribution
-from palette.errors import MapError, SettingsError, UsageError
-from palette.settings import get_settings, use_settings
+from cultural_palette.distributions import Distribution
+from cultural_palette.errors import MapError, SettingsError, UsageError
+from cultural_palette.evaluation.methods import METHODS, Method, methods_named, predictor
+from cultural_palette.evaluation.predictions import Prediction
+from cultural_palette.graph.build import build_palette
+from cultural_palette.graph.variants import BASELINES, VARIANTS
+from cultural_palette.settings import get_settings, use_settings
 from tests.evaluation.made_up import CONTINENTS, KEYS, SCRIPTED, survey
 
 JOINT = {"joint": "openai:joint"}

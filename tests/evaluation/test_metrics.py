@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from evaluation.labels import has_opinion, is_scale
-from evaluation.metrics import ALIGNMENTS, alignments, earth_movers, modes_agree, score
-from palette.distributions import Distribution
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.labels import has_opinion, is_scale
+from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments, earth_movers, modes_agree, score
 
 LADDER = ("Strongly agree", "Agree", "Disagree", "Strongly disagree")
 

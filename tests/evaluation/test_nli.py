@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.nli import Entailment, entailment_label, load_entailment
-from palette.errors import ModelError
+from cultural_palette.errors import ModelError
+from cultural_palette.evaluation.nli import Entailment, entailment_label, load_entailment
 
 WORDS = (
     *("people", "greet", "elders", "first", "and", "share", "one", "dish", "at", "the", "table", "while"),

@@ -11,12 +11,21 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from evaluation.metrics import ALIGNMENTS
-from evaluation.report import figures
-from evaluation.report.figures import Picture
-from evaluation.report.layout import Cell, Column, Line, Section, Table, to_html, to_latex, to_markdown
-from palette.cli import main
-from palette.cli.report import METRIC_NAMES
+from cultural_palette.cli import main
+from cultural_palette.cli.report import METRIC_NAMES
+from cultural_palette.evaluation.metrics import ALIGNMENTS
+from cultural_palette.evaluation.report import figures
+from cultural_palette.evaluation.report.figures import Picture
+from cultural_palette.evaluation.report.layout import (
+    Cell,
+    Column,
+    Line,
+    Section,
+    Table,
+    to_html,
+    to_latex,
+    to_markdown,
+)
 from tests.evaluation.report_runs import made_up_run, made_up_semantics
 
 QUICK = ("--resamples", "200", "--permutations", "200")

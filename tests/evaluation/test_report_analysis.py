@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.report.analysis import AVERAGE, Settings, analyse, outcomes
-from evaluation.report.calibration import calibrate
-from evaluation.report.cases import choose_cases, failures
-from evaluation.report.load import OK, load_evaluation
-from evaluation.report.paper import paper_blocks, paper_rows, quoted_values, same_base
-from evaluation.report.roles import assign_roles
-from palette.cultural_map import load_map
-from palette.errors import UsageError
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import UsageError
+from cultural_palette.evaluation.report.analysis import AVERAGE, Settings, analyse, outcomes
+from cultural_palette.evaluation.report.calibration import calibrate
+from cultural_palette.evaluation.report.cases import choose_cases, failures
+from cultural_palette.evaluation.report.load import OK, load_evaluation
+from cultural_palette.evaluation.report.paper import paper_blocks, paper_rows, quoted_values, same_base
+from cultural_palette.evaluation.report.roles import assign_roles
 from tests.evaluation.report_runs import made_up_run
 
 MAP = load_map("continents")

@@ -11,13 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.floors import MODE, UNIFORM
-from evaluation.metrics import ALIGNMENTS, alignments
-from evaluation.report.load import FAILED, MISSING, OK, UNREADABLE, Evaluation, load_evaluation
-from evaluation.report.scores import alignment_table
-from palette.cultural_map import load_map
-from palette.distributions import Distribution
-from palette.errors import ArtifactError, UsageError
+from cultural_palette.cultural_map import load_map
+from cultural_palette.distributions import Distribution
+from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.evaluation.floors import MODE, UNIFORM
+from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
+from cultural_palette.evaluation.report.load import (
+    FAILED,
+    MISSING,
+    OK,
+    UNREADABLE,
+    Evaluation,
+    load_evaluation,
+)
+from cultural_palette.evaluation.report.scores import alignment_table
 from tests.evaluation.report_runs import made_up_run
 
 MAP = load_map("continents")

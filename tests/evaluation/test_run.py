@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.best_single import best_single_rows, halves
-from evaluation.predictions import Prediction, row_of
-from evaluation.progress import Progress
-from evaluation.run import evaluate
-from palette.artifacts import RunFolder
-from palette.distributions import Distribution
-from palette.errors import ArtifactError, SettingsError
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.distributions import Distribution
+from cultural_palette.errors import ArtifactError, SettingsError
+from cultural_palette.evaluation.best_single import best_single_rows, halves
+from cultural_palette.evaluation.predictions import Prediction, row_of
+from cultural_palette.evaluation.progress import Progress
+from cultural_palette.evaluation.run import evaluate
 from tests.evaluation.made_up import KEYS, plan, survey
 
 SHARES = [math.log(0.6), math.log(0.2)]
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_and_writes_the_same_predictions(script, tmp_path)
 
 
 def test_each_run_has_a_seed_of_its_own(script, tmp_path, monkeypatch):
-    from palette import models
+    from cultural_palette import models
     from tests.scripted import scripted_model
 
     seeds = Counter()
@@ -177,7 +177,7 @@ def test_a_fault_of_our_own_graph_is_no_row(script, tmp_path, monkeypatch):
     async def broken(*_, **__):
         raise TypeError("a bug")
 
-    monkeypatch.setattr("nodes.answer.choose", broken)
+    monkeypatch.setattr("cultural_palette.nodes.answer.choose", broken)
     with pytest.raises(TypeError, match="a bug"):
         evaluated(plan("vanilla"), tmp_path)
 

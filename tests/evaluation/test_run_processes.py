@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from palette.cli import main
+from cultural_palette.cli import main
 from tests.conftest import ROOT
 
 MADE_UP = ROOT / "evaluation/data/made_up.jsonl"
@@ -25,7 +25,7 @@ METHODS = "vanilla,own-draft,without-self-regulation"
 def command(out: Path, calls: Path, *more: str) -> list[str]:
     asked = ["evaluate", "surveys", *SLICE, "--methods", METHODS, "--runs", "1"]
     flags = ("--out", str(out), "--calls", str(calls), "--json", *more)
-    return [sys.executable, "-m", "palette", *asked, *flags]
+    return [sys.executable, "-m", "cultural_palette", *asked, *flags]
 
 
 def start(out: Path, calls: Path) -> subprocess.Popen[bytes]:
@@ -94,7 +94,8 @@ def test_what_is_not_available_is_said(invoke, tmp_path: Path) -> None:
 
 def test_a_method_from_the_folder_where_the_command_is_given(invoke, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "mine_here.py").write_text(
-        "from evaluation.predictions import Prediction\nfrom palette.distributions import Distribution\n"
+        "from cultural_palette.evaluation.predictions import Prediction\n"
+        "from cultural_palette.distributions import Distribution\n"
         "async def flat(item):\n    return Prediction(Distribution.uniform(len(item.question.options)))\n"
     )
     monkeypatch.chdir(tmp_path)

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from evaluation.semantic import GoldAnswer, SemanticPlan, evaluate_semantic, load_gold
-from palette.artifacts import RunFolder
-from palette.cli import main
-from palette.cultural_map import load_map
-from palette.errors import ArtifactError, ModelError, UsageError
-from palette.models import ModelRef, Sampling
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.cli import main
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import ArtifactError, ModelError, UsageError
+from cultural_palette.evaluation.semantic import GoldAnswer, SemanticPlan, evaluate_semantic, load_gold
+from cultural_palette.models import ModelRef, Sampling
 from tests.scripted import Script
 
 CONTINENTS = load_map("continents")
@@ -147,10 +147,11 @@ def test_a_run_that_was_stopped_goes_on_without_asking_again(tmp_path: Path, scr
 def test_the_command_names_methods_models_and_intervals(
     tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import evaluation.nli
 
     script.replies = {"*": "africa says 1"}
-    monkeypatch.setattr(evaluation.nli, "load_entailment", lambda name, revision=None: Words())
+    monkeypatch.setattr(
+        cultural_palette.evaluation.nli, "load_entailment", lambda name, revision=None: Words()
+    )
     dataset(tmp_path)
     args = ["evaluate", "semantic", "--dataset", str(tmp_path), "--out", str(tmp_path / "run")]
     refs = ["--model-of", "joint=scripted:joint", "--model-of", "prompting=scripted:base"]
@@ -165,8 +166,8 @@ def test_the_command_names_methods_models_and_intervals(
 
 
 def test_method_names_of_the_command_are_the_tasks() -> None:
-    from evaluation import nli, semantic
+    from cultural_palette.evaluation import nli, semantic
 
-    command = importlib.import_module("palette.cli.evaluate.semantic")
+    command = importlib.import_module("cultural_palette.cli.evaluate.semantic")
     assert command.METHOD_NAMES == semantic.METHODS
     assert command.DEFAULT_NLI == nli.DEFAULT_NLI

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from evaluation.statistics import (
+from cultural_palette.evaluation.statistics import (
     Interval,
     average,
     clustered_bootstrap,

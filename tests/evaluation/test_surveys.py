@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.selection import PAPER, Selection, SelectionError, resolve_countries, split
-from evaluation.survey_formats import SurveyError
-from evaluation.surveys import MADE_UP, Survey, SurveyItem, SurveyQuestion, load_survey
-from palette.cultural_map import load_map
-from palette.distributions import Distribution
+from cultural_palette.cultural_map import load_map
+from cultural_palette.distributions import Distribution
+from cultural_palette.evaluation.selection import PAPER, Selection, SelectionError, resolve_countries, split
+from cultural_palette.evaluation.survey_formats import SurveyError
+from cultural_palette.evaluation.surveys import MADE_UP, Survey, SurveyItem, SurveyQuestion, load_survey
 
 OPINIONS = MADE_UP / "made_up_opinions.csv"
 

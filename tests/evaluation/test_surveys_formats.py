@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.surveys import MADE_UP, Survey, load_survey
+from cultural_palette.evaluation.surveys import MADE_UP, Survey, load_survey
 
 
 def wvs(folder: Path, questions: list[object], proportions: object) -> Survey:

@@ -13,11 +13,11 @@ import pytest
 from langchain_core.messages import AIMessageChunk, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from graph.build import build_palette
-from graph.context import PaletteContext
-from graph.variants import build_variant
-from palette.cultural_map import Community, CulturalMap, load_map
-from palette.errors import TooFewDrafts, UnknownCountry
+from cultural_palette.cultural_map import Community, CulturalMap, load_map
+from cultural_palette.errors import TooFewDrafts, UnknownCountry
+from cultural_palette.graph.build import build_palette
+from cultural_palette.graph.context import PaletteContext
+from cultural_palette.graph.variants import build_variant
 
 KEYS = ("africa", "america", "asia", "europe", "oceania")
 PARTS = {part: f"scripted:{part}" for part in (*KEYS, "meta", "base")}

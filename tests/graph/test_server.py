@@ -22,8 +22,8 @@ import pytest
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
 
-from graph.variants import BASELINES, VARIANTS
-from palette.embedded.manifest import BUILT_IN
+from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.graph.variants import BASELINES, VARIANTS
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
 
@@ -45,7 +45,7 @@ class Dev:
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     """The server on a free port, in a folder of links, so that its state stays out of the repository."""
     folder = tmp_path_factory.mktemp("dev")
-    for name in ("langgraph.json", "palette", "graph", "nodes"):
+    for name in ("langgraph.json", "palette", "graph", "nodes", "src"):
         (folder / name).symlink_to(ROOT / name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

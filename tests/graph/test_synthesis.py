@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from graph.synthesis import build_synthesis
-from graph.synthesis_state import STEPS, SynthesisContext, TeacherRefused
-from palette.cultural_map import load_map
-from palette.errors import ModelError, PaletteError
-from palette.models import ask as ask_model
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import ModelError, PaletteError
+from cultural_palette.graph.synthesis import build_synthesis
+from cultural_palette.graph.synthesis_state import STEPS, SynthesisContext, TeacherRefused
+from cultural_palette.models import ask as ask_model
 
 KEYS = [community.key for community in load_map("continents").communities]
 CHECKS = SynthesisContext(teacher="scripted:teacher", validation="checks")

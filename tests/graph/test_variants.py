@@ -8,18 +8,18 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from graph.context import PaletteContext, knobs_of
-from graph.state import add_usage, merge_drafts
-from graph.variants import BASELINES, VARIANTS, build_variant, variant_named
-from palette.errors import UsageError
-from palette.prompts import fields_of, names
-from palette.settings import get_settings, use_settings
+from cultural_palette.errors import UsageError
+from cultural_palette.graph.context import PaletteContext, knobs_of
+from cultural_palette.graph.state import add_usage, merge_drafts
+from cultural_palette.graph.variants import BASELINES, VARIANTS, build_variant, variant_named
+from cultural_palette.prompts import fields_of, names
+from cultural_palette.settings import get_settings, use_settings
 
 
 def test_langgraph_json_is_the_table(root):
     served = json.loads((root / "langgraph.json").read_text())["graphs"]
     assert list(served) == [*VARIANTS, *BASELINES, "synthesis"]
-    module = importlib.import_module("graph.export")
+    module = importlib.import_module("cultural_palette.graph.export")
     for name, where in served.items():
         path, _, variable = where.partition(":")
         assert path == "./graph/export.py"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from graph.context import PaletteContext
-from palette.cultural_map import load_map
+from cultural_palette.cultural_map import load_map
+from cultural_palette.graph.context import PaletteContext
 
 CONTINENTS = load_map("continents")
 KEYS = tuple(community.key for community in CONTINENTS.communities)

@@ -6,14 +6,14 @@ import math
 
 import pytest
 
-from nodes.answer import CHOSEN, answer
-from nodes.mix import mix
-from nodes.resample import STEP, resample
-from nodes.route import home, route, settled
-from nodes.select import select
-from nodes.summarise import summarise
-from palette import models
-from palette.errors import MapError, ModelError, QuestionError
+from cultural_palette import models
+from cultural_palette.errors import MapError, ModelError, QuestionError
+from cultural_palette.nodes.answer import CHOSEN, answer
+from cultural_palette.nodes.mix import mix
+from cultural_palette.nodes.resample import STEP, resample
+from cultural_palette.nodes.route import home, route, settled
+from cultural_palette.nodes.select import select
+from cultural_palette.nodes.summarise import summarise
 from tests.nodes.helpers import CONTINENTS, KEYS, drafted, runtime, state
 from tests.scripted import scripted_model
 

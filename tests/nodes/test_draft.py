@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from nodes.draft import draft
-from palette.errors import PromptError
+from cultural_palette.errors import PromptError
+from cultural_palette.nodes.draft import draft
 from tests.nodes.helpers import CONTINENTS, runtime, state
 
 AFRICA = CONTINENTS.community("africa")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from nodes.intake import intake
-from palette.errors import QuestionError, SettingsError, UnknownCountry
+from cultural_palette.errors import QuestionError, SettingsError, UnknownCountry
+from cultural_palette.nodes.intake import intake
 from tests.nodes.helpers import CONTINENTS, KEYS, runtime
 
 pytestmark = pytest.mark.usefixtures("script")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from nodes.memory import memory
-from palette.errors import TooFewDrafts
+from cultural_palette.errors import TooFewDrafts
+from cultural_palette.nodes.memory import memory
 from tests.nodes.helpers import KEYS, drafted, runtime, state
 
 ALL = {key: drafted(f"{key} says.") for key in KEYS}

@@ -6,15 +6,15 @@ import math
 
 import pytest
 
-from nodes.decide import NO_ANSWER, decide
-from nodes.regulate import regulate
-from palette import models
-from palette.calls import CallStore, use_calls
-from palette.determinism import promise
-from palette.errors import ModelError
-from palette.models import ModelRef
-from palette.served import ServedChatModel
-from palette.settings import get_settings, use_settings
+from cultural_palette import models
+from cultural_palette.calls import CallStore, use_calls
+from cultural_palette.determinism import promise
+from cultural_palette.errors import ModelError
+from cultural_palette.models import ModelRef
+from cultural_palette.nodes.decide import NO_ANSWER, decide
+from cultural_palette.nodes.regulate import regulate
+from cultural_palette.served import ServedChatModel
+from cultural_palette.settings import get_settings, use_settings
 from tests.nodes.helpers import KEYS, runtime, state
 from tests.scripted import ReadableScriptedChatModel
 
@@ -219,7 +219,7 @@ def moerges(script, monkeypatch):
     async def opened(ref, sampling):
         return Served(model=ref.name, base_url=ref.base_url)
 
-    monkeypatch.setattr("nodes.decide.open_model", opened)
+    monkeypatch.setattr("cultural_palette.nodes.decide.open_model", opened)
 
 
 async def test_a_served_moerges_without_its_checkpoint_says_how_to_get_the_blend(moerges):
@@ -238,7 +238,7 @@ async def test_the_blend_is_read_from_the_checkpoint(moerges, monkeypatch):
         assert (checkpoint, list(communities)) == ("/the/moerges", list(KEYS))
         return BLEND
 
-    monkeypatch.setattr("nodes.decide.served_blend", read)
+    monkeypatch.setattr("cultural_palette.nodes.decide.served_blend", read)
     with use_settings(get_settings(blend_checkpoint="/the/moerges")):
         update = await decide(state(options=OPTIONS, regulated="x", parts=served()), runtime())
         assert (update["blend"], update["blend_layers"]) == (BLEND["communities"], BLEND["layers"])

@@ -9,16 +9,16 @@ from types import SimpleNamespace
 import pytest
 from langchain_core.messages import AIMessage
 
-from graph.synthesis_state import KINDS, SynthesisContext
-from nodes.synthesis.aggregate import aggregate
-from nodes.synthesis.checks import check_text
-from nodes.synthesis.feedback import feedback
-from nodes.synthesis.respond import respond
-from nodes.synthesis.validate import READINGS, Verdict, read_verdict, validate
-from nodes.synthesis.voice import Voice
-from palette.cultural_map import load_map
-from palette.models import Reply
-from palette.prompts import fields_of, names, render, template_of
+from cultural_palette.cultural_map import load_map
+from cultural_palette.graph.synthesis_state import KINDS, SynthesisContext
+from cultural_palette.models import Reply
+from cultural_palette.nodes.synthesis.aggregate import aggregate
+from cultural_palette.nodes.synthesis.checks import check_text
+from cultural_palette.nodes.synthesis.feedback import feedback
+from cultural_palette.nodes.synthesis.respond import respond
+from cultural_palette.nodes.synthesis.validate import READINGS, Verdict, read_verdict, validate
+from cultural_palette.nodes.synthesis.voice import Voice
+from cultural_palette.prompts import fields_of, names, render, template_of
 
 CONTINENTS = load_map("continents")
 ASIA = CONTINENTS.community("asia")

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palette.artifacts import RunFolder, write_whole
-from palette.errors import ArtifactError
+from cultural_palette.artifacts import RunFolder, write_whole
+from cultural_palette.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
 WRITER = """
 import sys, time
-from palette.artifacts import RunFolder
+from cultural_palette.artifacts import RunFolder
 run = RunFolder(sys.argv[1])
 for number in range(1_000_000):
     run.append({"number": number, "text": "x" * 2000})

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import HumanMessage
 
-from palette.calls import CALLS, CallStore, kept, use_calls
-from palette.errors import ArtifactError, ModelError
-from palette.models import ModelRef, Sampling, ask
-from palette.questions import Question
-from palette.readout import Reading
+from cultural_palette.calls import CALLS, CallStore, kept, use_calls
+from cultural_palette.errors import ArtifactError, ModelError
+from cultural_palette.models import ModelRef, Sampling, ask
+from cultural_palette.questions import Question
+from cultural_palette.readout import Reading
 from tests.conftest import ROOT
 
 REF = ModelRef("openai", "m", "http://127.0.0.1:9/v1")
@@ -148,7 +148,7 @@ async def test_an_asked_model_is_kept_with_its_sampling(tmp_path: Path, script) 
 
 
 def test_a_reading_survives_to_the_bit() -> None:
-    from palette.distributions import Distribution
+    from cultural_palette.distributions import Distribution
 
     thirds = Distribution((1 / 3, 1 / 3, 1 - 2 / 3))
     reading = Reading(thirds, 0.1 + 0.2, "sampling", 2, 20, ("B",), 1e-9, ("x",), {"input_tokens": 3})
@@ -161,7 +161,7 @@ def test_a_reading_survives_to_the_bit() -> None:
 PROCESS = """
 import asyncio, sys, time
 from pathlib import Path
-from palette.calls import CallStore
+from cultural_palette.calls import CallStore
 
 folder, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 

@@ -22,9 +22,9 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from palette.cli import main
-from palette.cli.ask import READOUTS
-from palette.cli.text import visible
+from cultural_palette.cli import main
+from cultural_palette.cli.ask import READOUTS
+from cultural_palette.cli.text import visible
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
 from tests.scripted import Script
@@ -190,7 +190,7 @@ def test_a_late_draft_is_left_out(full_script: Script) -> None:
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int = 80, height: int = 24) -> io.StringIO:
-    from palette.cli import display
+    from cultural_palette.cli import display
 
     out = io.StringIO()
 
@@ -207,7 +207,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, width: int = 80, height: int 
 def test_a_terminal_shows_each_community_in_its_colour(
     full_script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from palette import load_map
+    from cultural_palette import load_map
 
     out = on_a_terminal(monkeypatch)
     assert ask("-c", "NZL", *OPTIONS, FREEDOM).exit_code == 0
@@ -219,9 +219,9 @@ def test_a_terminal_shows_each_community_in_its_colour(
 
 
 def test_drafts_grow_on_a_terminal(full_script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    from palette.cli.display import LiveView, Scene
-    from palette.cultural_map import load_map
-    from palette.questions import Question
+    from cultural_palette.cli.display import LiveView, Scene
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.questions import Question
 
     console = Console(file=io.StringIO(), force_terminal=True, width=60, height=24, record=True)
     view = LiveView(Scene(console, "Kenya", Question("What?"), load_map("continents")))
@@ -321,9 +321,9 @@ def test_standard_input_that_is_not_a_question(script: Script) -> None:
     ],
 )
 def test_arguments_that_are_not_utf8(arguments: list[bytes]) -> None:
-    command = [os.fsencode(sys.executable), b"-m", b"palette", b"ask", *arguments]
+    command = [os.fsencode(sys.executable), b"-m", b"cultural_palette", b"ask", *arguments]
     done = subprocess.run(
-        command, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+        command, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"}
     )
     assert done.returncode == 2 and done.stdout == b""
     assert b"Error" in done.stderr and b"Traceback" not in done.stderr
@@ -354,12 +354,10 @@ def test_an_unreadable_decision_is_a_failure_and_still_shown(full_script: Script
 
 
 def test_a_slip_of_ours_keeps_its_traceback(full_script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    import graph.variants
-
     def broken(*_: Any) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr(graph.variants, "build_variant", broken)
+    monkeypatch.setattr("cultural_palette.graph.variants.build_variant", broken)
     with pytest.raises(KeyError, match="ours"):
         ask("-c", "NZL", FREEDOM)
 
@@ -479,8 +477,18 @@ def test_a_model_that_talks_nonsense_is_unreadable_not_guessed(server: FakeServe
 
 def test_ctrl_c(server: FakeServer) -> None:
     server.faults["*"] = "slow"
-    command = [sys.executable, "-m", "palette", "ask", "--base-url", server.url, "-c", "KEN", FREEDOM]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-m",
+        "cultural_palette",
+        "ask",
+        "--base-url",
+        server.url,
+        "-c",
+        "KEN",
+        FREEDOM,
+    ]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     child = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -575,8 +583,8 @@ def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPa
 def test_the_choices_of_the_flags_are_those_of_the_settings() -> None:
     from typing import get_args
 
-    from graph.variants import VARIANTS
-    from palette.settings import ReadoutMethod
+    from cultural_palette.graph.variants import VARIANTS
+    from cultural_palette.settings import ReadoutMethod
 
     assert get_args(ReadoutMethod) == READOUTS
     for name in VARIANTS:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palette.countries import ALIASES, Country, all_countries, find_country, sample_of
-from palette.errors import UnknownCountry
+from cultural_palette.countries import ALIASES, Country, all_countries, find_country, sample_of
+from cultural_palette.errors import UnknownCountry
 
 # Labels of Pew's Global Attitudes and the World Values Survey that are not plain English names, and other
 # spellings in common use.

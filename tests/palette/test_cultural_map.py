@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palette.countries import all_countries
-from palette.cultural_map import Community, CulturalMap, builtin_maps, load_map
-from palette.errors import MapError
+from cultural_palette.countries import all_countries
+from cultural_palette.cultural_map import Community, CulturalMap, builtin_maps, load_map
+from cultural_palette.errors import MapError
 
 GOOD = """\
 name: North and South

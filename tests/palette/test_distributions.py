@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from palette.distributions import Distribution
+from cultural_palette.distributions import Distribution
 
 COUNTS = st.lists(st.floats(0, 1e6), min_size=2, max_size=8).filter(lambda c: sum(c) > 1e-3)
 

@@ -14,12 +14,20 @@ from langchain_core.load import dumps
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables.config import var_child_runnable_config
 
-from palette import client, models
-from palette.cultural_map import Community, CulturalMap, load_map
-from palette.embedded.manifest import Manifest
-from palette.errors import MapError, ModelError, SettingsError
-from palette.models import ModelRef, Sampling, ask, chat_model, close_clients, open_model, resolve_parts
-from palette.settings import get_settings, use_settings
+from cultural_palette import client, models
+from cultural_palette.cultural_map import Community, CulturalMap, load_map
+from cultural_palette.embedded.manifest import Manifest
+from cultural_palette.errors import MapError, ModelError, SettingsError
+from cultural_palette.models import (
+    ModelRef,
+    Sampling,
+    ask,
+    chat_model,
+    close_clients,
+    open_model,
+    resolve_parts,
+)
+from cultural_palette.settings import get_settings, use_settings
 from tests.fake_server import serve
 
 CONTINENTS = load_map("continents")
@@ -44,7 +52,7 @@ def nano(monkeypatch, tmp_path):
             return manifest
         raise ModelError(f"No palette {name!r}")
 
-    monkeypatch.setattr("palette.embedded.manifest.read_manifest", read)
+    monkeypatch.setattr("cultural_palette.embedded.manifest.read_manifest", read)
 
 
 # -- names

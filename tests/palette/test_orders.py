@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palette.distributions import Distribution
-from palette.orders import Averaged, in_order, orders_of
-from palette.questions import Question
-from palette.readout import Reading
+from cultural_palette.distributions import Distribution
+from cultural_palette.orders import Averaged, in_order, orders_of
+from cultural_palette.questions import Question
+from cultural_palette.readout import Reading
 
 LABELS = ("A", "B", "C")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palette.errors import PromptError
-from palette.prompts import FOLDER, fields_of, names, render, template_of
+from cultural_palette.errors import PromptError
+from cultural_palette.prompts import FOLDER, fields_of, names, render, template_of
 
 FILLED = {
     "draft": dict(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palette.errors import QuestionError
-from palette.questions import MOST_CHARACTERS, Question
+from cultural_palette.errors import QuestionError
+from cultural_palette.questions import MOST_CHARACTERS, Question
 
 
 def numbered(size: int) -> Question:

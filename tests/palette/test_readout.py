@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
-from palette.errors import ModelError
-from palette.models import ModelRef, Sampling, close_clients, open_model
-from palette.questions import Question
-from palette.readout import option_in, read_options
-from palette.settings import get_settings, use_settings
+from cultural_palette.errors import ModelError
+from cultural_palette.models import ModelRef, Sampling, close_clients, open_model
+from cultural_palette.questions import Question
+from cultural_palette.readout import option_in, read_options
+from cultural_palette.settings import get_settings, use_settings
 from tests.fake_server import VOCABULARY, serve
 from tests.scripted import Script, scripted_model
 

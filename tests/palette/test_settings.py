@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from palette.errors import SettingsError
-from palette.settings import Settings, current_settings, get_settings, use_settings
+from cultural_palette.errors import SettingsError
+from cultural_palette.settings import Settings, current_settings, get_settings, use_settings
 
 
 @pytest.fixture(autouse=True)

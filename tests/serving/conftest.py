@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from palette.serving.fleet import Fleet
-    from palette.serving.processes import Process
+    from cultural_palette.serving.fleet import Fleet
+    from cultural_palette.serving.processes import Process
 
 from tests.conftest import ROOT
 
@@ -61,7 +61,7 @@ class VllmServers:
 
     @property
     def fleet(self) -> Fleet:
-        from palette.serving.fleet import Fleet
+        from cultural_palette.serving.fleet import Fleet
 
         return Fleet(self.folder)
 
@@ -84,7 +84,7 @@ class VllmServers:
 
     def command(self, *words: str, fine: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
         """`palette serve ...` on these servers' folder."""
-        line = [sys.executable, "-m", "palette", "serve", *words, "--out", str(self.folder)]
+        line = [sys.executable, "-m", "cultural_palette", "serve", *words, "--out", str(self.folder)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=START_S, check=False)
         assert done.returncode in fine, f"{' '.join(line)}\n{done.stdout}\n{done.stderr}"
         return done
@@ -96,7 +96,7 @@ class VllmServers:
 @pytest.fixture(scope="session")
 def vllm_python() -> Path:
     """The Python with vLLM's CPU build."""
-    from palette.serving.install import look
+    from cultural_palette.serving.install import look
 
     python = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")
     if look(python) is not None:
@@ -111,7 +111,7 @@ def vllm_python() -> Path:
 @pytest.fixture(scope="session")
 def _vllm_started(vllm_python: Path) -> Iterator[VllmServers]:
     """As a person starts and stops them."""
-    from palette.serving.manifest import read_palette
+    from cultural_palette.serving.manifest import read_palette
 
     home = Path(tempfile.mkdtemp(prefix="palette-vllm-"))
     servers = VllmServers(home / "serve", vllm_python, {}, "", "", {}, home / "palette.toml")

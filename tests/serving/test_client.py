@@ -14,13 +14,13 @@ from email.utils import formatdate
 import pytest
 from langchain_core.messages import HumanMessage
 
-from graph.build import build_palette
-from palette import client
-from palette.client import Pool, Refused, budget, retry_after_of, wait_before
-from palette.errors import ModelError
-from palette.models import ModelRef, Sampling, ask, close_clients, open_model
-from palette.served import ServedChatModel
-from palette.settings import get_settings, use_settings
+from cultural_palette import client
+from cultural_palette.client import Pool, Refused, budget, retry_after_of, wait_before
+from cultural_palette.errors import ModelError
+from cultural_palette.graph.build import build_palette
+from cultural_palette.models import ModelRef, Sampling, ask, close_clients, open_model
+from cultural_palette.served import ServedChatModel
+from cultural_palette.settings import get_settings, use_settings
 from tests.fake_server import serve
 
 HELLO = [HumanMessage("Hello?")]

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import web
 from langchain_core.messages import HumanMessage
 
-from graph.build import build_palette
-from palette.errors import ModelError
-from palette.models import ModelRef, Sampling, ask, close_clients
-from palette.settings import get_settings, use_settings
+from cultural_palette.errors import ModelError
+from cultural_palette.graph.build import build_palette
+from cultural_palette.models import ModelRef, Sampling, ask, close_clients
+from cultural_palette.settings import get_settings, use_settings
 from tests.serving.test_readout_vllm import counter
 
 

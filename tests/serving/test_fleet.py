@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from palette.serving.devices import Device
-from palette.serving.fleet import Fleet
-from palette.serving.manifest import ServedPalette, ServingError
-from palette.serving.plan import Plan, plan_servers
-from palette.serving.probe import free_ports
-from palette.serving.processes import Process, began_at
+from cultural_palette.serving.devices import Device
+from cultural_palette.serving.fleet import Fleet
+from cultural_palette.serving.manifest import ServedPalette, ServingError
+from cultural_palette.serving.plan import Plan, plan_servers
+from cultural_palette.serving.probe import free_ports
+from cultural_palette.serving.processes import Process, began_at
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("fake_vllm.py")))
 SOON_S = 20.0
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="vLLM runs on Li
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palette.serving.fleet.POLL_S", 0.05)
-    monkeypatch.setattr("palette.serving.fleet.GRACE_S", 2.0)
+    monkeypatch.setattr("cultural_palette.serving.fleet.POLL_S", 0.05)
+    monkeypatch.setattr("cultural_palette.serving.fleet.GRACE_S", 2.0)
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def palette(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "palette", "serve", *arguments],
+        [sys.executable, "-m", "cultural_palette", "serve", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -299,7 +299,7 @@ def in_the_foreground(home: Path) -> subprocess.Popen[str]:
     """`palette serve up --foreground`, once its servers are up."""
     command = ["up", "toy.yaml", "--port", "0", "--python", str(home / "bin" / "python"), "--foreground"]
     staying = subprocess.Popen(
-        [sys.executable, "-m", "palette", "serve", *command],
+        [sys.executable, "-m", "cultural_palette", "serve", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

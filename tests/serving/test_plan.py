@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from palette.embedded.manifest import BUILT_IN
-from palette.serving.compose import container_arguments
-from palette.serving.devices import (
+from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.serving.compose import container_arguments
+from cultural_palette.serving.devices import (
     Device,
     Gpu,
     _visible,
@@ -27,8 +27,8 @@ from palette.serving.devices import (
     shares_of_one,
     weights_gib,
 )  # fmt: skip
-from palette.serving.install import Vllm, find_vllm, look
-from palette.serving.manifest import (
+from cultural_palette.serving.install import Vllm, find_vllm, look
+from cultural_palette.serving.manifest import (
     ManifestError,
     ServedPalette,
     ServingError,
@@ -37,8 +37,8 @@ from palette.serving.manifest import (
     lora_targets,
     read_palette,
 )  # fmt: skip
-from palette.serving.plan import Plan, Server, plan_servers, shell
-from palette.settings import Settings, get_settings
+from cultural_palette.serving.plan import Plan, Server, plan_servers, shell
+from cultural_palette.settings import Settings, get_settings
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "serving.md"
@@ -440,7 +440,7 @@ def test_docker_compose_is_what_print_gives_for_the_documented_palette(documente
     committed = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     command = re.search(r"^#   palette (.+)$", committed, flags=re.MULTILINE)
     assert command is not None
-    run = [sys.executable, "-m", "palette", *command[1].split()]
+    run = [sys.executable, "-m", "cultural_palette", *command[1].split()]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert committed == done.stdout, f"make it anew: palette {command[1]} > docker-compose.yml"
     services = yaml.safe_load(committed)["services"]

@@ -9,14 +9,14 @@ import urllib.request
 
 import pytest
 
-from palette.blend import served_blend
-from palette.cultural_map import load_map
-from palette.distributions import Distribution
-from palette.models import ModelRef, Sampling, close_clients, open_model
-from palette.prompts import render
-from palette.questions import Question
-from palette.readout import read_options
-from palette.served import ServedChatModel
+from cultural_palette.blend import served_blend
+from cultural_palette.cultural_map import load_map
+from cultural_palette.distributions import Distribution
+from cultural_palette.models import ModelRef, Sampling, close_clients, open_model
+from cultural_palette.prompts import render
+from cultural_palette.questions import Question
+from cultural_palette.readout import read_options
+from cultural_palette.served import ServedChatModel
 
 pytest.importorskip("torch")
 KEYS = tuple(community.key for community in load_map("continents").communities)
@@ -87,7 +87,7 @@ async def test_one_token_gives_what_transformers_gives(served, vllm_servers, par
 @pytest.mark.parametrize("part", ["asia", "meta"])
 @pytest.mark.parametrize("count", [3, 27, 40])
 async def test_labels_of_one_and_two_letters_match_the_embedded_engine(served, part, count):
-    from palette.embedded.chat_model import EmbeddedChatModel
+    from cultural_palette.embedded.chat_model import EmbeddedChatModel
 
     question = options(count)
     ours = await read_options(await served(part), prompt(question), question)

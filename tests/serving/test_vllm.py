@@ -16,9 +16,9 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
-from palette.cultural_map import load_map
-from palette.prompts import render
-from palette.questions import Question
+from cultural_palette.cultural_map import load_map
+from cultural_palette.prompts import render
+from cultural_palette.questions import Question
 from tests.serving.conftest import VllmServers
 
 pytest.importorskip("peft")
@@ -159,7 +159,7 @@ def test_the_served_palette_decides_as_the_embedded_one_does(
     flags = [part for option in QUESTION.options for part in ("--option", option)]
     environment = {**os.environ, **SAME, "PALETTE_CONFIG": str(vllm_servers.settings)}
     done = subprocess.run(
-        [sys.executable, "-m", "palette", "ask", "--json", "--country", "NZL", *flags, QUESTION.text],
+        [sys.executable, "-m", "cultural_palette", "ask", "--json", "-c", "NZL", *flags, QUESTION.text],
         capture_output=True, text=True, timeout=240, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -177,8 +177,8 @@ def test_the_served_palette_decides_as_the_embedded_one_does(
 
 def in_process(country: str, question: Question) -> dict[str, Any]:
     """The embedded palette's answer, under the settings of the environment."""
-    from graph.build import build_palette
-    from palette.settings import get_settings, use_settings
+    from cultural_palette.graph.build import build_palette
+    from cultural_palette.settings import get_settings, use_settings
 
     asked = {"country": country, "query": question.text, "options": list(question.options)}
     with use_settings(get_settings()):
@@ -206,10 +206,10 @@ def test_the_command_line_finds_them_and_starts_anew_what_was_killed(vllm_server
 
 def test_vllm_s_own_parser_takes_the_flags_for_gpus(vllm_python: Path, tmp_path: Path) -> None:
     """The nearest to a GPU that a machine without one comes."""
-    from palette.serving.devices import described_gpus
-    from palette.serving.install import LAUNCHER
-    from palette.serving.manifest import Knobs, ServedPalette, ServerKnobs
-    from palette.serving.plan import plan_servers
+    from cultural_palette.serving.devices import described_gpus
+    from cultural_palette.serving.install import LAUNCHER
+    from cultural_palette.serving.manifest import Knobs, ServedPalette, ServerKnobs
+    from cultural_palette.serving.plan import plan_servers
 
     knobs = Knobs(
         quantization="fp8", max_num_seqs=64, max_lora_rank=16, lora=ServerKnobs(replicas=2),

@@ -13,7 +13,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
     """(tokenizer, model, folder): a Llama of two layers at head size 32."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from training.nano.base import train_tokenizer
+    from cultural_palette.training.nano.base import train_tokenizer
 
     folder: Path = tmp_path_factory.mktemp("tiny")
     tokenizer = train_tokenizer(["hello good day bad night a b c d word yes indeed"] * 10, folder)

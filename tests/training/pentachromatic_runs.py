@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import RunFolder
+from cultural_palette.artifacts import RunFolder
 
 COMMUNITIES = ("africa", "america", "asia", "europe", "oceania")
 Row = dict[str, Any]

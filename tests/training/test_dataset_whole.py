@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from palette.cli import main
+from cultural_palette.cli import main
+from cultural_palette.training.preferences import read_groups
 from tests.conftest import ROOT
 from tests.training.separation_models import sentence_model
-from training.preferences import read_groups
 
 COMMUNITIES = ("africa", "america", "asia", "europe", "oceania")
 
@@ -46,7 +46,7 @@ def queries(folder: Path) -> Path:
 def test_from_queries_to_a_card(tmp_path: Path) -> None:
     run, dataset = tmp_path / "run", tmp_path / "dataset"
     asked = ("--queries", queries(tmp_path), "--teacher", "embedded:nano", "--max-tokens", "60", "--out", run)
-    command = [sys.executable, "-m", "palette", "synthesize", *map(str, asked)]
+    command = [sys.executable, "-m", "cultural_palette", "synthesize", *map(str, asked)]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal, deadline = run / "calls.sqlite-wal", time.monotonic() + 240
     while not (journal.exists() and journal.stat().st_size > 30_000):

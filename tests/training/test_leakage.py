@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from palette.cli.dataset_measure import measure
-from palette.errors import PaletteError, UsageError
-from tests.training.separation_models import answers, write_rows
-from training.pentachromatic.separation.leakage import (
+from cultural_palette.cli.dataset_measure import measure
+from cultural_palette.errors import PaletteError, UsageError
+from cultural_palette.training.pentachromatic.separation.leakage import (
     Thresholds,
     TrainingText,
     bands,
@@ -18,8 +17,9 @@ from training.pentachromatic.separation.leakage import (
     leakage,
     word_shingles,
 )
-from training.pentachromatic.separation.surveys import read_survey, words_of
-from training.pentachromatic.separation.tables import TableError
+from cultural_palette.training.pentachromatic.separation.surveys import read_survey, words_of
+from cultural_palette.training.pentachromatic.separation.tables import TableError
+from tests.training.separation_models import answers, write_rows
 
 ELDERS = "Do you agree that young people should always follow the advice of their elders, even at a cost?"
 SURVEY = (

@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mergekit")
 
-from palette.embedded.moerges import assemble, router_weights  # noqa: E402
-from training.merge import merge_moerges, router_rows  # noqa: E402
+from cultural_palette.embedded.moerges import assemble, router_weights  # noqa: E402
+from cultural_palette.training.merge import merge_moerges, router_rows  # noqa: E402
 
 KEYS = ("north", "south", "east")
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 pytest.importorskip("torch")
 pytest.importorskip("mergekit")
 
-from palette.cli import main
-from palette.cli import merge as command
+from cultural_palette.cli import main
+from cultural_palette.cli import merge as command
 from tests.training.merge_models import KEYS, make_adapter, make_base
 
 
@@ -33,7 +33,7 @@ def palette_merge(*arguments: object) -> Result:
 def test_the_choices_are_those_of_training() -> None:
     import sys
 
-    from training.merge import METHODS, PLACES, PROMPT_SETS
+    from cultural_palette.training.merge import METHODS, PLACES, PROMPT_SETS
 
     module = sys.modules[command.callback.__module__]
     assert (*METHODS, "moerges") == module.METHOD_NAMES

@@ -12,10 +12,10 @@ np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 pytest.importorskip("mergekit")
 
+from cultural_palette.training.merge import FlatSettings, MergeError, merge_adapter, merge_flat  # noqa: E402
+from cultural_palette.training.merge.checkpoint import Checkpoint  # noqa: E402
+from cultural_palette.training.merge.flat import angle, trim  # noqa: E402
 from tests.training.merge_models import FFN, KEYS, make_adapter, make_base  # noqa: E402
-from training.merge import FlatSettings, MergeError, merge_adapter, merge_flat  # noqa: E402
-from training.merge.checkpoint import Checkpoint  # noqa: E402
-from training.merge.flat import angle, trim  # noqa: E402
 
 
 class Case(NamedTuple):
@@ -146,8 +146,8 @@ def test_a_large_tensor_by_rows_is_the_same(
 ) -> None:
     """TIES to the bit; Model Stock up to the order of its sums."""
     merge_flat(method, case.base, case.adapters, tmp_path / "whole", settings=settings)
-    monkeypatch.setattr("training.merge.flat.PART_BYTES", 10_000)
-    monkeypatch.setattr("training.merge.flat.ANGLE_VALUES", 1000)
+    monkeypatch.setattr("cultural_palette.training.merge.flat.PART_BYTES", 10_000)
+    monkeypatch.setattr("cultural_palette.training.merge.flat.ANGLE_VALUES", 1000)
     merge_flat(method, case.base, case.adapters, tmp_path / "rows", settings=settings)
     whole, rows = arrays(tmp_path / "whole"), arrays(tmp_path / "rows")
     apart = max(np.abs(whole[name] - rows[name]).max() for name in whole)
@@ -173,8 +173,8 @@ def test_several_shards_are_the_same_and_load(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merge_flat("ties", case.base, case.adapters, tmp_path / "one")
-    monkeypatch.setattr("training.merge.checkpoint.SHARD_BYTES", 60_000)
-    monkeypatch.setattr("training.merge.checks.WHOLE_BYTES", 0)
+    monkeypatch.setattr("cultural_palette.training.merge.checkpoint.SHARD_BYTES", 60_000)
+    monkeypatch.setattr("cultural_palette.training.merge.checks.WHOLE_BYTES", 0)
     merge_flat("ties", case.base, case.adapters, tmp_path / "many")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 2
     one, many = arrays(tmp_path / "one"), arrays(tmp_path / "many")

@@ -15,9 +15,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mergekit")
 
+from cultural_palette.training.merge import MergeError, merge_flat, merge_moerges  # noqa: E402
+from cultural_palette.training.merge.members import model_name  # noqa: E402
 from tests.training.merge_models import FFN, change_config, make_adapter, make_base  # noqa: E402
-from training.merge import MergeError, merge_flat, merge_moerges  # noqa: E402
-from training.merge.members import model_name  # noqa: E402
 
 PROMPTS = {"north": ["north"], "south": ["south"]}
 
@@ -240,7 +240,7 @@ def test_what_vllm_says_is_heard(
     here: Path, monkeypatch: pytest.MonkeyPatch, probe: str, said: str | None
 ) -> None:
     """A stand-in for vLLM, in a process of its own as the real one."""
-    monkeypatch.setattr("training.merge.checks.VLLM_PROBE", probe)
+    monkeypatch.setattr("cultural_palette.training.merge.checks.VLLM_PROBE", probe)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "vllm")
     if said:
         with pytest.raises(MergeError, match=f"vLLM does not load the result: .*{said}"):

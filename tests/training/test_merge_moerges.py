@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mergekit")
 
+from cultural_palette.training.merge import merge_adapter, merge_moerges, router_rows  # noqa: E402
+from cultural_palette.training.merge.moerges import SHRUNK  # noqa: E402
 from tests.training.merge_models import BASES, FFN, KEYS, make_adapter, make_base  # noqa: E402
-from training.merge import merge_adapter, merge_moerges, router_rows  # noqa: E402
-from training.merge.moerges import SHRUNK  # noqa: E402
 
 PROMPTS = {key: [key.title(), f"the {key}"] for key in KEYS}
 LONG = 160  # tokens: beyond the original context of 64 that the RoPE scalings start from

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from palette.cultural_map import load_map
-from training.nano.atlas import DIMENSIONS, TOPICS, load_atlas, preferences
-from training.nano.dialogues import MIX, HeldOut, Writer, write_dialogues, write_groups
+from cultural_palette.cultural_map import load_map
+from cultural_palette.training.nano.atlas import DIMENSIONS, TOPICS, load_atlas, preferences
+from cultural_palette.training.nano.dialogues import MIX, HeldOut, Writer, write_dialogues, write_groups
 
 ATLAS = load_atlas()
 

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.orpo import (  # noqa: E402
+from cultural_palette.training.orpo import (  # noqa: E402
     IGNORED,
     OrpoSettings,
     PreferenceRowError,
@@ -125,8 +125,8 @@ def test_an_adapter_learns_to_prefer_its_own(tiny: tuple[Any, Any, Path], tmp_pa
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from training.logps import group_logps
-    from training.sequences import encode_group, lay_out
+    from cultural_palette.training.logps import group_logps
+    from cultural_palette.training.sequences import encode_group, lay_out
 
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     batch = lay_out([encode_group(tokenizer, rows[0], 64)], "rows", tokenizer.pad_token_id)

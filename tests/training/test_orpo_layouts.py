@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.logps import answering_with_logps, block_mask, group_logps, head_logps  # noqa: E402
-from training.orpo import OrpoSettings, align  # noqa: E402
-from training.sequences import LAYOUTS, Group, encode_group, lay_out  # noqa: E402
+from cultural_palette.training.logps import answering_with_logps, block_mask, group_logps, head_logps  # noqa: E402
+from cultural_palette.training.orpo import OrpoSettings, align  # noqa: E402
+from cultural_palette.training.sequences import LAYOUTS, Group, encode_group, lay_out  # noqa: E402
 
 
 def row(question: str, *answers: str) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_the_fused_head_is_log_softmax(frozen: bool, chunk: int) -> None:
 
 
 def test_the_fused_head_passes_gradcheck() -> None:
-    from training.logps import frozen_head
+    from cultural_palette.training.logps import frozen_head
 
     torch.manual_seed(0)
     hidden = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl.experimental.orpo")
 
-from training.orpo import OrpoSettings, align  # noqa: E402
-from training.trainers import build_trainer, load_model  # noqa: E402
+from cultural_palette.training.orpo import OrpoSettings, align  # noqa: E402
+from cultural_palette.training.trainers import build_trainer, load_model  # noqa: E402
 
 PROMPT = [{"role": "user", "content": "hello"}]
 ROWS = [

@@ -13,17 +13,17 @@ from click.testing import CliRunner
 pytest.importorskip("pyarrow")
 pytest.importorskip("datasketch")
 
-from palette.artifacts import MANIFEST, RunFolder
-from palette.cli import main
-from palette.errors import ArtifactError, UsageError
+from cultural_palette.artifacts import MANIFEST, RunFolder
+from cultural_palette.cli import main
+from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.training.pentachromatic.build import Plan, build, new_folder
+from cultural_palette.training.pentachromatic.forms import FORMS
+from cultural_palette.training.pentachromatic.run import RunRowError, SynthesisRun, text_hash
+from cultural_palette.training.pentachromatic.streams import JsonLines
+from cultural_palette.training.preferences import check_groups, read_groups
+from cultural_palette.training.review.decisions import Decision, DecisionsFile
+from cultural_palette.training.review.merge import merge
 from tests.training.pentachromatic_runs import COMMUNITIES, question, row, set_aside, write_run
-from training.pentachromatic.build import Plan, build, new_folder
-from training.pentachromatic.forms import FORMS
-from training.pentachromatic.run import RunRowError, SynthesisRun, text_hash
-from training.pentachromatic.streams import JsonLines
-from training.preferences import check_groups, read_groups
-from training.review.decisions import Decision, DecisionsFile
-from training.review.merge import merge
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -362,8 +362,8 @@ def test_a_map_of_two(tmp_path: Path, said: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_an_agent_trains_on_the_export(run: Path, tmp_path: Path, tiny: Any) -> None:
-    from training.job import Job, run_job
-    from training.orpo import OrpoSettings
+    from cultural_palette.training.job import Job, run_job
+    from cultural_palette.training.orpo import OrpoSettings
 
     made(run, tmp_path / "ds", Plan(test_share=0))
     settings = OrpoSettings(epochs=1, rank=2, batch_size=6, max_length=256, logging_steps=1)

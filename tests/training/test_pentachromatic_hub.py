@@ -14,14 +14,14 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("datasketch")
 pytest.importorskip("huggingface_hub")
 
-from palette.cli import main
-from palette.errors import ArtifactError, PaletteError, UsageError
+from cultural_palette.cli import main
+from cultural_palette.errors import ArtifactError, PaletteError, UsageError
+from cultural_palette.training.pentachromatic.build import Plan, build
+from cultural_palette.training.pentachromatic.card import Licence
+from cultural_palette.training.pentachromatic.hub import push_to_hub
+from cultural_palette.training.pentachromatic.run import SynthesisRun
+from cultural_palette.training.pentachromatic.streams import facts
 from tests.training.pentachromatic_runs import COMMUNITIES, question, row, write_run
-from training.pentachromatic.build import Plan, build
-from training.pentachromatic.card import Licence
-from training.pentachromatic.hub import push_to_hub
-from training.pentachromatic.run import SynthesisRun
-from training.pentachromatic.streams import facts
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 pytest.importorskip("pyarrow")
 pytest.importorskip("datasketch")
 
-from palette.cli import main
+from cultural_palette.cli import main
+from cultural_palette.training.pentachromatic.build import Plan, build
+from cultural_palette.training.pentachromatic.published import PublishedError, read_published
+from cultural_palette.training.pentachromatic.run import SynthesisRun
+from cultural_palette.training.preferences import read_groups
 from tests.training.pentachromatic_runs import COMMUNITIES, write_run
-from training.pentachromatic.build import Plan, build
-from training.pentachromatic.published import PublishedError, read_published
-from training.pentachromatic.run import SynthesisRun
-from training.preferences import read_groups
 
 NAMES = {key: (key.capitalize(), f"{key}n") for key in COMMUNITIES}
 

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("datasketch")
 
-from palette.errors import UsageError
+from cultural_palette.errors import UsageError
+from cultural_palette.training.pentachromatic.splits import assign, normalised, side
 from tests.training.pentachromatic_runs import question
-from training.pentachromatic.splits import assign, normalised, side
 
 QUERIES = [(f"p{n}", question(n)) for n in range(300)]
 

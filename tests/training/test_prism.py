@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from palette.cultural_map import load_map
-from palette.errors import UsageError
-from training import queries
-from training.prism import load_prism
-from training.queries import Filters, normalised, read_queries
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import UsageError
+from cultural_palette.training import queries
+from cultural_palette.training.prism import load_prism
+from cultural_palette.training.queries import Filters, normalised, read_queries
 
 DATA = Path(__file__).parent / "data" / "prism"
 CONTINENTS = load_map("continents")

@@ -11,13 +11,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from palette.cli import main
+from cultural_palette.cli import main
+from cultural_palette.training.pentachromatic.run import SynthesisRun, text_hash
+from cultural_palette.training.review.agreement import agreement
+from cultural_palette.training.review.decisions import (
+    Decision,
+    ReviewError,
+    guarded,
+    read_decisions,
+    to_json,
+    unguarded,
+)
+from cultural_palette.training.review.export import Selection, export_csv
+from cultural_palette.training.review.merge import UNRESOLVED, load_review, merge
 from tests.training.pentachromatic_runs import COMMUNITIES, question, row, set_aside, write_run
-from training.pentachromatic.run import SynthesisRun, text_hash
-from training.review.agreement import agreement
-from training.review.decisions import Decision, ReviewError, guarded, read_decisions, to_json, unguarded
-from training.review.export import Selection, export_csv
-from training.review.merge import UNRESOLVED, load_review, merge
 
 
 def decision(n: int, community: str, kind: str = "approve", **more: Any) -> Decision:

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 pytest.importorskip("pyarrow")
 pytest.importorskip("datasketch")
 
-from palette.cli import main
+from cultural_palette.cli import main
+from cultural_palette.training.pentachromatic.run import text_hash
+from cultural_palette.training.preferences import read_groups
 from tests.training.pentachromatic_runs import COMMUNITIES, question, row, set_aside, write_run
-from training.pentachromatic.run import text_hash
-from training.preferences import read_groups
 
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

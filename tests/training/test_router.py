@@ -10,10 +10,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mergekit")
 
-from palette.cultural_map import load_map  # noqa: E402
+from cultural_palette.cultural_map import load_map  # noqa: E402
+from cultural_palette.training.merge import PLACES, MergeError, map_prompts, merge_moerges, router_rows  # noqa: E402
+from cultural_palette.training.merge.router import examine, read_states, rows_from, summary  # noqa: E402
 from tests.training.merge_models import BASES, make_adapter, make_base  # noqa: E402
-from training.merge import PLACES, MergeError, map_prompts, merge_moerges, router_rows  # noqa: E402
-from training.merge.router import examine, read_states, rows_from, summary  # noqa: E402
 
 PROMPTS = {"north": ["good day", "hello"], "south": ["bad night", "word", "yes indeed"]}
 

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from palette.cli import dataset_measure
-from palette.cli.dataset_measure import measure
-from palette.cultural_map import load_map
-from palette.errors import MapError, UsageError
-from tests.training.separation_models import IPTC_LABELS, answers, sentence_model, topic_model, write_rows
-from training.pentachromatic.separation import embeddings, topics
-from training.pentachromatic.separation.tables import TableError
-from training.pentachromatic.separation.texts import (
+from cultural_palette.cli import dataset_measure
+from cultural_palette.cli.dataset_measure import measure
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import MapError, UsageError
+from cultural_palette.training.pentachromatic.separation import embeddings, topics
+from cultural_palette.training.pentachromatic.separation.tables import TableError
+from cultural_palette.training.pentachromatic.separation.texts import (
     Labelled,
     NothingToMeasure,
     TextSet,
@@ -23,6 +22,7 @@ from training.pentachromatic.separation.texts import (
     read_second,
     without_names,
 )
+from tests.training.separation_models import IPTC_LABELS, answers, sentence_model, topic_model, write_rows
 
 CONTINENTS = load_map("continents")
 

@@ -10,14 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from palette.cultural_map import load_map
-from palette.errors import ArtifactError, UsageError
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.training.pentachromatic.separation.embeddings import SentenceEncoder
+from cultural_palette.training.pentachromatic.separation.texts import GivenAnswer
+from cultural_palette.training.pentachromatic.separation.topics import TopicClassifier, homes_of, topics_of
+from cultural_palette.training.pentachromatic.separation.vectors import (
+    SHARD,
+    encode_all,
+    identity_of,
+    model_folder,
+)
 from tests.conftest import ROOT
 from tests.training.separation_models import IPTC_LABELS, answers, sentence_model, topic_model
-from training.pentachromatic.separation.embeddings import SentenceEncoder
-from training.pentachromatic.separation.texts import GivenAnswer
-from training.pentachromatic.separation.topics import TopicClassifier, homes_of, topics_of
-from training.pentachromatic.separation.vectors import SHARD, encode_all, identity_of, model_folder
 
 TEXTS = [row["response"] for row in answers(6)]
 
@@ -53,7 +58,7 @@ def test_a_killed_run_loses_one_shard_at_most(tmp_path: Path) -> None:
     code = f"""
 import os, sys, numpy as np
 from pathlib import Path
-from training.pentachromatic.separation.vectors import encode_all
+from cultural_palette.training.pentachromatic.separation.vectors import encode_all
 class Dying:
     identity, calls = "counted", 0
     def encode(self, texts):

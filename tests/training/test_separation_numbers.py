@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.pentachromatic.separation.separation import (
+from cultural_palette.training.pentachromatic.separation.separation import (
     cosine_silhouettes,
     plane,
     probe,
@@ -12,8 +12,13 @@ from training.pentachromatic.separation.separation import (
     separation,
     unit,
 )
-from training.pentachromatic.separation.statistics import by_class, over_queries, pooled, totals
-from training.pentachromatic.separation.texts import Labelled, NothingToMeasure
+from cultural_palette.training.pentachromatic.separation.statistics import (
+    by_class,
+    over_queries,
+    pooled,
+    totals,
+)
+from cultural_palette.training.pentachromatic.separation.texts import Labelled, NothingToMeasure
 
 COMMUNITIES = ("africa", "america", "asia", "europe", "oceania")
 

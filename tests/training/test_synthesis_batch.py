@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from palette.artifacts import RunFolder
-from palette.errors import UsageError
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.errors import UsageError
+from cultural_palette.training.synthesis import batch
+from cultural_palette.training.synthesis.batch import ENDPOINT, RequestsFile, ResultsFiles
 from tests.training.test_synthesis_run import GOOD, honest, job, rows_of, run
-from training.synthesis import batch
-from training.synthesis.batch import ENDPOINT, RequestsFile, ResultsFiles
 
 
 def write(out: Path) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from palette.artifacts import RunFolder
-from palette.cli import main
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.cli import main
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
 from tests.training.test_synthesis_run import honest, rows_of
@@ -119,7 +119,16 @@ def test_an_unfinished_run_exits_with_1_and_says_why(
 
 
 def start(queries: Path, out: Path, teacher: str, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "palette", "synthesize", "--queries", str(queries), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "cultural_palette",
+        "synthesize",
+        "--queries",
+        str(queries),
+        "--out",
+        str(out),
+    ]
     command += ["--teacher", teacher, *more]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ}

@@ -6,17 +6,17 @@ import asyncio
 
 import pytest
 
-from graph.synthesis_state import SynthesisContext
-from palette.cultural_map import load_map
-from palette.errors import UsageError
-from palette.models import ModelRef
-from palette.settings import get_settings
-from training.synthesis.estimate import estimate
-from training.synthesis.pace import Pace
-from training.synthesis.prices import Price, price_of
-from training.synthesis.progress import progress_line
-from training.synthesis.run import Tally
-from training.synthesis.teacher import Ledger, parse_teacher
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import UsageError
+from cultural_palette.graph.synthesis_state import SynthesisContext
+from cultural_palette.models import ModelRef
+from cultural_palette.settings import get_settings
+from cultural_palette.training.synthesis.estimate import estimate
+from cultural_palette.training.synthesis.pace import Pace
+from cultural_palette.training.synthesis.prices import Price, price_of
+from cultural_palette.training.synthesis.progress import progress_line
+from cultural_palette.training.synthesis.run import Tally
+from cultural_palette.training.synthesis.teacher import Ledger, parse_teacher
 
 PAPERS = ModelRef("openai", "gpt-4o-2024-08-06")
 

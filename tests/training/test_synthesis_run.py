@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-from graph.synthesis_state import SynthesisContext
-from palette.artifacts import RunFolder
-from palette.calls import CallStore
-from palette.cultural_map import load_map
-from palette.errors import ArtifactError
-from palette.models import ModelRef
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.calls import CallStore
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import ArtifactError
+from cultural_palette.graph.synthesis_state import SynthesisContext
+from cultural_palette.models import ModelRef
+from cultural_palette.training.queries import Queries, Query, Source
+from cultural_palette.training.synthesis.prices import Price
+from cultural_palette.training.synthesis.run import Job, Outcome
+from cultural_palette.training.synthesis.server import TeacherLost
+from cultural_palette.training.synthesis.sitting import Sitting, preview, sit
+from cultural_palette.training.synthesis.teacher import KIND
 from tests.fake_server import FakeServer, serve
-from training.queries import Queries, Query, Source
-from training.synthesis.prices import Price
-from training.synthesis.run import Job, Outcome
-from training.synthesis.server import TeacherLost
-from training.synthesis.sitting import Sitting, preview, sit
-from training.synthesis.teacher import KIND
 
 CONTINENTS = load_map("continents")
 GOOD = "People greet one another with care and take their time."

@@ -17,14 +17,14 @@ from click.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from palette.artifacts import RunFolder
-from palette.cli import main
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.cli import main
+from cultural_palette.training.checkpoints import last_whole_checkpoint
+from cultural_palette.training.job import Job, read_job, run_job
+from cultural_palette.training.orpo import OrpoSettings, TrainingError, chosen_layout, split
+from cultural_palette.training.preferences import PreferenceRowError, read_groups
+from cultural_palette.training.train import lay_out_jobs, load_config
 from tests.conftest import ROOT
-from training.checkpoints import last_whole_checkpoint
-from training.job import Job, read_job, run_job
-from training.orpo import OrpoSettings, TrainingError, chosen_layout, split
-from training.preferences import PreferenceRowError, read_groups
-from training.train import lay_out_jobs, load_config
 
 KEYS = ("north", "south")
 MAP = """
@@ -221,7 +221,7 @@ def test_the_command_trains_every_agent_and_the_joint_model_once(
 
 
 def test_jobs_go_to_the_gpus_there_are(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import train
+    from cultural_palette.training import train
 
     placed: list[tuple[str, str]] = []
 
@@ -245,7 +245,7 @@ def test_jobs_go_to_the_gpus_there_are(data: Path, tmp_path: Path, monkeypatch: 
 def test_a_base_that_can_not_be_trained_is_refused_before_any_job(tiny: Any, tmp_path: Path) -> None:
     import shutil
 
-    from training.train import check_base
+    from cultural_palette.training.train import check_base
 
     check_base(str(tiny[2]))
     with pytest.raises(TrainingError, match="can not be loaded"):
@@ -289,7 +289,7 @@ def test_a_job_that_fails_is_named_and_never_looks_finished(
 
 def worker(out: Path, *launch: str) -> subprocess.Popen[bytes]:
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *(launch or ("-m",)), "training.job", str(out)]
+    command = [sys.executable, *(launch or ("-m",)), "cultural_palette.training.job", str(out)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -11,10 +11,10 @@
 | `checks.py`, `report.py` | what a result must pass, and what it says of itself |
 """
 
-from training.merge.checkpoint import Checkpoint, MergeError
-from training.merge.flat import METHODS, FlatSettings, merge_adapter, merge_flat
-from training.merge.moerges import ARCHITECTURES, merge_moerges, router_rows
-from training.merge.router import PLACES, PROMPT_SETS, map_prompts
+from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError
+from cultural_palette.training.merge.flat import METHODS, FlatSettings, merge_adapter, merge_flat
+from cultural_palette.training.merge.moerges import ARCHITECTURES, merge_moerges, router_rows
+from cultural_palette.training.merge.router import PLACES, PROMPT_SETS, map_prompts
 
 __all__ = [
     "ARCHITECTURES", "METHODS", "PLACES", "PROMPT_SETS", "Checkpoint", "FlatSettings", "MergeError",

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from palette.errors import PaletteError
+from cultural_palette.errors import PaletteError
 
 SHARD_BYTES = 2_000_000_000
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.merge.checkpoint import MergeError, read_json
+from cultural_palette.training.merge.checkpoint import MergeError, read_json
 
 LOG = logging.getLogger(__name__)
 WHOLE_BYTES = 2_000_000_000  # results up to this size are loaded whole; of larger ones, the first layer

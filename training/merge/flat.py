@@ -14,9 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.merge import checks, report
-from training.merge.checkpoint import Checkpoint, MergeError, Shards, carry, dtype_of, unfinished
-from training.merge.members import FullModel, Member, norm, open_members
+from cultural_palette.training.merge import checks, report
+from cultural_palette.training.merge.checkpoint import (
+    Checkpoint,
+    MergeError,
+    Shards,
+    carry,
+    dtype_of,
+    unfinished,
+)
+from cultural_palette.training.merge.members import FullModel, Member, norm, open_members
 
 SCRATCH = "scratch"
 ANGLE_VALUES = 1 << 22  # values of each tensor at a time

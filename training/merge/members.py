@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from training.merge.checkpoint import Checkpoint, MergeError, open_shard, read_json
+from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError, open_shard, read_json
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."

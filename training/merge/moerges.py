@@ -18,10 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.merge import checks, report
-from training.merge.checkpoint import Checkpoint, MergeError, Shards, carry, dtype_of, unfinished
-from training.merge.members import Member, norm, open_members
-from training.merge.router import PLACES, check_prompts, compare, examine, read_states, rows_from, summary
+from cultural_palette.training.merge import checks, report
+from cultural_palette.training.merge.checkpoint import (
+    Checkpoint,
+    MergeError,
+    Shards,
+    carry,
+    dtype_of,
+    unfinished,
+)
+from cultural_palette.training.merge.members import Member, norm, open_members
+from cultural_palette.training.merge.router import (
+    PLACES,
+    check_prompts,
+    compare,
+    examine,
+    read_states,
+    rows_from,
+    summary,
+)
 
 LOG = logging.getLogger(__name__)
 PARTS = ("gate_proj", "up_proj", "down_proj")

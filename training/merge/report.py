@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from training.merge.checkpoint import Checkpoint
-from training.merge.members import Member, fingerprint
+from cultural_palette.training.merge.checkpoint import Checkpoint
+from cultural_palette.training.merge.members import Member, fingerprint
 
 REPORT, CARD = "merge_report.json", "README.md"
 PACKAGES = ("cultural-palette", "mergekit", "torch", "transformers", "peft", "safetensors")

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.merge.checkpoint import Checkpoint, MergeError, dtype_of
+from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError, dtype_of
 
 # Where a row is read from.
 PLACES = {
@@ -61,7 +61,7 @@ class GateReport:
 
 def map_prompts(cultural_map: Any, prompt_set: str = "names") -> dict[str, list[str]]:
     """Each community's prompts from a cultural map. `prompt_set`: a key of PROMPT_SETS."""
-    from palette.countries import find_country
+    from cultural_palette.countries import find_country
 
     if prompt_set not in PROMPT_SETS:
         raise MergeError(f"Unknown prompt set {prompt_set!r}. It is one of {', '.join(PROMPT_SETS)}.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from training.nano import build
+from cultural_palette.training.nano import build
 
 
 @click.group()
@@ -65,7 +65,7 @@ def ship(out: Path, to: Path) -> None:
 @click.option("--count", default=60, show_default=True, help="Held-out dialogues of each kind.")
 def report(out: Path, to: Path, count: int) -> None:
     """Measure the shipped palette, and the merges under OUT where they are, and write the page."""
-    from training.nano.report import write_report
+    from cultural_palette.training.nano.report import write_report
 
     write_report(to, count, out)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from palette.errors import PaletteError
+from cultural_palette.errors import PaletteError
 
 HERE = Path(__file__).parent
 TOPICS = (

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.orpo import IGNORED, encode, pad
+from cultural_palette.training.orpo import IGNORED, encode, pad
 
 VOCABULARY = 4096
 WINDOW = 2048  # positions; RoPE, trained on up to about 700

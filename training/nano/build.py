@@ -17,10 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from palette.cultural_map import load_map
-from palette.embedded.manifest import BUILT_IN
-from training.nano.atlas import Atlas, load_atlas
-from training.nano.dialogues import MIX, MIX_DECIDING, MIX_READING, write_dialogues, write_groups
+from cultural_palette.cultural_map import load_map
+from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.training.nano.atlas import Atlas, load_atlas
+from cultural_palette.training.nano.dialogues import (
+    MIX,
+    MIX_DECIDING,
+    MIX_READING,
+    write_dialogues,
+    write_groups,
+)
 
 SEED = 20
 ROUNDS = (  # of the base's tuning: dialogues, their mix, share with options in order, peak learning rate
@@ -55,7 +61,7 @@ def base(folder: Path) -> None:
     """`base/`: tokenizer, then the model in rounds (`rounds/<n>/`). Resumes; what is finished is kept."""
     from transformers import AutoTokenizer
 
-    from training.nano.base import train_tokenizer, tune
+    from cultural_palette.training.nano.base import train_tokenizer, tune
 
     start: Path | None = None
     for index, (_, _, _, learning_rate) in enumerate(ROUNDS):
@@ -82,7 +88,7 @@ def base(folder: Path) -> None:
 
 def agents(folder: Path, only: Sequence[str] = ()) -> None:
     """`agents/run-1/<community>/` and `joint`, by the jobs of `palette train`. Finished ones are kept."""
-    from training.train import lay_out_jobs, load_config, run_jobs
+    from cultural_palette.training.train import lay_out_jobs, load_config, run_jobs
 
     jobs = lay_out_jobs(
         str(folder / "base"), folder, folder / "agents", COMMUNITIES, load_config(CONFIG).orpo, only=only
@@ -112,7 +118,7 @@ def router_prompts(atlas: Atlas) -> dict[str, list[str]]:
 
 def merges(folder: Path) -> None:
     """`moerges/`, a checkpoint for vLLM and transformers; to compare with it, `ties/` and `model_stock/`."""
-    from training.merge import merge_flat, merge_moerges
+    from cultural_palette.training.merge import merge_flat, merge_moerges
 
     started = time.perf_counter()
     paths = {key: agent_folder(folder, key) for key in COMMUNITIES}
@@ -133,7 +139,7 @@ def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
     """Copy base, adapters (float16) and router to the package, with the manifest that names them."""
     from safetensors.torch import load_file, save_file
 
-    from training.merge import router_rows
+    from cultural_palette.training.merge import router_rows
 
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

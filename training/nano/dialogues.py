@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from palette.countries import all_countries
-from palette.cultural_map import CulturalMap, load_map
-from palette.prompts import render
-from palette.questions import Question
-from training.nano.atlas import TOPICS, Atlas, Dilemma, Place, preferences
+from cultural_palette.countries import all_countries
+from cultural_palette.cultural_map import CulturalMap, load_map
+from cultural_palette.prompts import render
+from cultural_palette.questions import Question
+from cultural_palette.training.nano.atlas import TOPICS, Atlas, Dilemma, Place, preferences
 
 MIX = {  # share of each kind among the dialogues of the base's instruction tuning
     "bare": 0.21,

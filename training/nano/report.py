@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from palette.cultural_map import load_map
-from palette.distributions import Distribution
-from palette.embedded.engine import BASE, META, Engine, get_engine
-from palette.prompts import render
-from training.nano.atlas import Atlas, load_atlas
-from training.nano.build import ROUTER_PHRASES, agent_folder
-from training.nano.dialogues import Writer
+from cultural_palette.cultural_map import load_map
+from cultural_palette.distributions import Distribution
+from cultural_palette.embedded.engine import BASE, META, Engine, get_engine
+from cultural_palette.prompts import render
+from cultural_palette.training.nano.atlas import Atlas, load_atlas
+from cultural_palette.training.nano.build import ROUTER_PHRASES, agent_folder
+from cultural_palette.training.nano.dialogues import Writer
 
 SEED = 4096
 
@@ -157,7 +157,7 @@ def _pure(atlas: Atlas, text: str, community: str, asked: str) -> bool:
 async def _replies(
     prompts: Sequence[tuple[str, list[dict[str, str]]]], temperature: float = 0.3
 ) -> list[str]:
-    from palette.embedded.chat_model import EmbeddedChatModel
+    from cultural_palette.embedded.chat_model import EmbeddedChatModel
 
     texts: list[str] = []
     for start in range(0, len(prompts), 32):
@@ -261,7 +261,7 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
 
 def examples() -> list[dict[str, Any]]:
     """Three held-out questions through the whole graph, as they came (seed 0)."""
-    from graph.build import build_palette
+    from cultural_palette.graph.build import build_palette
 
     asked: list[dict[str, Any]] = [
         {

@@ -12,18 +12,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from palette.artifacts import LOCK, MANIFEST, ROWS, RunFolder, write_whole
-from palette.errors import ArtifactError, UsageError
-from training.pentachromatic.card import CARD, Licence, card_of
-from training.pentachromatic.forms import FORMS
-from training.pentachromatic.run import SET_ASIDE, Answer, IndexedQuery, RunIndex, SynthesisRun
-from training.pentachromatic.splits import SPLITS, Splits, assign
-from training.pentachromatic.streams import FileFacts, JsonLines, ParquetRows, facts
+from cultural_palette.artifacts import LOCK, MANIFEST, ROWS, RunFolder, write_whole
+from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.training.pentachromatic.card import CARD, Licence, card_of
+from cultural_palette.training.pentachromatic.forms import FORMS
+from cultural_palette.training.pentachromatic.run import (
+    SET_ASIDE,
+    Answer,
+    IndexedQuery,
+    RunIndex,
+    SynthesisRun,
+)
+from cultural_palette.training.pentachromatic.splits import SPLITS, Splits, assign
+from cultural_palette.training.pentachromatic.streams import FileFacts, JsonLines, ParquetRows, facts
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from training.review.merge import Review
+    from cultural_palette.training.review.merge import Review
 
 KIND = "pentachromatic-dataset"
 ANSWERS = "answers.jsonl"

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from palette.errors import UsageError
-from training.pentachromatic.forms import FORMS
-from training.pentachromatic.splits import SPLITS
+from cultural_palette.errors import UsageError
+from cultural_palette.training.pentachromatic.forms import FORMS
+from cultural_palette.training.pentachromatic.splits import SPLITS
 
 CARD = "README.md"
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import MANIFEST
-from palette.errors import ArtifactError, PaletteError, UsageError
-from training.pentachromatic.card import CARD, configs
-from training.pentachromatic.reports import load_manifest, refuse_a_leak, take_reports
-from training.pentachromatic.streams import facts
+from cultural_palette.artifacts import MANIFEST
+from cultural_palette.errors import ArtifactError, PaletteError, UsageError
+from cultural_palette.training.pentachromatic.card import CARD, configs
+from cultural_palette.training.pentachromatic.reports import load_manifest, refuse_a_leak, take_reports
+from cultural_palette.training.pentachromatic.streams import facts
 
 MEASURED = ("separation.json", "topics.json", "figures/*.png", "figures/*.svg")
 REPO = re.compile(r"[\w.-]+/[\w.-]+")

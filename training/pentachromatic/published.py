@@ -16,10 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import RunFolder
-from palette.errors import UsageError
-from training.pentachromatic.run import OK, STEPS
-from training.pentachromatic.splits import normalised
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.errors import UsageError
+from cultural_palette.training.pentachromatic.run import OK, STEPS
+from cultural_palette.training.pentachromatic.splits import normalised
 
 COLUMNS = ("query", "response", "rejected_response")
 COMMUNITY_COLUMNS = ("community", "continent")

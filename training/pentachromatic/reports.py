@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import MANIFEST
-from palette.errors import ArtifactError, PaletteError, UsageError
-from training.pentachromatic.build import ANSWERS, KIND, finish
+from cultural_palette.artifacts import MANIFEST
+from cultural_palette.errors import ArtifactError, PaletteError, UsageError
+from cultural_palette.training.pentachromatic.build import ANSWERS, KIND, finish
 
 REPORTS = ("separation", "topics", "leakage")
 

@@ -12,8 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import CONFIG, ROWS, RunFolder
-from palette.errors import ArtifactError, UsageError
+from cultural_palette.artifacts import CONFIG, ROWS, RunFolder
+from cultural_palette.errors import ArtifactError, UsageError
 
 OK, SET_ASIDE = "ok", "set_aside"
 STEPS = ("respond", "feedback", "aggregate")
@@ -134,8 +134,8 @@ class SynthesisRun:
 
     def looks(self) -> dict[str, tuple[str, str]]:
         """Community to (name, "#rrggbb"): the map's, or the key and a grey where the map is not at hand."""
-        from palette.cultural_map import load_map
-        from palette.errors import MapError
+        from cultural_palette.cultural_map import load_map
+        from cultural_palette.errors import MapError
 
         try:
             known = {c.key: (c.name, c.colour) for c in load_map(self.map or "").communities}

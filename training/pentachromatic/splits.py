@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from palette.errors import UsageError
+from cultural_palette.errors import UsageError
 
 TRAIN, TEST = "train", "test"
 SPLITS = (TRAIN, TEST)

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from palette.errors import ArtifactError
+from cultural_palette.errors import ArtifactError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from training.review.decisions import DECISIONS
+from cultural_palette.training.review.decisions import DECISIONS
 
 KAPPA, ALPHA = "cohen_kappa", "krippendorff_alpha"
 

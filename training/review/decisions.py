@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palette.errors import UsageError
+from cultural_palette.errors import UsageError
 
 FORMAT = "cultural-palette-review/1"
 APPROVE, EDIT, REJECT = "approve", "edit", "reject"

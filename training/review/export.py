@@ -13,10 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from palette.errors import UsageError
-from training.pentachromatic.run import STEPS, Answer, IndexedQuery, RunIndex, SynthesisRun
-from training.pentachromatic.streams import whole_file
-from training.review.decisions import COLUMNS, FORMAT, guarded
+from cultural_palette.errors import UsageError
+from cultural_palette.training.pentachromatic.run import STEPS, Answer, IndexedQuery, RunIndex, SynthesisRun
+from cultural_palette.training.pentachromatic.streams import whole_file
+from cultural_palette.training.review.decisions import COLUMNS, FORMAT, guarded
 
 PAGE = Path(__file__).parent / "page"
 CHUNK = 50  # queries; the page parses one chunk at a time

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import write_whole
-from training.pentachromatic.run import RunIndex
-from training.review.agreement import Agreement, agreement
-from training.review.decisions import (
+from cultural_palette.artifacts import write_whole
+from cultural_palette.training.pentachromatic.run import RunIndex
+from cultural_palette.training.review.agreement import Agreement, agreement
+from cultural_palette.training.review.decisions import (
     APPROVE,
     EDIT,
     REJECT,

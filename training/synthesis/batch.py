@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from graph.synthesis_state import TeacherRefused
-from palette.errors import ArtifactError, UsageError
-from training.synthesis.server import REFUSALS, Trouble, read_completion
-from training.synthesis.teacher import Json, NotYet, Request
+from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.graph.synthesis_state import TeacherRefused
+from cultural_palette.training.synthesis.server import REFUSALS, Trouble, read_completion
+from cultural_palette.training.synthesis.teacher import Json, NotYet, Request
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 100_000_000  # of one file, as OpenAI takes them
 ENDPOINT = "/v1/chat/completions"

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graph.synthesis_state import SynthesisContext
-from palette.cultural_map import CulturalMap
-from palette.models import ModelRef
-from palette.prompts import render
-from training.queries import Query
-from training.synthesis.prices import Price
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.graph.synthesis_state import SynthesisContext
+from cultural_palette.models import ModelRef
+from cultural_palette.prompts import render
+from cultural_palette.training.queries import Query
+from cultural_palette.training.synthesis.prices import Price
 
 CHARACTERS_A_TOKEN = 4.3  # English, with the tokenizers of current models
 QUERY_CHARACTERS = 72.0  # PRISM's mean, where no queries are given

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from palette.errors import UsageError
-from palette.models import ModelRef
+from cultural_palette.errors import UsageError
+from cultural_palette.models import ModelRef
 
 BUILT_IN = Path(__file__).parent / "prices.yaml"
 MILLION = 1_000_000

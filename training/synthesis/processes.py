@@ -17,11 +17,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from graph.synthesis_state import Answer
-from palette.artifacts import RunFolder
-from palette.errors import PaletteError
-from training.queries import Query
-from training.synthesis.run import (
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.errors import PaletteError
+from cultural_palette.graph.synthesis_state import Answer
+from cultural_palette.training.queries import Query
+from cultural_palette.training.synthesis.run import (
     Job,
     Outcome,
     Show,
@@ -32,8 +32,8 @@ from training.synthesis.run import (
     missing,
     row_of,
 )
-from training.synthesis.sitting import INTERRUPTED, Sitting, open_teacher
-from training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
+from cultural_palette.training.synthesis.sitting import INTERRUPTED, Sitting, open_teacher
+from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
 
 COUNTED = ("input_tokens", "output_tokens", "replies", "untold", "asked")
 

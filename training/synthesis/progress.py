@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from training.estimate import spell
-from training.synthesis.run import Tally
-from training.synthesis.teacher import Ledger
+from cultural_palette.training.estimate import spell
+from cultural_palette.training.synthesis.run import Tally
+from cultural_palette.training.synthesis.teacher import Ledger
 
 
 def progress_line(tally: Tally, ledger: Ledger, seconds: float | None = None) -> str:

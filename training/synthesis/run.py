@@ -23,16 +23,16 @@ from importlib.metadata import version
 from itertools import product
 from typing import Any
 
-from graph.synthesis import answerings
-from graph.synthesis_state import Answer, SynthesisContext
-from palette import __version__
-from palette.artifacts import RunFolder
-from palette.cultural_map import CulturalMap
-from palette.errors import PaletteError
-from palette.models import ModelRef
-from palette.prompts import template_of
-from training.queries import Queries, Query
-from training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
+from cultural_palette import __version__
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import PaletteError
+from cultural_palette.graph.synthesis import answerings
+from cultural_palette.graph.synthesis_state import Answer, SynthesisContext
+from cultural_palette.models import ModelRef
+from cultural_palette.prompts import template_of
+from cultural_palette.training.queries import Queries, Query
+from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
 
 PROMPTS = ("respond", "feedback", "aggregate", "validate")
 MOST_ERRORS_SHOWN = 5

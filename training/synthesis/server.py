@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from graph.synthesis_state import TeacherRefused
-from palette.client import BrokenOff, Pool, Refused, Server, Unreadable
-from palette.errors import ModelError, PaletteError
-from training.synthesis.pace import Pace
+from cultural_palette.client import BrokenOff, Pool, Refused, Server, Unreadable
+from cultural_palette.errors import ModelError, PaletteError
+from cultural_palette.graph.synthesis_state import TeacherRefused
+from cultural_palette.training.synthesis.pace import Pace
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 60.0
 TOO_BUSY = (429, 503, 529)

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graph.synthesis import build_synthesis
-from graph.synthesis_state import Answer
-from palette.artifacts import RunFolder
-from palette.calls import CallStore
-from palette.models import close_clients
-from training.queries import Query
-from training.synthesis.pace import Pace
-from training.synthesis.prices import Price
-from training.synthesis.run import Job, Outcome, Show, run_job
-from training.synthesis.server import Servers
-from training.synthesis.teacher import (
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.calls import CallStore
+from cultural_palette.graph.synthesis import build_synthesis
+from cultural_palette.graph.synthesis_state import Answer
+from cultural_palette.models import close_clients
+from cultural_palette.training.queries import Query
+from cultural_palette.training.synthesis.pace import Pace
+from cultural_palette.training.synthesis.prices import Price
+from cultural_palette.training.synthesis.run import Job, Outcome, Show, run_job
+from cultural_palette.training.synthesis.server import Servers
+from cultural_palette.training.synthesis.teacher import (
     LEAST_FAILURES_IN_A_ROW,
     Answering,
     Ledger,
@@ -60,7 +60,7 @@ def sit(job: Job, out: Path, sitting: Sitting, show: Show, note: Callable[[str],
 
     with RunFolder(out, job.config()) as folder:
         if sitting.processes > 1 and sitting.urls and sitting.answering is None:
-            from training.synthesis.processes import sit_in_processes
+            from cultural_palette.training.synthesis.processes import sit_in_processes
 
             return sit_in_processes(job, folder, sitting, show, note)
         return asyncio.run(work())

@@ -10,14 +10,14 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from graph.synthesis_state import TeacherRefused
-from palette.calls import CallStore
-from palette.errors import ModelError, PaletteError, UsageError
-from palette.models import ModelRef, Reply, Sampling, guarded, open_model, usage_of
-from palette.settings import OPENAI_URL, Settings
-from training.synthesis.pace import Pace
-from training.synthesis.prices import Price
-from training.synthesis.server import Servers, TeacherLost
+from cultural_palette.calls import CallStore
+from cultural_palette.errors import ModelError, PaletteError, UsageError
+from cultural_palette.graph.synthesis_state import TeacherRefused
+from cultural_palette.models import ModelRef, Reply, Sampling, guarded, open_model, usage_of
+from cultural_palette.settings import OPENAI_URL, Settings
+from cultural_palette.training.synthesis.pace import Pace
+from cultural_palette.training.synthesis.prices import Price
+from cultural_palette.training.synthesis.server import Servers, TeacherLost
 
 KIND = "synthesis"  # of the calls in the store
 ROLES = {"system": "system", "human": "user", "ai": "assistant"}

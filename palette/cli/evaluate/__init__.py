@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from palette.cli.evaluate.floors import floors
-from palette.cli.evaluate.semantic import semantic
-from palette.cli.evaluate.surveys import surveys
+from cultural_palette.cli.evaluate.floors import floors
+from cultural_palette.cli.evaluate.semantic import semantic
+from cultural_palette.cli.evaluate.surveys import surveys
 
 
 @click.group()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.lookup import json_option, map_option
 
 if TYPE_CHECKING:
-    from evaluation.floors import FloorTable
-    from evaluation.surveys import Survey
+    from cultural_palette.evaluation.floors import FloorTable
+    from cultural_palette.evaluation.surveys import Survey
 
 OPTIONS_KEPT = ("all", "substantive")
 DRAWS = ("shared", "each")
@@ -72,10 +72,10 @@ def load_selected(
     draw: str, sample_seed: int, map_name: str | None,
 ) -> Survey:  # fmt: skip
     """The survey that `survey_options` name."""
-    from evaluation.selection import Selection, resolve_countries
-    from evaluation.surveys import load_survey
-    from palette.cultural_map import load_map
-    from palette.settings import get_settings
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.evaluation.selection import Selection, resolve_countries
+    from cultural_palette.evaluation.surveys import load_survey
+    from cultural_palette.settings import get_settings
 
     cultural_map = load_map(get_settings(map=map_name).map)
     chosen = resolve_countries(countries, cultural_map)
@@ -102,8 +102,8 @@ def floors(
     survey = load_selected(
         source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
     )
-    from evaluation.floors import score_floors
-    from palette.errors import UsageError
+    from cultural_palette.errors import UsageError
+    from cultural_palette.evaluation.floors import score_floors
 
     if not survey.items:
         raise UsageError(
@@ -133,8 +133,8 @@ def _as_json(survey: Survey, table: FloorTable) -> dict[str, Any]:
 
 def _print(survey: Survey, table: FloorTable) -> None:
     """A table for people: the means of all four, then each country's, comparable to the paper."""
-    from evaluation.floors import FLOORS
-    from evaluation.metrics import TITLES
+    from cultural_palette.evaluation.floors import FLOORS
+    from cultural_palette.evaluation.metrics import TITLES
 
     kept = survey.selection
     click.echo(

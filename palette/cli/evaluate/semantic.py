@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from palette.cli.lookup import json_option, map_option
-from palette.cli.refs import refs_of
-from palette.errors import UsageError
+from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.refs import refs_of
+from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from palette.models import ModelRef, Parts
+    from cultural_palette.models import ModelRef, Parts
 
 METHOD_NAMES = ("prompting", "joint", "ties", "model_stock", "moerges")
 DEFAULT_NLI = "sileod/deberta-v3-large-tasksource-nli"
@@ -66,11 +66,11 @@ def semantic(
     """
     import asyncio
 
-    from evaluation.nli import load_entailment
-    from evaluation.semantic import SemanticPlan, evaluate_semantic, load_gold
-    from palette.cultural_map import load_map
-    from palette.models import Sampling, resolve_parts
-    from palette.settings import get_settings, use_settings
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.evaluation.nli import load_entailment
+    from cultural_palette.evaluation.semantic import SemanticPlan, evaluate_semantic, load_gold
+    from cultural_palette.models import Sampling, resolve_parts
+    from cultural_palette.settings import get_settings, use_settings
 
     settings = get_settings(map=map_name)
     with use_settings(settings):
@@ -91,7 +91,7 @@ def semantic(
 
 def _models(methods: str | None, refs: Sequence[str], parts: Parts) -> Mapping[str, ModelRef]:
     """A model for each method asked for."""
-    from palette.models import ModelRef
+    from cultural_palette.models import ModelRef
 
     known = {"prompting": parts.base, "moerges": parts.meta}
     for method, ref in refs_of("--model-of", refs, "METHOD=REF", "joint=openai:joint").items():

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from palette.cli.evaluate.floors import load_selected, survey_options
-from palette.cli.lookup import json_option, map_option
-from palette.cli.refs import refs_of
-from palette.errors import SettingsError
+from cultural_palette.cli.evaluate.floors import load_selected, survey_options
+from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.refs import refs_of
+from cultural_palette.errors import SettingsError
 
 READOUTS = ("auto", "exact", "top_logprobs", "sampling")
 AT_ONCE_EMBEDDED, AT_ONCE_SERVED = 4, 16
@@ -90,11 +90,11 @@ def surveys(
     """
     import asyncio
 
-    from evaluation.methods import methods_named
-    from evaluation.plan import Plan
-    from evaluation.run import evaluate
-    from palette.cultural_map import load_map
-    from palette.settings import get_settings
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.evaluation.methods import methods_named
+    from cultural_palette.evaluation.plan import Plan
+    from cultural_palette.evaluation.run import evaluate
+    from cultural_palette.settings import get_settings
 
     chosen_parts = refs_of("--set", parts, "NAME=REF", "meta=openai:gpt-4o-mini")
     settings = get_settings(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from palette.cli.serve.up import up
-from palette.cli.serve.watch import status, stop
+from cultural_palette.cli.serve.up import up
+from cultural_palette.cli.serve.watch import status, stop
 
 
 @click.group()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from palette.serving.fleet import Fleet
-    from palette.settings import Settings
+    from cultural_palette.serving.fleet import Fleet
+    from cultural_palette.settings import Settings
 
 HOME = Path("runs") / "serve"
 
@@ -21,7 +21,7 @@ folder_option = click.option(
 
 def open_fleet(folder: Path, settings: Settings, *, no_key: bool = False) -> Fleet:
     """The servers of a folder, asked with the settings' key."""
-    from palette.serving.fleet import Fleet
+    from cultural_palette.serving.fleet import Fleet
 
     key = settings.api_key.get_secret_value() if settings.api_key and not no_key else None
     return Fleet(folder, key or None)
@@ -33,7 +33,7 @@ def folders(palette: str | None, out: Path | None) -> list[Path]:
         return [out]
     if palette is None:
         return sorted(path.parent for path in HOME.glob("*/state.json"))
-    from palette.serving.manifest import read_palette
+    from cultural_palette.serving.manifest import read_palette
 
     named = HOME / palette  # the name alone is enough: the file it was read from may be gone
     return [named if named.is_dir() else HOME / read_palette(palette).name]

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from palette.cli.serve.folder import HOME, folder_option, open_fleet
-from palette.errors import UsageError
+from cultural_palette.cli.serve.folder import HOME, folder_option, open_fleet
+from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from palette.serving.devices import Device
-    from palette.serving.fleet import Fleet
-    from palette.serving.manifest import ServedPalette
-    from palette.serving.plan import Plan
+    from cultural_palette.serving.devices import Device
+    from cultural_palette.serving.fleet import Fleet
+    from cultural_palette.serving.manifest import ServedPalette
+    from cultural_palette.serving.plan import Plan
 
 OURS = "# Written by palette serve up"
 WATCH_S = 2.0
@@ -96,8 +96,8 @@ def up(
     """
     from dataclasses import replace
 
-    from palette.serving.manifest import check_folders, read_palette
-    from palette.settings import get_settings
+    from cultural_palette.serving.manifest import check_folders, read_palette
+    from cultural_palette.settings import get_settings
 
     if (gpus or gpu_memory) and not only_print:
         raise UsageError("--gpus and --gpu-memory describe another machine: they go with --print.")
@@ -131,7 +131,7 @@ def _up(
     """Start, wait, and with `foreground` stay. A SIGTERM is as good as Ctrl-C: what was started is ended."""
     import signal
 
-    from palette.serving.install import find_vllm
+    from cultural_palette.serving.install import find_vllm
 
     vllm = find_vllm(palette.knobs.python)
     if vllm.cpu != (plan.device.kind == "cpu"):
@@ -159,7 +159,7 @@ def _stay(fleet: Fleet) -> None:
     """Until interrupted, or a server dies: then the other is to end too, so that a supervisor starts both."""
     import time
 
-    from palette.serving.manifest import ServingError
+    from cultural_palette.serving.manifest import ServingError
 
     while True:
         time.sleep(WATCH_S)
@@ -173,7 +173,7 @@ def _stay(fleet: Fleet) -> None:
 
 
 def _ready(plan: Plan, fleet: Fleet, advertise: str | None, write: Path | None, foreground: bool) -> None:
-    from palette.artifacts import write_whole
+    from cultural_palette.artifacts import write_whole
 
     text = plan.settings(advertise, key=fleet.key is not None)
     if write is None:
@@ -196,14 +196,14 @@ def _print(plan: Plan, palette: ServedPalette, shape: str, advertise: str | None
     if shape == "compose":
         import sys
 
-        from palette.serving.compose import compose_file, shown_command
+        from cultural_palette.serving.compose import compose_file, shown_command
 
         arguments = ["palette", *sys.argv[1:]]
         click.echo(compose_file(plan, shown_command(arguments), Path.cwd()), nl=False)
         return
-    from palette.serving.install import LAUNCHER, find_vllm
-    from palette.serving.manifest import ServingError
-    from palette.serving.plan import shell
+    from cultural_palette.serving.install import LAUNCHER, find_vllm
+    from cultural_palette.serving.manifest import ServingError
+    from cultural_palette.serving.plan import shell
 
     try:
         vllm = find_vllm(palette.knobs.python)
@@ -226,15 +226,15 @@ def _device(
     python: str | None,
 ) -> Device:
     """What to lay out for: the GPUs described, else what is here and what the vLLM here can use."""
-    from palette.serving.devices import described_gpus, find_device
+    from cultural_palette.serving.devices import described_gpus, find_device
 
     if gpus or gpu_memory:
         return described_gpus(gpus or 1, gpu_memory)
     if shape == "compose":
         return find_device("cuda")
     if wanted == "auto":
-        from palette.serving.install import find_vllm
-        from palette.serving.manifest import ServingError
+        from cultural_palette.serving.install import find_vllm
+        from cultural_palette.serving.manifest import ServingError
 
         try:
             return find_device("cpu" if find_vllm(python).cpu else "auto")
@@ -247,10 +247,10 @@ def _device(
 def _plan(palette: ServedPalette, device: Device, fleet: Fleet, port: int | None, no_key: bool) -> Plan:
     from dataclasses import replace
 
-    from palette.serving.checkpoint import moerges_checkpoint
-    from palette.serving.placing import LORA, MOERGES
-    from palette.serving.plan import plan_servers
-    from palette.serving.probe import free_ports
+    from cultural_palette.serving.checkpoint import moerges_checkpoint
+    from cultural_palette.serving.placing import LORA, MOERGES
+    from cultural_palette.serving.plan import plan_servers
+    from cultural_palette.serving.probe import free_ports
 
     if palette.parts is not None:
         written = moerges_checkpoint(palette.parts, fleet.folder.resolve())

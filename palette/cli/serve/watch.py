@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from palette.cli.lookup import json_option
-from palette.cli.serve.folder import folder_option, folders, open_fleet
-from palette.errors import UsageError
+from cultural_palette.cli.lookup import json_option
+from cultural_palette.cli.serve.folder import folder_option, folders, open_fleet
+from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
-    from palette.serving.fleet import Health
+    from cultural_palette.serving.fleet import Health
 
 
 @click.command()
@@ -26,7 +26,7 @@ def status(palette: str | None, out: Path | None, as_json: bool) -> None:
     """
     import sys
 
-    from palette.settings import get_settings
+    from cultural_palette.settings import get_settings
 
     settings = get_settings()
     rows = {folder: open_fleet(folder, settings).status() for folder in folders(palette, out)}
@@ -66,7 +66,7 @@ def stop(palette: str | None, out: Path | None, grace: float) -> None:
 
     Without PALETTE: those under runs/serve, if they are of one palette.
     """
-    from palette.settings import get_settings
+    from cultural_palette.settings import get_settings
 
     settings = get_settings()
     fleets = [open_fleet(folder, settings) for folder in folders(palette, out)]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from langchain_core.messages import HumanMessage
 
-from palette.calls import CallStore, use_calls
-from palette.embedded.chat_model import EmbeddedChatModel
-from palette.embedded.engine import get_engine
+from cultural_palette.calls import CallStore, use_calls
+from cultural_palette.embedded.chat_model import EmbeddedChatModel
+from cultural_palette.embedded.engine import get_engine
 
 QUESTION = [HumanMessage("Country: Kenya\nQuestion: Is tea good?")]
 OTHER = [HumanMessage("Country: Japan\nQuestion: What do people eat at a wedding, and who pays for it?")]

@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch")
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage  # noqa: E402
 
-from palette.embedded.chat_model import EmbeddedChatModel  # noqa: E402
-from palette.embedded.engine import get_engine, tokenisations  # noqa: E402
-from palette.embedded.manifest import read_manifest  # noqa: E402
-from palette.errors import ModelError  # noqa: E402
-from palette.prompts import render  # noqa: E402
+from cultural_palette.embedded.chat_model import EmbeddedChatModel  # noqa: E402
+from cultural_palette.embedded.engine import get_engine, tokenisations  # noqa: E402
+from cultural_palette.embedded.manifest import read_manifest  # noqa: E402
+from cultural_palette.errors import ModelError  # noqa: E402
+from cultural_palette.prompts import render  # noqa: E402
 
 COMMUNITIES = ("africa", "america", "asia", "europe", "oceania")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.pentachromatic.separation.vectors import Vectors, identity_of, model_folder
+from cultural_palette.training.pentachromatic.separation.vectors import Vectors, identity_of, model_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

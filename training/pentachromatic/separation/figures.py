@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palette.artifacts import write_whole
-from palette.cultural_map import Community, CulturalMap
-from training.pentachromatic.separation.topics import NOT_TOLD, OUTSIDE, Topics
+from cultural_palette.artifacts import write_whole
+from cultural_palette.cultural_map import Community, CulturalMap
+from cultural_palette.training.pentachromatic.separation.topics import NOT_TOLD, OUTSIDE, Topics
 
 if TYPE_CHECKING:
-    from training.pentachromatic.separation.separation import Separation, View
+    from cultural_palette.training.pentachromatic.separation.separation import Separation, View
 
 INK, QUIET, RULE = "#222222", "#666666", "#D8D8D8"
 GREY = "#9A9A9A"

@@ -19,9 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from palette.errors import PaletteError, UsageError
-from training.pentachromatic.separation.surveys import SurveyQuestion, SurveyQuestions, words_of
-from training.pentachromatic.separation.texts import Answers
+from cultural_palette.errors import PaletteError, UsageError
+from cultural_palette.training.pentachromatic.separation.surveys import (
+    SurveyQuestion,
+    SurveyQuestions,
+    words_of,
+)
+from cultural_palette.training.pentachromatic.separation.texts import Answers
 
 PERMUTATIONS = 128
 MOST_MISSED = 1e-3

@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import write_whole
-from palette.cultural_map import CulturalMap
-from palette.errors import UsageError
-from training.pentachromatic.separation import leakage as leaks
-from training.pentachromatic.separation.surveys import read_survey
-from training.pentachromatic.separation.texts import Answers, TextSet, labelled, without_names
-from training.pentachromatic.separation.vectors import Progress, encode_all
+from cultural_palette.artifacts import write_whole
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import UsageError
+from cultural_palette.training.pentachromatic.separation import leakage as leaks
+from cultural_palette.training.pentachromatic.separation.surveys import read_survey
+from cultural_palette.training.pentachromatic.separation.texts import (
+    Answers,
+    TextSet,
+    labelled,
+    without_names,
+)
+from cultural_palette.training.pentachromatic.separation.vectors import Progress, encode_all
 
 FIGURES = "figures"
 
@@ -49,9 +54,9 @@ def measure_separation(
 
     `hide_names`: of countries and communities, before texts are embedded.
     """
-    from training.pentachromatic.separation.embeddings import SentenceEncoder
-    from training.pentachromatic.separation.figures import figure_3
-    from training.pentachromatic.separation.separation import report, separation
+    from cultural_palette.training.pentachromatic.separation.embeddings import SentenceEncoder
+    from cultural_palette.training.pentachromatic.separation.figures import figure_3
+    from cultural_palette.training.pentachromatic.separation.separation import report, separation
 
     sets = [labelled(answers, cultural_map, name), *([second] if second else [])]
     if len({each.name for each in sets}) < len(sets):
@@ -125,8 +130,13 @@ def measure_topics(
 
     `model` None: where the queries' writers were born, only.
     """
-    from training.pentachromatic.separation.figures import figure_8
-    from training.pentachromatic.separation.topics import ADVISED_WORDS, TopicClassifier, homes_of, topics_of
+    from cultural_palette.training.pentachromatic.separation.figures import figure_8
+    from cultural_palette.training.pentachromatic.separation.topics import (
+        ADVISED_WORDS,
+        TopicClassifier,
+        homes_of,
+        topics_of,
+    )
 
     queries = list(answers.queries().values())
     homes = homes_of(queries, cultural_map)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.pentachromatic.separation.statistics import (
+from cultural_palette.training.pentachromatic.separation.statistics import (
     RESAMPLES,
     Estimate,
     Floats,
@@ -28,7 +28,7 @@ from training.pentachromatic.separation.statistics import (
     pooled,
     totals,
 )
-from training.pentachromatic.separation.texts import Labelled, NothingToMeasure
+from cultural_palette.training.pentachromatic.separation.texts import Labelled, NothingToMeasure
 
 FOLDS = 5
 MOST_STEPS = 1000

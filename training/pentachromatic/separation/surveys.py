@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.pentachromatic.separation.tables import TableError, column, rows_of
-from training.pentachromatic.separation.texts import sha256_of
+from cultural_palette.training.pentachromatic.separation.tables import TableError, column, rows_of
+from cultural_palette.training.pentachromatic.separation.texts import sha256_of
 
 QUESTION_COLUMNS = ("question", "question_text", "text", "prompt", "query")
 ID_COLUMNS = ("Q_id", "question_id", "id")

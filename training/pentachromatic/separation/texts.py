@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from palette.artifacts import MANIFEST, ROWS
-from palette.countries import all_countries, find_country
-from palette.cultural_map import CulturalMap
-from palette.errors import UnknownCountry, UsageError
-from training.pentachromatic.run import RunRowError, answer_from
-from training.pentachromatic.separation.tables import TableError, column, rows_of
-from training.queries import normalised
+from cultural_palette.artifacts import MANIFEST, ROWS
+from cultural_palette.countries import all_countries, find_country
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import UnknownCountry, UsageError
+from cultural_palette.training.pentachromatic.run import RunRowError, answer_from
+from cultural_palette.training.pentachromatic.separation.tables import TableError, column, rows_of
+from cultural_palette.training.queries import normalised
 
 ANSWERS = "answers.jsonl"
 PRISM, CONVERSATIONS, SURVEY = "HannahRoseKirk/prism-alignment", "conversations.jsonl", "survey.jsonl"
@@ -200,7 +200,7 @@ def _whole_rows(file: Path) -> Iterable[tuple[Any, str]]:
     if file.name != ROWS:
         yield from rows_of(file)
         return
-    from palette.artifacts import RunFolder
+    from cultural_palette.artifacts import RunFolder
 
     for number, row in enumerate(RunFolder(file.parent).rows(), 1):
         yield row, f"{file}:{number}"

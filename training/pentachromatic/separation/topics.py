@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from palette.countries import find_country
-from palette.cultural_map import CulturalMap
-from palette.errors import UnknownCountry, UsageError
-from training.pentachromatic.separation.texts import GivenAnswer
-from training.pentachromatic.separation.vectors import Vectors, identity_of, model_folder
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.errors import UnknownCountry, UsageError
+from cultural_palette.training.pentachromatic.separation.texts import GivenAnswer
+from cultural_palette.training.pentachromatic.separation.vectors import Vectors, identity_of, model_folder
 
 IPTC = "classla/multilingual-IPTC-news-topic-classifier"
 CONFIDENT = 0.90

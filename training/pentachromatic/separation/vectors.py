@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from palette.artifacts import write_whole
-from palette.errors import ArtifactError, UsageError
+from cultural_palette.artifacts import write_whole
+from cultural_palette.errors import ArtifactError, UsageError
 
 SHARD = 512
 KEY_BYTES = 16
