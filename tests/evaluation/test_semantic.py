@@ -147,10 +147,9 @@ def test_a_run_that_was_stopped_goes_on_without_asking_again(tmp_path: Path, scr
 def test_the_command_names_methods_models_and_intervals(
     tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     script.replies = {"*": "africa says 1"}
     monkeypatch.setattr(
-        cultural_palette.evaluation.nli, "load_entailment", lambda name, revision=None: Words()
+        "cultural_palette.evaluation.nli.load_entailment", lambda name, revision=None: Words()
     )
     dataset(tmp_path)
     args = ["evaluate", "semantic", "--dataset", str(tmp_path), "--out", str(tmp_path / "run")]
