@@ -127,7 +127,7 @@ async def run_graph(inputs: list[dict[str, Any]], at_once: int) -> list[dict[str
 @contextmanager
 def recorded() -> Iterator[list[tuple[str, dict[str, Any]]]]:
     """Every chat request that our client sends meanwhile: (address, body)."""
-    from cultural_palette.client import Server
+    from cultural_palette.models.http import Server
 
     sent: list[tuple[str, dict[str, Any]]] = []
     post = Server.post

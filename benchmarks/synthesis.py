@@ -103,8 +103,8 @@ def memory(rows: int, concurrency: int) -> dict[str, Any]:
 
 def _job(queries: int) -> Any:
     from cultural_palette.cultural_map import load_map
-    from cultural_palette.graph.synthesis_state import SynthesisContext
     from cultural_palette.models import ModelRef
+    from cultural_palette.nodes.synthesis.state import SynthesisContext
     from cultural_palette.training.queries import Queries, Query, Source
     from cultural_palette.training.synthesis.run import Job
 

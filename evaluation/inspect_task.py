@@ -24,8 +24,8 @@ from cultural_palette.errors import PaletteError, UsageError
 from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
 from cultural_palette.evaluation.selection import Selection, resolve_countries
 from cultural_palette.evaluation.surveys import SurveyItem, load_survey
-from cultural_palette.graph.context import PaletteContext
 from cultural_palette.graph.variants import VARIANTS, build_variant
+from cultural_palette.nodes.knobs import PaletteContext
 from cultural_palette.settings import current_settings
 
 READING = "palette"

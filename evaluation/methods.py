@@ -17,9 +17,9 @@ from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import SettingsError, UsageError
 from cultural_palette.evaluation.predictions import Prediction
 from cultural_palette.evaluation.surveys import SurveyItem
-from cultural_palette.graph.context import PaletteContext
 from cultural_palette.graph.variants import SINGLE, build_variant
 from cultural_palette.models import BASE, ModelRef
+from cultural_palette.nodes.knobs import PaletteContext
 from cultural_palette.settings import current_settings
 
 Predict = Callable[[SurveyItem], Awaitable[Prediction]]

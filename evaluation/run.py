@@ -12,14 +12,13 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cultural_palette.artifacts import ROWS, RunFolder, write_whole
-from cultural_palette.calls import CallStore, use_calls
+from cultural_palette.calls import Call, CallStore, Json, Produce, use_calls
 from cultural_palette.errors import ArtifactError, PaletteError, SettingsError
 from cultural_palette.evaluation.best_single import best_single_rows
 from cultural_palette.evaluation.methods import BEST_SINGLE, Predict, predictor
@@ -48,21 +47,21 @@ class RowCalls:
     def __init__(self, store: CallStore) -> None:
         self.store = store
         self.needed: Counter[str] = Counter()
-        self.asked: Counter[str] = Counter()
+        self.made: Counter[str] = Counter()
 
-    async def once(self, kind: str, model: str, request: Mapping[str, Any], produce: Any) -> Any:
+    async def once(self, call: Call, produce: Produce) -> Json:
         """As the store's own."""
-        self.needed[kind] += 1
+        self.needed[call.kind] += 1
 
-        async def counted() -> Any:
-            self.asked[kind] += 1
+        async def counted() -> Json:
+            self.made[call.kind] += 1
             return await produce()
 
-        return await self.store.once(kind, model, request, counted)
+        return await self.store.once(call, counted)
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Counts by kind, for the row."""
-        return {"needed": dict(self.needed), "asked": dict(self.asked)}
+        return {"needed": dict(self.needed), "asked": dict(self.made)}
 
 
 async def evaluate(
@@ -129,7 +128,7 @@ async def _ask_all(
     async def one(name: str, run: int, item: SurveyItem) -> None:
         counted = RowCalls(store)
         start = time.perf_counter()
-        with use_settings(plan.settings_of(run)), use_calls(cast(CallStore, counted)):
+        with use_settings(plan.settings_of(run)), use_calls(counted):
             prediction, error = await _predicted(predict[name], item, foreign=name in own)
         seconds = time.perf_counter() - start
         row = row_of(name, run, item, prediction, error=error, seconds=seconds, calls=counted.as_dict())

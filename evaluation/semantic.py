@@ -197,7 +197,7 @@ async def evaluate_semantic(
         finally:
             await close_clients()
         calls = {
-            "needed": store.needed.total(), "asked": store.asked.total(), "saved": store.saved.total()
+            "needed": store.needed.total(), "asked": store.made.total(), "saved": store.saved.total()
         }  # fmt: skip
         manifest = _manifest(plan, scorer, list(folder.rows()), calls)
         folder.finish(manifest)

@@ -12,13 +12,13 @@ from langgraph.types import Checkpointer
 
 from cultural_palette.countries import all_countries, find_country
 from cultural_palette.cultural_map import CulturalMap, load_map
-from cultural_palette.graph.context import PaletteContext
-from cultural_palette.graph.state import PaletteInput, PaletteOutput, PaletteState
 from cultural_palette.nodes.decide import decide
 from cultural_palette.nodes.draft import draft
 from cultural_palette.nodes.intake import intake
+from cultural_palette.nodes.knobs import PaletteContext
 from cultural_palette.nodes.memory import memory
 from cultural_palette.nodes.regulate import regulate
+from cultural_palette.nodes.state import PaletteInput, PaletteOutput, PaletteState
 from cultural_palette.prompts import names, template_of
 from cultural_palette.settings import current_settings
 

@@ -17,7 +17,12 @@ from langgraph.runtime import Runtime
 from cultural_palette.countries import all_countries, find_country
 from cultural_palette.cultural_map import Community, CulturalMap, load_map
 from cultural_palette.errors import ModelError
-from cultural_palette.graph.synthesis_state import (
+from cultural_palette.models import ModelRef, resolve_parts
+from cultural_palette.models import ask as ask_model
+from cultural_palette.nodes.synthesis.aggregate import aggregate
+from cultural_palette.nodes.synthesis.feedback import feedback
+from cultural_palette.nodes.synthesis.respond import respond
+from cultural_palette.nodes.synthesis.state import (
     Answer,
     Ask,
     ChainState,
@@ -30,11 +35,6 @@ from cultural_palette.graph.synthesis_state import (
     context_of,
     unanswered,
 )
-from cultural_palette.models import ask as ask_model
-from cultural_palette.models import resolve_parts
-from cultural_palette.nodes.synthesis.aggregate import aggregate
-from cultural_palette.nodes.synthesis.feedback import feedback
-from cultural_palette.nodes.synthesis.respond import respond
 from cultural_palette.nodes.synthesis.validate import validate
 from cultural_palette.nodes.synthesis.voice import Voice
 from cultural_palette.prompts import names, template_of
@@ -135,7 +135,7 @@ def _box(
 
 async def _teacher_of(key: str, cultural_map: CulturalMap, teacher: str | None) -> str:
     """The model that answers for a community: its own of an embedded palette, else the one teacher."""
-    if teacher and not teacher.startswith("embedded:"):
+    if teacher and not ModelRef.parse(teacher).in_process:
         return teacher
     return (await asyncio.to_thread(cast_teacher, cultural_map, teacher))[key]
 

@@ -10,9 +10,10 @@ from langgraph.runtime import Runtime
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import Community
 from cultural_palette.errors import ModelError
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import Draft, PaletteState, model_of, question_of
 from cultural_palette.models import ask
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.state import Draft, PaletteState, model_of, question_of
+from cultural_palette.nodes.turn import spent
 from cultural_palette.prompts import render
 
 
@@ -44,9 +45,5 @@ async def draft(
     except ModelError as error:
         failed = Draft(text=None, seconds=time.perf_counter() - start, error=str(error), model=str(ref))
         return {"drafts": {community.key: failed}}
-    update: dict[str, Any] = {
-        "drafts": {community.key: Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref))}
-    }
-    if reply.usage:
-        update["usage"] = {"by_part": {community.key: reply.usage}}
-    return update
+    came = Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref))
+    return {"drafts": {community.key: came}, **spent({community.key: reply.usage})}

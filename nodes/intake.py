@@ -12,9 +12,9 @@ from langgraph.types import Overwrite
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import QuestionError, UnknownCountry
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import PaletteState
 from cultural_palette.models import BASE, META, resolve_parts
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.state import PaletteState
 from cultural_palette.questions import Question
 
 
@@ -36,21 +36,22 @@ async def intake(
     keys = [community.key for community in cultural_map.communities]
     notes = []
     if parts.prompted and drafting:
-        cast: dict[str, list[str]] = {}
+        played_by: dict[str, list[str]] = {}
         for key, ref in parts.agents.items():
-            cast.setdefault(str(ref), []).append(key)
+            played_by.setdefault(str(ref), []).append(key)
         notes = [
             f"{ref} plays {', '.join(played)} by prompt alone; it was not aligned to these communities."
-            for ref, played in cast.items()
+            for ref, played in played_by.items()
             if len(played) > 1
         ]
     return {
         "country": country.iso3,
         "query": question.text,
         "options": options,
-        "asked": {"query": question.text, "options": options, "in_chat": in_chat},
+        "turn": {"query": question.text, "options": options, "in_chat": in_chat},
         "parts": {part: str(parts.of(part)) for part in (*keys, META, BASE)},
         "communities": {community.key: community.name for community in cultural_map.communities},
+        "chosen": None,
         "drafts": Overwrite({key: None for key in keys} if drafting else {}),
         "memory": None,
         "regulated": None,
@@ -60,6 +61,7 @@ async def intake(
         "readout": None,
         "blend": None,
         "blend_layers": None,
+        "determinism": None,
         "degraded": Overwrite([]),
         "notes": Overwrite(notes),
         "usage": Overwrite({"input_tokens": 0, "output_tokens": 0, "by_part": {}}),

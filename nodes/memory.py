@@ -10,8 +10,9 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.runtime import Runtime
 
 from cultural_palette.errors import TooFewDrafts
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import PaletteState
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.state import PaletteState
+from cultural_palette.nodes.turn import draft_texts, lost_drafts
 
 EARLIER_TURNS = 3
 """Older turns are left out: five drafts fill a small model's window as it is."""
@@ -23,23 +24,17 @@ async def memory(state: PaletteState, runtime: Runtime[PaletteContext]) -> dict[
     Without draft nodes the memory is the earlier turns alone, None when there are none.
     """
     names, drafts = state["communities"], state.get("drafts") or {}
-    texts = {key: draft["text"] for key, draft in drafts.items() if draft and draft["text"] is not None}
-    lost = {
-        key: (draft and draft["error"]) or "no draft came"
-        for key, draft in drafts.items()
-        if key not in texts
-    }
+    texts, lost = draft_texts(state), lost_drafts(state)
     needed = min(knobs_of(runtime).min_drafts, len(drafts))
     if len(texts) < needed:
         reasons = "\n".join(f"  {names.get(key, key)}: {reason}" for key, reason in lost.items())
         raise TooFewDrafts(
             f"Only {len(texts)} of {len(drafts)} drafts came, and {needed} are needed:\n{reasons}"
         )
-    said = [f"{names.get(key, key)}: {text}" for key, text in texts.items()]
-    asked = state.get("asked")
-    whole = "\n\n".join(
-        [*earlier_turns(state.get("messages") or [], bool(asked and asked["in_chat"])), *said]
-    )
+    comments = [f"{names.get(key, key)}: {text}" for key, text in texts.items()]
+    turn = state.get("turn")
+    earlier = earlier_turns(state.get("messages") or [], bool(turn and turn["in_chat"]))
+    whole = "\n\n".join([*earlier, *comments])
     return {
         "memory": whole or None,
         "degraded": [f"No draft for {names.get(key, key)}: {reason}" for key, reason in lost.items()],
@@ -52,8 +47,8 @@ def earlier_turns(messages: Sequence[BaseMessage], in_chat: bool) -> list[str]:
     """
     past = messages[:-1] if in_chat else messages
     turns = [
-        f"Earlier question: {asked.text}\nEarlier answer: {answer.text}"
-        for asked, answer in pairwise(past)
-        if isinstance(asked, HumanMessage) and isinstance(answer, AIMessage)
+        f"Earlier question: {question.text}\nEarlier answer: {answer.text}"
+        for question, answer in pairwise(past)
+        if isinstance(question, HumanMessage) and isinstance(answer, AIMessage)
     ]
     return turns[-EARLIER_TURNS:]

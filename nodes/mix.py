@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Any
 
 from langgraph.runtime import Runtime
@@ -11,11 +10,11 @@ from langgraph.runtime import Runtime
 from cultural_palette.countries import find_country
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import QuestionError
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import PaletteState, add_usage, model_of, question_of
 from cultural_palette.models import BASE
-from cultural_palette.nodes.answer import said
-from cultural_palette.nodes.decide import choose
+from cultural_palette.nodes.choose import choose
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.state import PaletteState, model_of, question_of
+from cultural_palette.nodes.turn import Decision, as_shares, draft_texts, end_of_turn, mean_mass, summed
 from cultural_palette.prompts import render
 
 
@@ -27,7 +26,7 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
     knobs, question, ref = knobs_of(runtime), question_of(state), model_of(state, part)
     if not question.options:
         raise QuestionError("The distributional mode mixes distributions: it needs options.")
-    texts = {key: draft["text"] for key, draft in state["drafts"].items() if draft and draft["text"]}
+    texts = draft_texts(state)
     country, names = find_country(state["country"]).in_text, state["communities"]
 
     async def given(comment: str) -> tuple[dict[str, Any], Any]:
@@ -54,30 +53,27 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
         raise errors.exceptions[0] from None
     decisions = {key: task.result() for key, task in tasks.items()}
     read = {key: update for key, (update, _) in decisions.items()}
-    shares = {key: each["distribution"] for key, each in read.items() if each["distribution"]}
+    shares = {key: update["distribution"] for key, update in read.items() if update["distribution"]}
     enough = len(shares) >= min(knobs.min_drafts, len(state["drafts"]))
     whole: dict[str, float] | None = None
     if enough:
         mean = Distribution.mix([Distribution(tuple(share.values())) for share in shares.values()])
-        whole = dict(zip(question.options, mean.probabilities, strict=True))
+        whole = as_shares(question.options, mean)
     text = max(whole, key=lambda option: whole[option]) if whole else None
-    masses = [each["option_mass"] for each in read.values() if each["option_mass"] is not None]
     update: dict[str, Any] = {
         "answer": text,
         "distribution": whole,
-        "option_mass": math.fsum(masses) / len(masses) if masses else None,
+        "option_mass": mean_mass([reading["option_mass"] for reading in read.values()]),
         "readout": {
             "method": next(iter(read.values()))["readout"]["method"],
             "unreadable": len(read) - len(shares),
-            "by_community": {key: each["distribution"] for key, each in read.items()},
+            "by_community": {key: reading["distribution"] for key, reading in read.items()},
         },
         "degraded": [
-            f"{names.get(key, key)}: {why}" for key, each in read.items() for why in each.get("degraded", [])
+            f"{names.get(key, key)}: {why}"
+            for key, reading in read.items()
+            for why in reading.get("degraded", [])
         ],
-        **said(state, text),
     }
-    total: Any = None
-    for _, usage in decisions.values():
-        if usage:
-            total = add_usage(total, {"by_part": {part: dict(usage)}})
-    return update | ({"usage": {"by_part": total["by_part"]}} if total else {})
+    usage = summed([usage for _, usage in decisions.values()])
+    return end_of_turn(state, knobs, Decision(update, {part: usage}))

@@ -7,9 +7,10 @@ from typing import Any
 from langgraph.runtime import Runtime
 
 from cultural_palette.countries import find_country
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import PaletteState, model_of, question_of
 from cultural_palette.models import META, ask
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.state import PaletteState, model_of, question_of
+from cultural_palette.nodes.turn import spent
 from cultural_palette.prompts import render
 
 
@@ -31,7 +32,4 @@ async def regulate(
         timeout_s=knobs.request_timeout_s,
         tags=["regulate"],
     )
-    update: dict[str, Any] = {"regulated": reply.text}
-    if reply.usage:
-        update["usage"] = {"by_part": {part: reply.usage}}
-    return update
+    return {"regulated": reply.text, **spent({part: reply.usage})}

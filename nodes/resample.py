@@ -11,9 +11,10 @@ from langgraph.runtime import Runtime
 
 from cultural_palette.countries import find_country
 from cultural_palette.errors import ModelError
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import Draft, PaletteState, add_usage, model_of, question_of
 from cultural_palette.models import BASE, Reply, ask
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.state import Draft, PaletteState, model_of, question_of
+from cultural_palette.nodes.turn import spent, summed
 from cultural_palette.prompts import render
 
 STEP = 100_003
@@ -46,11 +47,5 @@ async def resample(
         return Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref)), reply
 
     samples = await asyncio.gather(*(one(number) for number in range(1, len(state["communities"]) + 1)))
-    update: dict[str, Any] = {
-        "drafts": {f"sample {number}": draft for number, (draft, _) in enumerate(samples, 1)}
-    }
-    total: Any = None
-    for _, reply in samples:
-        if reply and reply.usage:
-            total = add_usage(total, {"by_part": {part: reply.usage}})
-    return update | ({"usage": {"by_part": total["by_part"]}} if total else {})
+    drafts = {f"sample {number}": draft for number, (draft, _) in enumerate(samples, 1)}
+    return {"drafts": drafts, **spent({part: summed([reply.usage for _, reply in samples if reply])})}

@@ -9,10 +9,11 @@ from langgraph.runtime import Runtime
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import MapError, ModelError
-from cultural_palette.graph.context import Knobs, PaletteContext, knobs_of
-from cultural_palette.graph.state import PaletteState, model_of, question_of
 from cultural_palette.models import BASE, ModelRef
-from cultural_palette.nodes.decide import choose
+from cultural_palette.nodes.choose import choose
+from cultural_palette.nodes.knobs import Knobs, PaletteContext, knobs_of
+from cultural_palette.nodes.state import PaletteState, model_of, question_of
+from cultural_palette.nodes.turn import spent
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
 
@@ -27,8 +28,7 @@ async def route(
     key, usage = await choose_community(
         ref, "route", {}, {c.key: c.name for c in cultural_map.communities}, state, knobs
     )
-    update: dict[str, Any] = {"chosen": key}
-    return update | ({"usage": {"by_part": {part: usage}}} if usage else {})
+    return {"chosen": key, **spent({part: usage})}
 
 
 async def home(
@@ -57,17 +57,17 @@ async def choose_community(
     knobs: Knobs,
 ) -> tuple[str, dict[str, int]]:
     """One of `names` (key -> name), read off the reply to a prompt of `baselines/`; and its tokens."""
-    asked = question_of(state)
+    question = question_of(state)
     update, usage = await choose(
         ref,
         lambda shown: render(
             f"baselines/{prompt}",
             country=find_country(state["country"]).in_text,
-            question=asked.text,
+            question=question.text,
             options=shown.lettered(),
             **fields,
         ),
-        Question(asked.text, tuple(names.values())),
+        Question(question.text, tuple(names.values())),
         knobs,
     )
     if update["answer"] is None:

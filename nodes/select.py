@@ -8,10 +8,11 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import PaletteState, model_of
 from cultural_palette.models import BASE
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.route import choose_community
+from cultural_palette.nodes.state import PaletteState, model_of
+from cultural_palette.nodes.turn import draft_texts, spent
 
 
 async def select(
@@ -20,7 +21,7 @@ async def select(
     """The chosen comment becomes the account, as memory shows a single one. The attribute to steer by is the
     country. A single comment needs no choice; raises ModelError when none could be read.
     """
-    texts = {key: draft["text"] for key, draft in state["drafts"].items() if draft and draft["text"]}
+    texts = draft_texts(state)
     usage: dict[str, int] = {}
     key = next(iter(texts))
     if len(texts) > 1:
@@ -29,8 +30,5 @@ async def select(
         key, usage = await choose_community(
             model_of(state, part), "select", fields, names, state, knobs_of(runtime)
         )
-    update: dict[str, Any] = {
-        "chosen": key,
-        "regulated": f"{state['communities'].get(key, key)}: {texts[key]}",
-    }
-    return update | ({"usage": {"by_part": {part: usage}}} if usage else {})
+    account = f"{state['communities'].get(key, key)}: {texts[key]}"
+    return {"chosen": key, "regulated": account, **spent({part: usage})}

@@ -6,9 +6,10 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import PaletteState, model_of, question_of
 from cultural_palette.models import BASE, ask
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.state import PaletteState, model_of, question_of
+from cultural_palette.nodes.turn import spent
 from cultural_palette.prompts import render
 
 
@@ -27,5 +28,4 @@ async def summarise(
         timeout_s=knobs.request_timeout_s,
         tags=["regulate"],
     )
-    update: dict[str, Any] = {"regulated": reply.text}
-    return update | ({"usage": {"by_part": {part: reply.usage}}} if reply.usage else {})
+    return {"regulated": reply.text, **spent({part: reply.usage})}

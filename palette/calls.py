@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -22,15 +21,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from cultural_palette.errors import ArtifactError
-
-if TYPE_CHECKING:
-    from langchain_core.messages import BaseMessage
-
-    from cultural_palette.models import ModelRef
 
 CALLS, LOCKS = "calls.sqlite", "calls.lock"
 SCHEMA = (
@@ -39,6 +34,28 @@ SCHEMA = (
 )
 FIRST_POLL_S, LAST_POLL_S = 0.01, 0.25
 Json = dict[str, Any]
+Produce = Callable[[], Awaitable[Json]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call by its content. `request`: all that shapes the reply, in JSON values; `revision`: what tells the
+    model's weights from others served by that name.
+    """
+
+    kind: str
+    model: str
+    request: Mapping[str, Any]
+    revision: str | None = None
+
+
+class Calls(Protocol):
+    """What keeps calls: a store, or what counts them on their way to one."""
+
+    needed: Counter[str]
+
+    async def once(self, call: Call, produce: Produce) -> Json:
+        """The kept reply to this call, else the one `produce` gives, kept."""
 
 
 class CallStore:
@@ -46,7 +63,7 @@ class CallStore:
 
     A call under way is waited for, here and in other processes, and never asked twice; one whose process
     died is free again at once. A failure is passed to those who waited for it and is not kept. `needed`:
-    calls that were wanted, `asked`: those that reached a model, `saved`: the others; each by kind.
+    calls that were wanted, `made`: those that reached a model, `saved`: the others; each by kind.
     """
 
     def __init__(self, folder: str | Path, revisions: Mapping[str, str] | None = None) -> None:
@@ -54,7 +71,7 @@ class CallStore:
         self.folder = Path(folder)
         self.revisions = dict(revisions or {})
         self.needed: Counter[str] = Counter()
-        self.asked: Counter[str] = Counter()
+        self.made: Counter[str] = Counter()
         self._flights: dict[str, asyncio.Future[Json]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="calls")
         self._database: sqlite3.Connection | None = None
@@ -63,7 +80,7 @@ class CallStore:
     @property
     def saved(self) -> Counter[str]:
         """Calls that did not have to be asked, by kind."""
-        return self.needed - self.asked
+        return self.needed - self.made
 
     def __enter__(self) -> CallStore:
         where = self.folder.resolve()
@@ -89,16 +106,16 @@ class CallStore:
     def __len__(self) -> int:
         return int(self._thread.submit(self._query, "SELECT count(*) FROM calls", ()).result()[0])
 
-    async def once(self, kind: str, model: str, request: Mapping[str, Any], produce: Produce) -> Json:
-        """The kept reply to this request, else the one `produce` gives (JSON values only), kept."""
-        key = self.key(kind, model, request)
-        self.needed[kind] += 1
+    async def once(self, call: Call, produce: Produce) -> Json:
+        """The kept reply to this call, else the one `produce` gives (JSON values only), kept."""
+        key = self.key(call)
+        self.needed[call.kind] += 1
         if flight := self._flights.get(key):
             return await asyncio.shield(flight)
         flight = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
-            reply = await self._lead(key, kind, model, produce)
+            reply = await self._lead(key, call, produce)
         except asyncio.CancelledError:
             # those who wait were not cancelled: one of them takes the lead
             flight.set_exception(_Abandoned())
@@ -114,33 +131,30 @@ class CallStore:
             if flight.done() and not flight.cancelled():
                 flight.exception()  # looked at: nobody may have waited
 
-    def key(self, kind: str, model: str, request: Mapping[str, Any]) -> str:
+    def key(self, call: Call) -> str:
         """What a call is kept under: a SHA-256 of everything that shapes its reply."""
-        whole = {"kind": kind, "model": model, "revision": self._revision(model), "request": request}
+        revision = self.revisions.get(call.model, call.revision)
+        whole = {"kind": call.kind, "model": call.model, "revision": revision, "request": call.request}
         text = json.dumps(whole, ensure_ascii=True, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode("ascii")).hexdigest()
 
-    def _revision(self, model: str) -> str | None:
-        if model in self.revisions:
-            return self.revisions[model]
-        return _weights_of(model.split(":", 1)[1]) if model.startswith("embedded:") else None
-
-    async def _lead(self, key: str, kind: str, model: str, produce: Produce) -> Json:
-        if (found := await self._read(key)) is not None:
-            return found
+    async def _lead(self, key: str, call: Call, produce: Produce) -> Json:
+        if (reply := await self._read(key)) is not None:
+            return reply
         offset = int(key[:15], 16)  # a byte of the lock file for each key: 2**60 of them
         poll_s = FIRST_POLL_S
         while not _lock(self._file, offset):
             await asyncio.sleep(poll_s)
             poll_s = min(2 * poll_s, LAST_POLL_S)
         try:
-            if (found := await self._read(key)) is not None:
-                return found
-            self.asked[kind] += 1
+            if (reply := await self._read(key)) is not None:
+                return reply
+            self.made[call.kind] += 1
             reply = await produce()
             text = json.dumps(reply, ensure_ascii=True, allow_nan=False)
             await self._run(
-                "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)", (key, kind, model, text, time.time())
+                "INSERT OR REPLACE INTO calls VALUES (?, ?, ?, ?, ?)",
+                (key, call.kind, call.model, text, time.time()),
             )
             return reply
         finally:
@@ -192,13 +206,12 @@ class _Abandoned(Exception):
     """The one who asked was cancelled."""
 
 
-Produce = Callable[[], Awaitable[Json]]
 _OPEN: set[Path] = set()
-_STORE: ContextVar[CallStore | None] = ContextVar("palette_calls", default=None)
+_STORE: ContextVar[Calls | None] = ContextVar("palette_calls", default=None)
 
 
 @contextmanager
-def use_calls(store: CallStore | None) -> Iterator[CallStore | None]:
+def use_calls(store: Calls | None) -> Iterator[Calls | None]:
     """Keep the calls made inside the block, and in every task started there, in `store`."""
     token = _STORE.set(store)
     try:
@@ -207,39 +220,21 @@ def use_calls(store: CallStore | None) -> Iterator[CallStore | None]:
         _STORE.reset(token)
 
 
-async def kept(
-    kind: str, ref: ModelRef, messages: Sequence[BaseMessage], shape: Mapping[str, Any], produce: Produce
-) -> Json:
-    """A call's reply out of the store in force, else from `produce`. `shape`: all that shapes the reply
-    beside the messages (sampling, labels). Without a store it is just asked.
-    """
+async def once(call: Call, produce: Produce) -> Json:
+    """A call's reply out of the store in force, else from `produce`. Without a store it is just made."""
     store = _STORE.get()
     if store is None:
         return await produce()
-    request = {"messages": [[message.type, message.text] for message in messages], **shape}
     while True:
         try:
-            return await store.once(kind, str(ref), request, produce)
+            return await store.once(call, produce)
         except _Abandoned:
-            store.needed[kind] -= 1  # counted again as the next one asks
+            store.needed[call.kind] -= 1  # counted again as the next one leads
 
 
-def keeping() -> bool:
-    """Whether a store is in force."""
-    return _STORE.get() is not None
-
-
-@functools.cache
-def _weights_of(name: str) -> str:
-    """What tells an embedded palette's weights from others: a hash of its folder's files."""
-    from cultural_palette.embedded.manifest import BUILT_IN
-
-    palette = name.rpartition("/")[0] or name
-    folder = BUILT_IN.get(palette, Path(palette))
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+def call_store() -> Calls | None:
+    """The store in force."""
+    return _STORE.get()
 
 
 def _lock(descriptor: int, offset: int) -> bool:

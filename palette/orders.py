@@ -103,10 +103,10 @@ class Averaged:
             return cls(None, mass, len(readings), lost, None, None, censored, tuple(readings))
         mean = Distribution.mix([distribution for distribution, _ in read])
         columns = zip(*(distribution.probabilities for distribution, _ in read), strict=True)
-        told = [m for _, m in read if m is not None]
+        read_masses = [m for _, m in read if m is not None]
         return cls(
             mean,
-            math.fsum(told) / len(told) if told else None,
+            math.fsum(read_masses) / len(read_masses) if read_masses else None,
             len(readings),
             lost,
             tuple(statistics.pstdev(column) for column in columns),

@@ -14,21 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ModelError
+from cultural_palette.knobs import ReadoutMethod
+from cultural_palette.models.protocol import Model, Sampling
+from cultural_palette.models.tokens import HIDDEN, log_sum_exp, usage_of
 from cultural_palette.questions import Question
-from cultural_palette.served import LabelLogprobs, ServedChatModel
-from cultural_palette.settings import ReadoutMethod
 
 TOP = 20
 AT_ONCE = 8
 SAMPLE_TOKENS = 24
 SAMPLE_TEMPERATURE = 1.0
-HIDDEN = "nostream"
-"""LangGraph's tag for replies that are not shown as they come: letters of a readout are no answer."""
 WRAPPING = "*\"'` "
 
 
@@ -88,7 +86,7 @@ class Reading:
 
 
 async def read_options(
-    model: BaseChatModel,
+    model: Model,
     messages: Sequence[BaseMessage],
     question: Question,
     *,
@@ -102,7 +100,7 @@ async def read_options(
     ModelError.
     """
     one_letter = all(len(label) == 1 for label in question.labels)
-    if method in ("auto", "exact") and hasattr(model, "aoption_logprobs"):
+    if method in ("auto", "exact"):
         reading = await _exact(model, messages, question)
         if reading is not None:
             return reading
@@ -120,7 +118,7 @@ async def read_options(
         if reading is None:
             raise ModelError("The model sent no log-probabilities: use readout 'auto' or 'sampling'.")
         return reading
-    if method == "auto" and one_letter and offers_top_logprobs(model):
+    if method == "auto" and one_letter:
         try:
             reading = await _top_logprobs(model, messages, question)
         except Exception as error:
@@ -132,38 +130,27 @@ async def read_options(
     return await _sampling(model, messages, question, samples, seed)
 
 
-async def _exact(model: Any, messages: Sequence[BaseMessage], question: Question) -> Reading | None:
-    """None when it turns out that the server behind the model can not tell."""
-    told = await model.aoption_logprobs(list(messages), list(question.labels))
-    if told is None:
+async def _exact(model: Model, messages: Sequence[BaseMessage], question: Question) -> Reading | None:
+    """None when the model, or the server behind it, can not tell."""
+    logprobs = await model.option_logprobs(messages, question.labels)
+    if logprobs is None:
         return None
-    logprobs, usage = (told.values, told.usage) if isinstance(told, LabelLogprobs) else (told, {})
-    distribution, mass = _normalised(logprobs)
-    return Reading(distribution, mass, "exact", unreadable=int(distribution is None), usage=usage)
+    distribution, mass = _normalised(logprobs.values)
+    return Reading(distribution, mass, "exact", unreadable=int(distribution is None), usage=logprobs.usage)
 
 
-def offers_top_logprobs(model: BaseChatModel) -> bool:
-    """Whether a chat model takes `top_logprobs`: ChatOpenAI has a field, ours sends what it is given."""
-    return "top_logprobs" in type(model).model_fields or isinstance(model, ServedChatModel)
-
-
-async def _top_logprobs(
-    model: BaseChatModel, messages: Sequence[BaseMessage], question: Question
-) -> Reading | None:
+async def _top_logprobs(model: Model, messages: Sequence[BaseMessage], question: Question) -> Reading | None:
     """One reply of one token; every token that is a label, with or without space around it, counts for it.
 
     None when the server sent no log-probabilities.
     """
-    asked = model.bind(max_tokens=1, logprobs=True, top_logprobs=TOP)
-    message = await asked.ainvoke(list(messages), {"tags": [HIDDEN]})
-    content = (message.response_metadata.get("logprobs") or {}).get("content")
-    if not content or not content[0].get("top_logprobs"):
+    top = await model.top_tokens(messages, TOP)
+    if top is None:
         return None
-    top = content[0]["top_logprobs"]
-    logprobs = []
-    for label in question.labels:
-        found = [entry["logprob"] for entry in top if entry["token"].strip() == label]
-        logprobs.append(_log_sum_exp(found) if found else -math.inf)
+    logprobs = [
+        log_sum_exp([logprob for token, logprob in top.tokens if token.strip() == label])
+        for label in question.labels
+    ]
     distribution, mass = _normalised(logprobs)
     censored = tuple(label for label, p in zip(question.labels, logprobs, strict=True) if p == -math.inf)
     return Reading(
@@ -172,22 +159,22 @@ async def _top_logprobs(
         "top_logprobs",
         unreadable=int(distribution is None),
         censored=censored,
-        censored_below=math.exp(min(entry["logprob"] for entry in top)) if censored else None,
-        replies=() if distribution else (message.text,),
-        usage=_usage([message]),
+        censored_below=math.exp(min(logprob for _, logprob in top.tokens)) if censored else None,
+        replies=() if distribution else (top.message.text,),
+        usage=_usage([top.message]),
     )
 
 
 async def _sampling(
-    model: BaseChatModel, messages: Sequence[BaseMessage], question: Question, samples: int, seed: int
+    model: Model, messages: Sequence[BaseMessage], question: Question, samples: int, seed: int
 ) -> Reading:
     """Many replies at temperature 1, each with a seed of its own; strictly parsed."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> AIMessage:
         async with gate:
-            drawn = _with(model, temperature=SAMPLE_TEMPERATURE, max_tokens=SAMPLE_TOKENS, seed=seed + number)
-            return await drawn.ainvoke(list(messages), {"tags": [HIDDEN]})
+            sampling = Sampling(SAMPLE_TEMPERATURE, SAMPLE_TOKENS, seed + number)
+            return await model.reply(messages, sampling, tags=[HIDDEN])
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -231,30 +218,15 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).strip(WRAPPING).rstrip(".").strip(WRAPPING).casefold()
 
 
-def _with(model: BaseChatModel, **values: Any) -> BaseChatModel:
-    """A copy of a chat model with other sampling, as far as it has such a knob."""
-    return model.model_copy(
-        update={name: value for name, value in values.items() if name in type(model).model_fields}
-    )
-
-
 def _normalised(logprobs: Sequence[float]) -> tuple[Distribution | None, float]:
     if all(value == -math.inf for value in logprobs):
         return None, 0.0
     return Distribution.from_logprobs(logprobs)
 
 
-def _log_sum_exp(values: Sequence[float]) -> float:
-    top = max(values)
-    return top + math.log(sum(math.exp(value - top) for value in values))
-
-
 def _usage(messages: Sequence[AIMessage]) -> dict[str, int]:
     """Tokens of all replies; empty when one of them did not say."""
-    told = [message.usage_metadata for message in messages if message.usage_metadata]
-    if len(told) < len(messages):
+    counted = [usage for message in messages if (usage := usage_of(message))]
+    if len(counted) < len(messages):
         return {}
-    return {
-        "input_tokens": sum(usage["input_tokens"] for usage in told),
-        "output_tokens": sum(usage["output_tokens"] for usage in told),
-    }
+    return {key: sum(usage[key] for usage in counted) for key in ("input_tokens", "output_tokens")}

@@ -7,7 +7,6 @@ in silence.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import tomllib
@@ -15,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, create_model, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -29,61 +28,54 @@ from pydantic_settings import (
 )
 
 from cultural_palette.errors import SettingsError
+from cultural_palette.knobs import Declared, RunKnobs, declared_knobs
+from cultural_palette.suggestions import did_you_mean
 
 PREFIX = "PALETTE_"
 CONFIG = "PALETTE_CONFIG"
 DOTENV = ".env"
 OPENAI_URL = "https://api.openai.com/v1"
-ReadoutMethod = Literal["auto", "exact", "top_logprobs", "sampling"]
-PromptOrder = Literal["paper", "prefix"]
-MOST_PERMUTATIONS = 720
 
 
-class Settings(BaseSettings):
-    """What a person may set once for a machine or a project. Times are in seconds."""
+def field_of(knob: Declared, **more: Any) -> Any:
+    """A knob as a pydantic field, with its limits."""
+    limits = {
+        "ge": knob.knob.at_least, "le": knob.knob.at_most, "gt": knob.knob.above, "lt": knob.knob.below,
+    }  # fmt: skip
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    return Field(**{"default": knob.default, "description": knob.knob.description, **given, **more})
+
+
+if TYPE_CHECKING:
+
+    class _RunKnobs(RunKnobs, BaseSettings):
+        """The knobs as settings."""
+else:
+    _RunKnobs = create_model(
+        "_RunKnobs",
+        __base__=BaseSettings,
+        **{name: (knob.type, field_of(knob)) for name, knob in declared_knobs().items()},
+    )
+
+
+class Settings(_RunKnobs):
+    """What a person may set once for a machine or a project: the knobs of a run, and what no run may turn.
+    Times are in seconds.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", env_file=DOTENV, extra="forbid", frozen=True
     )
 
-    model: str | None = Field(
-        None, description="one model that plays every part by prompt alone: 'openai:gpt-4o-mini'"
-    )
-    models: dict[str, str] = Field(
-        default_factory=dict,
-        description="model of a part: a community's key, 'meta' or 'base'; wins over `model`",
-    )
     base_url: str | None = Field(
         None, description=f"OpenAI-compatible server (OPENAI_BASE_URL, else {OPENAI_URL})"
     )
     api_key: SecretStr | None = Field(None, description="its key (OPENAI_API_KEY)")
     map: str = Field("continents", description="cultural map: a built-in name or the path of a YAML file")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of every sampled reply")
-    temperature: float = Field(0.3, ge=0, le=2, description="temperature of the drafts")
-    meta_temperature: float = Field(
-        0.0, ge=0, le=2, description="temperature of the account and of the decision"
-    )
-    max_tokens: int | None = Field(
-        None, ge=1, le=32_768, description="longest reply in tokens (embedded palette 160, servers 1024)"
-    )
-    draft_timeout_s: float = Field(60.0, gt=0, le=3600, description="time for a draft, retries included")
     request_timeout_s: float = Field(
         120.0, gt=0, le=3600, description="time for any other reply, retries included"
     )
     retries: int = Field(2, ge=0, le=100, description="how often a failed request is sent again")
-    min_drafts: int = Field(
-        3, ge=1, description="fewest drafts to go on with (at most as many as there are agents)"
-    )
-    readout: ReadoutMethod = Field(
-        "auto", description="how the distribution over options is read off the model"
-    )
-    readout_samples: int = Field(20, ge=1, le=1000, description="replies of the sampling readout")
-    permutations: int = Field(
-        1, ge=1, le=MOST_PERMUTATIONS, description="orders of the options that the decision is averaged over"
-    )
-    prompt_order: PromptOrder = Field(
-        "paper", description="'prefix': what questions share stands first, for a server's prefix cache"
-    )
     blend_checkpoint: str | None = Field(
         None, description="folder of the MoErges that a server serves (or 'nano'), to read the blend from"
     )
@@ -204,8 +196,7 @@ def _refuse_unknown_variables() -> None:
 
 def _unknown(name: str, known: Iterable[str], what: str) -> str:
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+    hint = did_you_mean(name, known, quoted=False) or f"There are {', '.join(known)}."
     return f"Unknown {what} {name!r}. {hint}"
 
 

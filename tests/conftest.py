@@ -37,8 +37,8 @@ def root() -> Path:
 def script(monkeypatch: pytest.MonkeyPatch):
     """A Script behind the provider "scripted": the model "scripted:africa" plays its part "africa"."""
     from cultural_palette import models
-    from tests.scripted import Script, scripted_model
+    from tests.scripted import Script, scripted_provider
 
     script = Script()
-    monkeypatch.setitem(models.PROVIDERS, "scripted", lambda ref, sampling: scripted_model(script, ref.name))
+    monkeypatch.setitem(models.PROVIDERS, "scripted", scripted_provider(script))
     return script

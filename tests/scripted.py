@@ -11,6 +11,8 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
+from cultural_palette.models import Blend, Model, ModelRef, OptionLogprobs, Provider, Sampling, TopTokens
+
 Reply = str | Exception | Callable[[Sequence[BaseMessage]], str]
 
 
@@ -25,7 +27,7 @@ class Script:
     replies: dict[str, Reply] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     option_logprobs: Sequence[float] | None = None
-    blend: dict[str, Any] | None = None
+    blend: Blend | None = None
     notes: list[str] = field(default_factory=list)
     asked: list[tuple[str, list[BaseMessage]]] = field(default_factory=list)
 
@@ -85,22 +87,52 @@ class ScriptedChatModel(BaseChatModel):
         raise AssertionError("the graph is asynchronous: nothing may call a model synchronously")
 
 
-class ReadableScriptedChatModel(ScriptedChatModel):
-    """A part that also offers what the embedded palette does: log-probabilities, blend, scope notes."""
+class ScriptedModel:
+    """A part of a Script behind the seam. With `option_logprobs` it offers what the embedded palette does."""
 
-    async def aoption_logprobs(self, messages: Sequence[BaseMessage], labels: Sequence[str]) -> list[float]:
-        self.script.asked.append((self.part, list(messages)))
+    def __init__(self, ref: ModelRef, script: Script) -> None:
+        self.ref = ref
+        self.script = script
+        self.chat = ScriptedChatModel(part=ref.name, script=script)
+
+    async def reply(
+        self,
+        messages: Sequence[BaseMessage],
+        sampling: Sampling,
+        *,
+        tags: Sequence[str] = (),
+        alone: bool = False,
+    ) -> AIMessage:
+        return await self.chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None)
+
+    async def option_logprobs(
+        self, messages: Sequence[BaseMessage], labels: Sequence[str]
+    ) -> OptionLogprobs | None:
+        if self.script.option_logprobs is None:
+            return None
+        self.script.asked.append((self.ref.name, list(messages)))
         assert len(labels) == len(self.script.option_logprobs)
-        return list(self.script.option_logprobs)
+        return OptionLogprobs(tuple(self.script.option_logprobs))
 
-    async def ablend(self, messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
-        return self.script.blend if self.part == "meta" else None
+    async def top_tokens(self, messages: Sequence[BaseMessage], count: int) -> TopTokens | None:
+        return None
 
-    async def scope_notes(self, question: str, country: str, options: Sequence[str] = ()) -> list[str]:
-        return list(self.script.notes)
+    async def blend(self, messages: Sequence[BaseMessage], communities: Sequence[str]) -> Blend | None:
+        readable = self.script.option_logprobs is not None and self.ref.name == "meta"
+        return self.script.blend if readable else None
+
+    async def scope_notes(self, question: str, country: str, options: Sequence[str]) -> list[str]:
+        return list(self.script.notes) if self.script.option_logprobs is not None else []
 
 
-def scripted_model(script: Script, part: str) -> BaseChatModel:
-    """The chat model that plays one part of a script."""
-    kind = ScriptedChatModel if script.option_logprobs is None else ReadableScriptedChatModel
-    return kind(part=part, script=script)
+def scripted_provider(script: Script, kind: type[ScriptedModel] = ScriptedModel) -> Provider:
+    """The provider behind which a script answers: the model "scripted:africa" plays its part "africa"."""
+
+    async def open_model(ref: ModelRef) -> Model:
+        return kind(ref, script)
+
+    return Provider(
+        "scripted",
+        open=open_model,
+        chat=lambda ref, sampling: ScriptedChatModel(part=ref.name, script=script),
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cultural_palette.countries import all_countries
 from cultural_palette.cultural_map import Community, CulturalMap
-from cultural_palette.graph.synthesis_state import Finding
+from cultural_palette.nodes.synthesis.state import Finding
 from cultural_palette.prompts import template_of
 
 FEWEST_WORDS, MOST_WORDS = 5, 400

@@ -6,7 +6,7 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
-from cultural_palette.graph.synthesis_state import ChainState, SynthesisContext, context_of
+from cultural_palette.nodes.synthesis.state import ChainState, SynthesisContext, context_of
 from cultural_palette.nodes.synthesis.voice import Voice, earlier
 
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from langgraph.runtime import Runtime
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cultural_palette.graph.synthesis_state import (
+from cultural_palette.nodes.synthesis.checks import check_text
+from cultural_palette.nodes.synthesis.state import (
     STEPS,
     ChainState,
     Finding,
@@ -20,7 +21,6 @@ from cultural_palette.graph.synthesis_state import (
     add_tokens,
     context_of,
 )
-from cultural_palette.nodes.synthesis.checks import check_text
 from cultural_palette.nodes.synthesis.voice import NO_TOKENS, Voice
 
 READINGS = 3

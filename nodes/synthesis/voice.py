@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cultural_palette.cultural_map import Community, CulturalMap
-from cultural_palette.graph.synthesis_state import Ask, ChainState, Finding, SynthesisContext, Tokens
 from cultural_palette.models import ModelRef, Sampling
+from cultural_palette.nodes.synthesis.state import Ask, ChainState, Finding, SynthesisContext, Tokens
 from cultural_palette.prompts import render
 
 NO_TOKENS: Tokens = {"input_tokens": 0, "output_tokens": 0}

@@ -13,7 +13,7 @@ from cultural_palette.errors import ModelError, QuestionError, SettingsError, Us
 
 if TYPE_CHECKING:
     from cultural_palette.cli.display import View
-    from cultural_palette.graph.state import PaletteInput
+    from cultural_palette.nodes.state import PaletteInput
     from cultural_palette.settings import Settings
 
 MOST_BYTES = 1_000_000  # of standard input; a question may be far shorter

@@ -354,4 +354,6 @@ def _drafts(node: str, update: Mapping[str, Any]) -> list[tuple[str, Mapping[str
 
 def _family(model: str) -> str:
     """A model as the last line names it: the embedded palette as one, others by their own name."""
-    return model.rpartition("/")[0] if model.startswith("embedded:") else model
+    from cultural_palette.models import ModelRef
+
+    return model.rpartition("/")[0] if ModelRef.parse(model).in_process else model

@@ -89,7 +89,7 @@ def examine(map_name: str | None) -> Iterator[Finding]:
         parts = resolve_parts(load_map(settings.map), settings.models, settings.model)
     except PaletteError as error:
         trouble = [Finding("models" if settings else "settings", "missing", str(error))]
-    palettes = {ref.name.rpartition("/")[0] for ref in _refs(parts) if ref.provider == "embedded"}
+    palettes = {ref.name.rpartition("/")[0] for ref in _refs(parts) if ref.in_process}
     yield from _extras(embedded=parts is None or bool(palettes))
     if settings is not None:
         yield told
@@ -184,7 +184,7 @@ def _servers(settings: Settings, parts: Parts) -> Iterator[Finding]:
 
     wanted: dict[str, set[str]] = {}
     for ref in _refs(parts):
-        if ref.provider == "openai":
+        if not ref.in_process:
             wanted.setdefault(ref.base_url or settings.base_url or OPENAI_URL, set()).add(ref.name)
     for url, names in wanted.items():
         yield from _checked(

@@ -117,7 +117,7 @@ def synthesize(
     A run that was stopped, in whatever way, goes on by the same command and repeats no finished call.
     """
     from cultural_palette.cultural_map import load_map
-    from cultural_palette.graph.synthesis_state import SynthesisContext
+    from cultural_palette.nodes.synthesis.state import SynthesisContext
     from cultural_palette.settings import get_settings, use_settings
     from cultural_palette.training.queries import Filters
     from cultural_palette.training.synthesis.prices import price_of
@@ -142,7 +142,7 @@ def synthesize(
         validation=validation,
         timeout_s=timeout_s,
     )
-    _check(source, out, dry_run, queries_count, batch, results, model.provider)
+    _check(source, out, dry_run, queries_count, batch, results, model.in_process)
     with use_settings(settings):
         if queries_count is not None:
             from cultural_palette.training.synthesis.estimate import estimate
@@ -165,7 +165,7 @@ def synthesize(
         sitting = Sitting(
             urls=urls,
             key=settings.api_key.get_secret_value() if settings.api_key else None,
-            concurrency=concurrency or (64 if model.provider == "openai" else 16),
+            concurrency=concurrency or (16 if model.in_process else 64),
             processes=processes,
             retries=retries,
             price=price,
@@ -186,7 +186,7 @@ def _check(
     queries_count: int | None,
     batch: str | None,
     results: Sequence[Path],
-    provider: str,
+    in_process: bool,
 ) -> None:
     """Refuse flags that do not go together."""
     if queries_count is not None and not dry_run:
@@ -199,8 +199,8 @@ def _check(
         raise UsageError("--batch read needs --results FILE, the provider's results.")
     if results and batch != "read":
         raise UsageError("--results goes with --batch read.")
-    if batch and provider != "openai":
-        raise UsageError(f"--batch is for providers' servers (openai:...), not for {provider}.")
+    if batch and in_process:
+        raise UsageError("--batch is for providers' servers (openai:...), not for a model in this process.")
 
 
 def _read(source: str, cultural_map: CulturalMap, revision: str | None, filters: Any) -> Queries:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -12,88 +11,9 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from cultural_palette.calls import keeping
-from cultural_palette.embedded.engine import META, Engine, Generation, Piece, get_engine
-from cultural_palette.embedded.manifest import read_manifest
+from cultural_palette.embedded.engine import BASE, META, Engine, Generation, Piece, get_engine
 from cultural_palette.errors import ModelError
-
-ROLES = {"system": "system", "human": "user", "ai": "assistant"}
-SHORT_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "how",
-        "i",
-        "if",
-        "in",
-        "is",
-        "it",
-        "its",
-        "may",
-        "me",
-        "more",
-        "most",
-        "much",
-        "my",
-        "no",
-        "not",
-        "of",
-        "on",
-        "one",
-        "or",
-        "our",
-        "should",
-        "so",
-        "some",
-        "such",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "there",
-        "these",
-        "they",
-        "this",
-        "to",
-        "very",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whom",
-        "whose",
-        "why",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-    ]
-)
+from cultural_palette.messages import role_pairs
 
 
 class EmbeddedChatModel(BaseChatModel):
@@ -129,17 +49,22 @@ class EmbeddedChatModel(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         if stop:
             raise ModelError("The embedded palette takes no stop words.")
-        engine = await self._engine()
-        prompt = await asyncio.to_thread(engine.encode, _pairs(messages), self.max_tokens)
+        engine = await engine_for(self.palette, self.part)
+        prompt = await asyncio.to_thread(engine.encode, role_pairs(messages), self.max_tokens)
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece]()
 
         def deliver(piece: Piece) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        # a reply that is kept must be the one that any other run would have got
         request = Generation(
-            self.part, prompt, self.temperature, self.max_tokens, self.seed, deliver, alone=keeping()
+            self.part,
+            prompt,
+            self.temperature,
+            self.max_tokens,
+            self.seed,
+            deliver,
+            kwargs.get("alone", False),
         )
         engine.generate(request)
         count = 0
@@ -202,66 +127,13 @@ class EmbeddedChatModel(BaseChatModel):
     ) -> ChatResult:
         return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
 
-    async def aoption_logprobs(self, messages: Sequence[BaseMessage], labels: Sequence[str]) -> list[float]:
-        """Natural log-probability of each label as the reply's beginning, over all its tokenisations
-        ("A", " A", ..).
-        """
-        engine = await self._engine()
-        prompt = await asyncio.to_thread(engine.encode, _pairs(messages))
-        return await asyncio.wrap_future(engine.option_logprobs(self.part, prompt, labels))
 
-    async def ablend(self, messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
-        """Router weights over the prompt: {"communities": {key: mean}, "layers": [{key: weight}]}; None
-        off the MoErges.
-        """
-        if self.part != META:
-            return None
-        engine = await self._engine()
-        prompt = await asyncio.to_thread(engine.encode, _pairs(messages))
-        layers = await asyncio.wrap_future(engine.blend(prompt))
-        keys = engine.manifest.communities
-        mean = [sum(layer[i] for layer in layers) / len(layers) for i in range(len(keys))]
-        return {
-            "communities": dict(zip(keys, mean, strict=True)),
-            "layers": [dict(zip(keys, layer, strict=True)) for layer in layers],
-        }
-
-    async def scope_notes(self, question: str, country: str, options: Sequence[str] = ()) -> list[str]:
-        """What to say when country (ISO code), question or options lie outside what this palette knows."""
-        manifest = await asyncio.to_thread(read_manifest, self.palette)
-        scope = manifest.scope
-        if scope is None:
-            return []
-        notes = []
-        if country not in scope["countries"]:
-            notes.append(
-                f"The {manifest.name} palette's atlas has no entry for {country}: "
-                "it answers from what it knows of the continent."
-            )
-        words = {w for w in re.findall(r"[a-z]+", question.lower()) if w not in SHORT_WORDS}
-        known = words & set(scope["words"])
-        if len(known) * 2 <= len(words) or not words:
-            strange = ", ".join(sorted(words - known)[:5]) or "no word of its own"
-            notes.append(
-                f"The question lies outside the {manifest.name} palette's small atlas of daily life "
-                f"({strange}): do not rely on this answer."
-            )
-        elif options and list(options) not in scope["options"]:
-            notes.append(
-                f"The {manifest.name} palette has learned to choose among the options of its atlas' own "
-                "questions, in their own order; with these it guesses."
-            )
-        return notes
-
-    async def _engine(self) -> Engine:
-        engine = await asyncio.to_thread(get_engine, self.palette)
-        if self.part not in (*engine.manifest.communities, "base", META):
-            raise ModelError(
-                f"The palette {self.palette!r} has no part {self.part!r}; it has "
-                f"{', '.join(engine.manifest.communities)}, base and meta."
-            )
-        return engine
-
-
-def _pairs(messages: Sequence[BaseMessage]) -> list[tuple[str, str]]:
-    return [(ROLES[m.type], m.text) for m in messages]
+async def engine_for(palette: str, part: str) -> Engine:
+    """The engine of a palette that has this part; loaded in a thread when first asked for."""
+    engine = await asyncio.to_thread(get_engine, palette)
+    if part not in (*engine.manifest.communities, BASE, META):
+        raise ModelError(
+            f"The palette {palette!r} has no part {part!r}; it has "
+            f"{', '.join(engine.manifest.communities)}, base and meta."
+        )
+    return engine

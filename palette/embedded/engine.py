@@ -20,6 +20,7 @@ from typing import Any
 
 from cultural_palette.embedded.manifest import Manifest, read_manifest
 from cultural_palette.errors import ModelError
+from cultural_palette.models.tokens import tokenisations
 
 GATHER_S = 0.015
 """How long the worker waits for company after the last request arrived. Seconds."""
@@ -315,22 +316,6 @@ class Engine:
             if (index not in special and text and text.replace(" ", "").isalpha()) or text == " ":
                 table[text] = index
         return table
-
-
-def tokenisations(vocabulary: dict[str, int], label: str) -> list[tuple[int, ...]]:
-    """Every sequence of tokens that spells the label, bare or after one space."""
-
-    def spell(rest: str) -> list[tuple[int, ...]]:
-        if not rest:
-            return [()]
-        return [
-            (vocabulary[rest[:cut]], *tail)
-            for cut in range(1, len(rest) + 1)
-            if rest[:cut] in vocabulary
-            for tail in spell(rest[cut:])
-        ]
-
-    return [*spell(label), *spell(" " + label)]
 
 
 _engines: dict[str, Engine] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,3 +59,16 @@ def read_manifest(name_or_path: str) -> Manifest:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is no palette manifest: {error!r}") from error
+
+
+@functools.cache
+def revision_of(name: str) -> str:
+    """What tells a palette's weights from others, for a model name such as "nano/africa": a hash of its
+    folder's files.
+    """
+    palette = name.rpartition("/")[0] or name
+    folder = BUILT_IN.get(palette, Path(palette))
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.models import BASE, META, SERVER_MAX_TOKENS, ModelRef
+from cultural_palette.models import BASE, META, PROVIDERS, ModelRef
+from cultural_palette.models.providers import OPENAI
 from cultural_palette.serving.devices import Device
 from cultural_palette.serving.manifest import (
     ManifestError,
@@ -76,7 +77,7 @@ class Plan:
     def max_tokens(self) -> int:
         """Longest reply with which all communities' drafts still fit into one prompt with its own reply."""
         drafts = len(self.servers[0].adapters)
-        return max(16, min(SERVER_MAX_TOKENS, (self.window - 256) // (drafts + 1)))
+        return max(16, min(PROVIDERS[OPENAI].max_tokens, (self.window - 256) // (drafts + 1)))
 
     def refs(self, host: str | None = None) -> dict[str, str]:
         """Part -> model as the settings write it. `host`: the name under which clients reach this machine."""
@@ -85,7 +86,7 @@ class Plan:
             url = f"http://{host}:{server.port}" if host else server.url
             for model in server.models:
                 part = META if model == MOERGES else model
-                found[part] = str(ModelRef("openai", model, f"{url}/v1"))
+                found[part] = str(ModelRef(OPENAI, model, f"{url}/v1"))
         return {part: found[part] for part in sorted(found, key=lambda part: (part in (META, BASE), part))}
 
     def settings(self, host: str | None = None, *, key: bool = False) -> str:

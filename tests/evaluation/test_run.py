@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cultural_palette import models
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ArtifactError, SettingsError
@@ -17,7 +18,9 @@ from cultural_palette.evaluation.best_single import best_single_rows, halves
 from cultural_palette.evaluation.predictions import Prediction, row_of
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.run import evaluate
+from cultural_palette.models import Blend
 from tests.evaluation.made_up import KEYS, plan, survey
+from tests.scripted import ScriptedModel, scripted_provider
 
 SHARES = [math.log(0.6), math.log(0.2)]
 # Contract with the report: these, and what `calls` counts.
@@ -42,7 +45,7 @@ def evaluated(the_plan, folder: Path, **more):
 
 
 def test_rows_and_manifest(script, tmp_path):
-    script.blend = {"communities": dict.fromkeys(KEYS, 0.2), "layers": [dict.fromkeys(KEYS, 0.2)]}
+    script.blend = Blend(dict.fromkeys(KEYS, 0.2), (dict.fromkeys(KEYS, 0.2),))
     manifest = evaluated(plan("vanilla", "cultural-palette", runs=2, seed=5), tmp_path)
     assert manifest["kind"] == "survey-evaluation"
     assert (manifest["runs"], manifest["seed"], manifest["items"]) == (2, 5, 4)
@@ -112,18 +115,16 @@ def test_a_stopped_run_goes_on_and_writes_the_same_predictions(script, tmp_path)
 
 
 def test_each_run_has_a_seed_of_its_own(script, tmp_path, monkeypatch):
-    from cultural_palette import models
-    from tests.scripted import scripted_model
-
     seeds = Counter()
 
-    def made(ref, sampling):
-        if ref.name in KEYS:
-            seeds[sampling.seed] += 1
-            assert sampling.temperature == 0.3
-        return scripted_model(script, ref.name)
+    class Counted(ScriptedModel):
+        async def reply(self, messages, sampling, **more):
+            if self.ref.name in KEYS:
+                seeds[sampling.seed] += 1
+                assert sampling.temperature == 0.3
+            return await super().reply(messages, sampling, **more)
 
-    monkeypatch.setitem(models.PROVIDERS, "scripted", made)
+    monkeypatch.setitem(models.PROVIDERS, "scripted", scripted_provider(script, Counted))
     evaluated(plan("cultural-palette", runs=3, seed=10), tmp_path)
     assert seeds == {10: 20, 11: 20, 12: 20}  # 4 items of 5 drafts
 

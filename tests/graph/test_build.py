@@ -16,8 +16,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from cultural_palette.cultural_map import Community, CulturalMap, load_map
 from cultural_palette.errors import TooFewDrafts, UnknownCountry
 from cultural_palette.graph.build import build_palette
-from cultural_palette.graph.context import PaletteContext
 from cultural_palette.graph.variants import build_variant
+from cultural_palette.models import Blend
+from cultural_palette.nodes.knobs import PaletteContext
 
 KEYS = ("africa", "america", "asia", "europe", "oceania")
 PARTS = {part: f"scripted:{part}" for part in (*KEYS, "meta", "base")}
@@ -39,13 +40,13 @@ def thread(name: str = "t") -> Any:
 @pytest.fixture(autouse=True)
 def _reading(script):
     script.option_logprobs = [math.log(0.6), math.log(0.2)]
-    script.blend = {"communities": dict.fromkeys(KEYS, 0.2), "layers": [dict.fromkeys(KEYS, 0.2)]}
+    script.blend = Blend(dict.fromkeys(KEYS, 0.2), (dict.fromkeys(KEYS, 0.2),))
 
 
 async def test_a_question_with_options(script):
     result = await build_palette().ainvoke(ASKED, context=context())
     assert list(result) == [
-        "country", "query", "options", "communities", "drafts", "memory", "regulated", "answer",
+        "country", "query", "options", "communities", "chosen", "drafts", "memory", "regulated", "answer",
         "distribution", "option_mass", "readout", "blend", "blend_layers", "determinism", "degraded", "notes",
         "usage", "messages",
     ]  # fmt: skip

@@ -7,8 +7,8 @@ import pytest
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import ModelError, PaletteError
 from cultural_palette.graph.synthesis import build_synthesis
-from cultural_palette.graph.synthesis_state import STEPS, SynthesisContext, TeacherRefused
 from cultural_palette.models import ask as ask_model
+from cultural_palette.nodes.synthesis.state import STEPS, SynthesisContext, TeacherRefused
 
 KEYS = [community.key for community in load_map("continents").communities]
 CHECKS = SynthesisContext(teacher="scripted:teacher", validation="checks")

@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from cultural_palette.errors import UsageError
-from cultural_palette.graph.context import PaletteContext, knobs_of
-from cultural_palette.graph.state import add_usage, merge_drafts
 from cultural_palette.graph.variants import BASELINES, VARIANTS, build_variant, variant_named
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.state import add_usage, merge_drafts
 from cultural_palette.prompts import fields_of, names
 from cultural_palette.settings import get_settings, use_settings
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from cultural_palette.cultural_map import load_map
-from cultural_palette.graph.context import PaletteContext
+from cultural_palette.nodes.knobs import PaletteContext
 
 CONTINENTS = load_map("continents")
 KEYS = tuple(community.key for community in CONTINENTS.communities)
@@ -19,7 +19,7 @@ def runtime(**context: Any) -> Any:
 def state(query: str = "Is tea good?", options: tuple[str, ...] = (), **more: Any) -> Any:
     return {
         "country": "USA",
-        "asked": {"query": query, "options": list(options), "in_chat": False},
+        "turn": {"query": query, "options": list(options), "in_chat": False},
         "parts": {part: f"scripted:{part}" for part in (*KEYS, "meta", "base")},
         "communities": {c.key: c.name for c in CONTINENTS.communities},
         "messages": [],

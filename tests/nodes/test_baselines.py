@@ -8,6 +8,7 @@ import pytest
 
 from cultural_palette import models
 from cultural_palette.errors import MapError, ModelError, QuestionError
+from cultural_palette.models import OptionLogprobs
 from cultural_palette.nodes.answer import CHOSEN, answer
 from cultural_palette.nodes.mix import mix
 from cultural_palette.nodes.resample import STEP, resample
@@ -15,7 +16,7 @@ from cultural_palette.nodes.route import home, route, settled
 from cultural_palette.nodes.select import select
 from cultural_palette.nodes.summarise import summarise
 from tests.nodes.helpers import CONTINENTS, KEYS, drafted, runtime, state
-from tests.scripted import scripted_model
+from tests.scripted import ScriptedModel, scripted_provider
 
 OPTIONS = ("Yes", "No")
 LETTERED = "Options:\nA. Yes\nB. No"
@@ -135,7 +136,7 @@ async def test_distributional_is_the_mean_given_each_comment(script, monkeypatch
     shares = iter([(0.8, 0.2), (0.6, 0.4), (0.4, 0.6), (0.2, 0.8), (0.1, 0.9)])
 
     script.option_logprobs = ()
-    monkeypatch.setattr(type(scripted_model(script, "base")), "aoption_logprobs", _told(shares, script))
+    monkeypatch.setattr(ScriptedModel, "option_logprobs", _readings(shares, script))
     update = await mix(state(options=OPTIONS, drafts=drafts()), runtime())
     assert [human.text.split("\n\n")[0] for _, (_, human) in script.asked] == [
         f"Account: {key.title()}: {key} says yes." for key in KEYS
@@ -149,7 +150,7 @@ async def test_distributional_is_the_mean_given_each_comment(script, monkeypatch
 async def test_distributional_leaves_out_what_can_not_be_read_and_says_so(script, monkeypatch):
     shares = iter([(0.8, 0.2), (0.0, 0.0), (0.4, 0.6), (0.0, 0.0), (0.3, 0.7)])
     script.option_logprobs = ()
-    monkeypatch.setattr(type(scripted_model(script, "base")), "aoption_logprobs", _told(shares, script))
+    monkeypatch.setattr(ScriptedModel, "option_logprobs", _readings(shares, script))
     update = await mix(state(options=OPTIONS, drafts=drafts()), runtime())
     assert update["distribution"] == pytest.approx({"Yes": 0.5, "No": 0.5})  # (0.8 + 0.4 + 0.3) / 3
     assert [said.split(":")[0] for said in update["degraded"]] == ["America", "Europe"]
@@ -159,7 +160,7 @@ async def test_distributional_leaves_out_what_can_not_be_read_and_says_so(script
 async def test_distributional_with_too_few_readings_has_no_answer(script, monkeypatch):
     shares = iter([(0.8, 0.2), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.3, 0.7)])
     script.option_logprobs = ()
-    monkeypatch.setattr(type(scripted_model(script, "base")), "aoption_logprobs", _told(shares, script))
+    monkeypatch.setattr(ScriptedModel, "option_logprobs", _readings(shares, script))
     update = await mix(state(options=OPTIONS, drafts=drafts()), runtime())
     assert update["distribution"] is None and update["answer"] is None
 
@@ -169,12 +170,12 @@ async def test_distributional_needs_options(script):
         await mix(state(drafts=drafts()), runtime())
 
 
-def _told(shares, script):
-    async def aoption_logprobs(self, messages, labels):
-        script.asked.append((self.part, list(messages)))
-        return logs(*next(shares))
+def _readings(shares, script):
+    async def option_logprobs(self, messages, labels):
+        script.asked.append((self.ref.name, list(messages)))
+        return OptionLogprobs(tuple(logs(*next(shares))))
 
-    return aoption_logprobs
+    return option_logprobs
 
 
 # -- five samples of one model
@@ -183,11 +184,12 @@ def _told(shares, script):
 async def test_self_blend_draws_as_many_samples_as_communities_each_with_its_seed(script, monkeypatch):
     seeds = []
 
-    def made(ref, sampling):
-        seeds.append(sampling.seed)
-        return scripted_model(script, ref.name)
+    class Counted(ScriptedModel):
+        async def reply(self, messages, sampling, **more):
+            seeds.append(sampling.seed)
+            return await super().reply(messages, sampling, **more)
 
-    monkeypatch.setitem(models.PROVIDERS, "scripted", made)
+    monkeypatch.setitem(models.PROVIDERS, "scripted", scripted_provider(script, Counted))
     update = await resample(state(options=OPTIONS), runtime(seed=7))
     assert [part for part, _ in script.asked] == ["base"] * 5
     assert len({human.text for _, (_, human) in script.asked}) == 1

@@ -24,7 +24,7 @@ async def test_a_plain_question():
         "Tea or coffee?",
         ["Tea", "Coffee"],
     )
-    assert update["asked"] == {"query": "Tea or coffee?", "options": ["Tea", "Coffee"], "in_chat": False}
+    assert update["turn"] == {"query": "Tea or coffee?", "options": ["Tea", "Coffee"], "in_chat": False}
     assert tuple(update["communities"]) == KEYS
     assert update["drafts"].value == dict.fromkeys(KEYS)
     assert update["parts"] == {part: "scripted:x" for part in (*KEYS, "meta", "base")}
@@ -56,7 +56,7 @@ async def test_in_a_chat_the_last_message_asks():
     update = await settled(
         {"country": "KEN", "messages": [HumanMessage("a"), AIMessage("b"), HumanMessage("c?")]}
     )
-    assert update["asked"] == {"query": "c?", "options": [], "in_chat": True}
+    assert update["turn"] == {"query": "c?", "options": [], "in_chat": True}
 
 
 async def test_one_model_for_all_is_said():

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from cultural_palette import models
 from cultural_palette.calls import CallStore, use_calls
-from cultural_palette.determinism import promise
 from cultural_palette.errors import ModelError
-from cultural_palette.models import ModelRef
-from cultural_palette.nodes.decide import NO_ANSWER, decide
+from cultural_palette.models import Blend, ModelRef, OptionLogprobs
+from cultural_palette.models.determinism import promise
+from cultural_palette.models.http import Server
+from cultural_palette.models.vllm import VllmModel
+from cultural_palette.nodes.decide import decide
 from cultural_palette.nodes.regulate import regulate
-from cultural_palette.served import ServedChatModel
+from cultural_palette.nodes.turn import NO_ANSWER
 from cultural_palette.settings import get_settings, use_settings
 from tests.nodes.helpers import KEYS, runtime, state
-from tests.scripted import ReadableScriptedChatModel
+from tests.scripted import ScriptedModel, scripted_provider
 
 OPTIONS = ("Freedom", "Equality", "Don't know")
-BLEND = {"communities": {"africa": 0.25, "asia": 0.75}, "layers": [{"africa": 0.25, "asia": 0.75}]}
+BLEND = Blend({"africa": 0.25, "asia": 0.75}, ({"africa": 0.25, "asia": 0.75},))
 
 
 async def test_regulate_distils_the_memory(script):
@@ -62,7 +65,7 @@ async def test_decide_among_options(script):
     assert update["distribution"] == pytest.approx({"Freedom": 0.25, "Equality": 0.625, "Don't know": 0.125})
     assert update["option_mass"] == pytest.approx(0.8)
     assert update["readout"]["method"] == "exact"
-    assert (update["blend"], update["blend_layers"]) == (BLEND["communities"], BLEND["layers"])
+    assert (update["blend"], update["blend_layers"]) == (BLEND.communities, list(BLEND.layers))
     assert update["notes"] == ["Far outside the atlas."]
     assert [m.text for m in update["messages"]] == ["Is tea good?", "Equality"]
     assert "degraded" not in update
@@ -106,8 +109,8 @@ async def test_without_self_regulation_the_drafts_are_the_account(script):
 
 
 async def test_in_a_chat_only_the_answer_is_added(script):
-    asked = {"query": "Tea?", "options": [], "in_chat": True}
-    update = await decide(state(regulated="x", asked=asked), runtime())
+    turn = {"query": "Tea?", "options": [], "in_chat": True}
+    update = await decide(state(regulated="x", turn=turn), runtime())
     assert [m.type for m in update["messages"]] == ["ai"]
 
 
@@ -120,24 +123,25 @@ async def test_prompts_of_ones_own(script):
 # -- orders of the options
 
 
-class LikesPlaces(ReadableScriptedChatModel):
+class LikesPlaces(ScriptedModel):
     """Puts 0.6, 0.3, 0.1 on the first, second, third option, whatever they are."""
 
-    async def aoption_logprobs(self, messages, labels):
-        self.script.asked.append((self.part, list(messages)))
-        return [math.log(p) for p in (0.6, 0.3, 0.1)]
+    async def option_logprobs(self, messages, labels):
+        self.script.asked.append((self.ref.name, list(messages)))
+        return OptionLogprobs(tuple(math.log(p) for p in (0.6, 0.3, 0.1)))
 
 
 class LikesFreedom(LikesPlaces):
     """Puts 0.8 on Freedom, wherever it stands."""
 
-    async def aoption_logprobs(self, messages, labels):
-        await super().aoption_logprobs(messages, labels)
-        return [math.log(0.8 if f"{label}. Freedom" in messages[1].text else 0.1) for label in labels]
+    async def option_logprobs(self, messages, labels):
+        await super().option_logprobs(messages, labels)
+        shares = (0.8 if f"{label}. Freedom" in messages[1].text else 0.1 for label in labels)
+        return OptionLogprobs(tuple(map(math.log, shares)))
 
 
 def plays(monkeypatch, script, kind):
-    monkeypatch.setitem(models.PROVIDERS, "scripted", lambda ref, _: kind(part=ref.name, script=script))
+    monkeypatch.setitem(models.PROVIDERS, "scripted", scripted_provider(script, kind))
 
 
 async def test_a_favourite_place_averages_to_uniform(script, monkeypatch):
@@ -212,14 +216,14 @@ def moerges(script, monkeypatch):
     """Answers as a served model: no blend of its own."""
     script.option_logprobs = [math.log(p) for p in (0.2, 0.5, 0.1)]
 
-    class Served(ServedChatModel):
-        async def aoption_logprobs(self, messages, labels):
-            return list(script.option_logprobs)
+    class Served(VllmModel):
+        async def option_logprobs(self, messages, labels):
+            return OptionLogprobs(tuple(script.option_logprobs))
 
-    async def opened(ref, sampling):
-        return Served(model=ref.name, base_url=ref.base_url)
+    async def opened(ref):
+        return Served(ref, Server(ref.base_url, None, None, 0))
 
-    monkeypatch.setattr("cultural_palette.nodes.decide.open_model", opened)
+    monkeypatch.setitem(models.PROVIDERS, "openai", replace(models.PROVIDERS["openai"], open=opened))
 
 
 async def test_a_served_moerges_without_its_checkpoint_says_how_to_get_the_blend(moerges):
@@ -238,10 +242,10 @@ async def test_the_blend_is_read_from_the_checkpoint(moerges, monkeypatch):
         assert (checkpoint, list(communities)) == ("/the/moerges", list(KEYS))
         return BLEND
 
-    monkeypatch.setattr("cultural_palette.nodes.decide.served_blend", read)
+    monkeypatch.setattr("cultural_palette.models.router_blend.served_blend", read)
     with use_settings(get_settings(blend_checkpoint="/the/moerges")):
         update = await decide(state(options=OPTIONS, regulated="x", parts=served()), runtime())
-        assert (update["blend"], update["blend_layers"]) == (BLEND["communities"], BLEND["layers"])
+        assert (update["blend"], update["blend_layers"]) == (BLEND.communities, list(BLEND.layers))
         base = await decide(state(options=OPTIONS, regulated="x", parts=served()), runtime(), part="base")
     assert base["blend"] is None and base["notes"] == []  # the base has no router either
 
@@ -257,7 +261,7 @@ async def test_what_a_seed_promises(script):
     script.option_logprobs = [math.log(p) for p in (0.2, 0.5, 0.1)]
     parts = dict.fromkeys((*KEYS, "meta", "base"), "scripted:meta")
     update = await decide(state(options=OPTIONS, regulated="x", parts=parts), runtime(seed=7))
-    assert update["determinism"].startswith("Seed 7. Served: ")
+    assert update["determinism"].startswith("Seed 7. Scripted: ")
     assert promise([ModelRef("embedded", "nano/meta")], 0).startswith("Seed 0. Embedded: the same seed")
     both = promise([ModelRef("embedded", "nano/meta"), ModelRef("openai", "x")], 0)
     assert "Embedded: " in both and "Served: " in both

@@ -10,12 +10,12 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from cultural_palette.cultural_map import load_map
-from cultural_palette.graph.synthesis_state import KINDS, SynthesisContext
 from cultural_palette.models import Reply
 from cultural_palette.nodes.synthesis.aggregate import aggregate
 from cultural_palette.nodes.synthesis.checks import check_text
 from cultural_palette.nodes.synthesis.feedback import feedback
 from cultural_palette.nodes.synthesis.respond import respond
+from cultural_palette.nodes.synthesis.state import KINDS, SynthesisContext
 from cultural_palette.nodes.synthesis.validate import READINGS, Verdict, read_verdict, validate
 from cultural_palette.nodes.synthesis.voice import Voice
 from cultural_palette.prompts import fields_of, names, render, template_of

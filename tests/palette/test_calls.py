@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import HumanMessage
 
-from cultural_palette.calls import CALLS, CallStore, kept, use_calls
+from cultural_palette.calls import CALLS, Call, CallStore, once, use_calls
 from cultural_palette.errors import ArtifactError, ModelError
 from cultural_palette.models import ModelRef, Sampling, ask
 from cultural_palette.questions import Question
@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 
 REF = ModelRef("openai", "m", "http://127.0.0.1:9/v1")
 HELLO = [HumanMessage("hello")]
+CALL = Call("reply", str(REF), {"messages": [["human", "hello"]]})
 
 
 class Asked:
@@ -42,12 +43,12 @@ class Asked:
 async def test_a_call_is_asked_once_and_found_by_the_next_process(tmp_path: Path) -> None:
     asked = Asked()
     with CallStore(tmp_path) as store:
-        assert await store.once("reply", "m", {"q": 1}, asked) == {"number": 1}
-        assert await store.once("reply", "m", {"q": 1}, asked) == {"number": 1}
+        assert await store.once(Call("reply", "m", {"q": 1}), asked) == {"number": 1}
+        assert await store.once(Call("reply", "m", {"q": 1}), asked) == {"number": 1}
     with CallStore(tmp_path) as again:
-        assert await again.once("reply", "m", {"q": 1}, asked) == {"number": 1}
+        assert await again.once(Call("reply", "m", {"q": 1}), asked) == {"number": 1}
         assert len(again) == 1
-        assert (again.needed["reply"], again.asked["reply"], again.saved["reply"]) == (1, 0, 1)
+        assert (again.needed["reply"], again.made["reply"], again.saved["reply"]) == (1, 0, 1)
     assert asked.times == 1
 
 
@@ -58,8 +59,8 @@ async def test_a_call_is_asked_once_and_found_by_the_next_process(tmp_path: Path
 async def test_whatever_shapes_a_reply_is_in_the_key(tmp_path: Path, other: tuple[str, str, dict]) -> None:
     asked = Asked()
     with CallStore(tmp_path) as store:
-        await store.once("reply", "m", {"q": 1}, asked)
-        await store.once(*other, asked)
+        await store.once(Call("reply", "m", {"q": 1}), asked)
+        await store.once(Call(*other), asked)
     assert asked.times == 2
 
 
@@ -67,15 +68,15 @@ async def test_another_revision_is_another_model(tmp_path: Path) -> None:
     asked = Asked()
     for revision in ("one", "two"):
         with CallStore(tmp_path, {"m": revision}) as store:
-            await store.once("reply", "m", {}, asked)
+            await store.once(Call("reply", "m", {}), asked)
     assert asked.times == 2
 
 
 async def test_two_at_once_share_one_flight(tmp_path: Path) -> None:
     asked = Asked(0.05)
     with CallStore(tmp_path) as store:
-        replies = await asyncio.gather(*(store.once("reply", "m", {}, asked) for _ in range(50)))
-        assert (store.needed["reply"], store.asked["reply"]) == (50, 1)
+        replies = await asyncio.gather(*(store.once(Call("reply", "m", {}), asked) for _ in range(50)))
+        assert (store.needed["reply"], store.made["reply"]) == (50, 1)
     assert replies == [{"number": 1}] * 50
 
 
@@ -83,32 +84,32 @@ async def test_a_failure_reaches_all_who_waited_and_is_not_kept(tmp_path: Path) 
     failing, right = Asked(0.02, ModelError("down")), Asked()
     with CallStore(tmp_path) as store:
         both = await asyncio.gather(
-            *(store.once("reply", "m", {}, failing) for _ in range(2)), return_exceptions=True
+            *(store.once(Call("reply", "m", {}), failing) for _ in range(2)), return_exceptions=True
         )
         assert [str(each) for each in both] == ["down", "down"]
-        assert await store.once("reply", "m", {}, right) == {"number": 1}
+        assert await store.once(Call("reply", "m", {}), right) == {"number": 1}
     assert (failing.times, right.times) == (1, 1)
 
 
 async def test_those_who_wait_for_a_cancelled_call_ask_themselves(tmp_path: Path) -> None:
     slow, quick = Asked(30), Asked()
     with CallStore(tmp_path) as store, use_calls(store):
-        leader = asyncio.create_task(kept("reply", REF, HELLO, {}, slow))
+        leader = asyncio.create_task(once(CALL, slow))
         await asyncio.sleep(0.05)
-        waiter = asyncio.create_task(kept("reply", REF, HELLO, {}, quick))
+        waiter = asyncio.create_task(once(CALL, quick))
         await asyncio.sleep(0.05)
         leader.cancel()
         assert await waiter == {"number": 1}
-        assert (store.needed["reply"], store.asked["reply"]) == (2, 2)
+        assert (store.needed["reply"], store.made["reply"]) == (2, 2)
     assert leader.cancelled()
 
 
 async def test_a_cancelled_waiter_does_not_cancel_the_call(tmp_path: Path) -> None:
     asked = Asked(0.1)
     with CallStore(tmp_path) as store:
-        leader = asyncio.create_task(store.once("reply", "m", {}, asked))
+        leader = asyncio.create_task(store.once(Call("reply", "m", {}), asked))
         await asyncio.sleep(0.02)
-        waiter = asyncio.create_task(store.once("reply", "m", {}, asked))
+        waiter = asyncio.create_task(store.once(Call("reply", "m", {}), asked))
         await asyncio.sleep(0.02)
         waiter.cancel()
         assert await leader == {"number": 1}
@@ -129,8 +130,8 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 async def test_without_a_store_each_call_is_asked() -> None:
     asked = Asked()
-    await kept("reply", REF, HELLO, {}, asked)
-    await kept("reply", REF, HELLO, {}, asked)
+    await once(CALL, asked)
+    await once(CALL, asked)
     assert asked.times == 2
 
 
@@ -140,11 +141,11 @@ async def test_an_asked_model_is_kept_with_its_sampling(tmp_path: Path, script) 
         for sampling in (Sampling(0.3, 20, 1), Sampling(0.3, 20, 1), Sampling(0.3, 20, 2), Sampling(0.5)):
             first = await ask(ref, sampling, HELLO, timeout_s=5)
             assert (await ask(ref, sampling, HELLO, timeout_s=5)).text == first.text
-        assert store.asked["reply"] == 3
+        assert store.made["reply"] == 3
         # at temperature 0 the seed shapes nothing
         for seed in (1, 2):
             await ask(ref, Sampling(0.0, 20, seed), HELLO, timeout_s=5)
-        assert store.asked["reply"] == 4
+        assert store.made["reply"] == 4
 
 
 def test_a_reading_survives_to_the_bit() -> None:
@@ -161,7 +162,7 @@ def test_a_reading_survives_to_the_bit() -> None:
 PROCESS = """
 import asyncio, sys, time
 from pathlib import Path
-from cultural_palette.calls import CallStore
+from cultural_palette.calls import Call, CallStore
 
 folder, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 
@@ -171,7 +172,7 @@ async def one(store, number):
             file.write(f"{number}\\n")
         await asyncio.sleep(seconds)
         return {"number": number}
-    return await store.once("reply", "m", {"q": number}, produce)
+    return await store.once(Call("reply", "m", {"q": number}), produce)
 
 async def main():
     with CallStore(folder) as store:

@@ -25,6 +25,7 @@ from rich.console import Console
 from cultural_palette.cli import main
 from cultural_palette.cli.ask import READOUTS
 from cultural_palette.cli.text import visible
+from cultural_palette.models import Blend
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
 from tests.scripted import Script
@@ -51,7 +52,7 @@ def full_script(script: Script) -> Script:
     """A script that offers all that the embedded palette offers."""
     script.replies = {key: f"{key} speaks at length." for key in COMMUNITIES} | {"meta": "A fair go."}
     script.option_logprobs = [math.log(0.5), math.log(0.25), math.log(0.05)]
-    script.blend = {"communities": BLEND, "layers": [BLEND]}
+    script.blend = Blend(BLEND, (BLEND,))
     return script
 
 
@@ -584,7 +585,7 @@ def test_the_choices_of_the_flags_are_those_of_the_settings() -> None:
     from typing import get_args
 
     from cultural_palette.graph.variants import VARIANTS
-    from cultural_palette.settings import ReadoutMethod
+    from cultural_palette.knobs import ReadoutMethod
 
     assert get_args(ReadoutMethod) == READOUTS
     for name in VARIANTS:

@@ -14,7 +14,7 @@ from langchain_core.load import dumps
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables.config import var_child_runnable_config
 
-from cultural_palette import client, models
+from cultural_palette import models
 from cultural_palette.cultural_map import Community, CulturalMap, load_map
 from cultural_palette.embedded.manifest import Manifest
 from cultural_palette.errors import MapError, ModelError, SettingsError
@@ -27,6 +27,7 @@ from cultural_palette.models import (
     open_model,
     resolve_parts,
 )
+from cultural_palette.models import http as client
 from cultural_palette.settings import get_settings, use_settings
 from tests.fake_server import serve
 
@@ -52,7 +53,7 @@ def nano(monkeypatch, tmp_path):
             return manifest
         raise ModelError(f"No palette {name!r}")
 
-    monkeypatch.setattr("cultural_palette.embedded.manifest.read_manifest", read)
+    monkeypatch.setattr("cultural_palette.models.parts.read_manifest", read)
 
 
 # -- names
@@ -259,7 +260,7 @@ async def test_no_key_goes_to_a_server_the_settings_do_not_name(server):
 
 async def test_the_key_is_in_no_repr(here):
     ref = ModelRef.parse("openai:africa")
-    for model in (chat_model(ref, Sampling()), await open_model(ref, Sampling())):
+    for model in (chat_model(ref, Sampling()), (await open_model(ref)).chat):
         assert KEY not in repr(model) + str(model) + str(model.model_dump()) + dumps(model)
     await close_clients()
 
@@ -311,11 +312,10 @@ async def _unclosed():
 
 async def test_a_model_is_opened_once_a_loop(here):
     ref = ModelRef.parse("openai:africa")
-    first, second = await asyncio.gather(open_model(ref, Sampling()), open_model(ref, Sampling()))
+    first, second = await asyncio.gather(open_model(ref), open_model(ref))
     assert first is second
-    assert await open_model(ref, Sampling(seed=1)) is not first
     await close_clients()
-    assert await open_model(ref, Sampling()) is not first
+    assert await open_model(ref) is not first
     await close_clients()
 
 

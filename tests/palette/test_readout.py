@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage
 
 from cultural_palette.errors import ModelError
-from cultural_palette.models import ModelRef, Sampling, close_clients, open_model
+from cultural_palette.models import ModelRef, close_clients, open_model
 from cultural_palette.questions import Question
 from cultural_palette.readout import option_in, read_options
 from cultural_palette.settings import get_settings, use_settings
 from tests.fake_server import VOCABULARY, serve
-from tests.scripted import Script, scripted_model
+from tests.scripted import Script, ScriptedModel
 
+META = ModelRef("scripted", "meta")
 ASKED = [HumanMessage("Which?")]
 TWO = Question("Which?", ("Freedom", "Equality"))
 THREE = Question("Which?", ("Freedom", "Equality", "Don't know"))
@@ -32,14 +33,14 @@ def server():
 
 async def read(question, **options):
     try:
-        model = await open_model(ModelRef.parse("openai:meta"), Sampling())
+        model = await open_model(ModelRef.parse("openai:meta"))
         return await read_options(model, ASKED, question, **options)
     finally:
         await close_clients()
 
 
 async def test_exact_wins_where_the_model_offers_it():
-    model = scripted_model(Script(option_logprobs=[math.log(0.3), math.log(0.1)]), "meta")
+    model = ScriptedModel(META, Script(option_logprobs=[math.log(0.3), math.log(0.1)]))
     reading = await read_options(model, ASKED, TWO)
     # 0.3 and 0.1 of the probability: 0.75 and 0.25 of the options, which have 0.4 of it all
     assert reading.distribution is not None
@@ -49,7 +50,7 @@ async def test_exact_wins_where_the_model_offers_it():
 
 
 async def test_nothing_on_any_option_is_unreadable():
-    model = scripted_model(Script(option_logprobs=[-math.inf, -math.inf]), "meta")
+    model = ScriptedModel(META, Script(option_logprobs=[-math.inf, -math.inf]))
     reading = await read_options(model, ASKED, TWO)
     assert (reading.distribution, reading.option_mass, reading.unreadable) == (None, 0.0, 1)
 
@@ -151,10 +152,9 @@ async def test_vllm_is_asked_for_the_labels_tokens_themselves(vllm):
 
 async def test_token_ids_are_asked_for_once(vllm):
     try:
-        model = await open_model(ModelRef.parse("openai:meta"), Sampling())
+        model = await open_model(ModelRef.parse("openai:meta"))
         await asyncio.gather(*(read_options(model, ASKED, THREE) for _ in range(5)))
-        other = await open_model(ModelRef.parse("openai:meta"), Sampling(seed=7))
-        await read_options(other, ASKED, TWO)
+        await read_options(model, ASKED, TWO)
     finally:
         await close_clients()
     assert sorted(vllm.tokenized) == sorted({" ", "A", " A", "B", " B", "C", " C"})
@@ -187,7 +187,7 @@ async def test_without_exact_numbers_the_top_ones_serve(vllm, lacks):
     vllm.faults[lacks] = "ignored"
     vllm.letters = {"A": 0.5, " A": 0.1, "B": 0.2, "The": 0.1}
     try:
-        model = await open_model(ModelRef.parse("openai:meta"), Sampling())
+        model = await open_model(ModelRef.parse("openai:meta"))
         first, second = [await read_options(model, ASKED, TWO) for _ in range(2)]
         with pytest.raises(ModelError, match="gives no exact log-probabilities"):
             await read_options(model, ASKED, TWO, method="exact")
@@ -206,7 +206,7 @@ async def test_a_failure_of_the_server_is_not_taken_for_a_lack(vllm):
 
 
 async def test_all_replies_unreadable():
-    model = scripted_model(Script(replies={"meta": "I would rather not say."}), "meta")
+    model = ScriptedModel(META, Script(replies={"meta": "I would rather not say."}))
     reading = await read_options(model, ASKED, TWO, samples=3)
     assert (reading.distribution, reading.option_mass, reading.unreadable) == (None, 0.0, 3)
 

@@ -14,12 +14,13 @@ from email.utils import formatdate
 import pytest
 from langchain_core.messages import HumanMessage
 
-from cultural_palette import client
-from cultural_palette.client import Pool, Refused, budget, retry_after_of, wait_before
 from cultural_palette.errors import ModelError
 from cultural_palette.graph.build import build_palette
 from cultural_palette.models import ModelRef, Sampling, ask, close_clients, open_model
-from cultural_palette.served import ServedChatModel
+from cultural_palette.models import http as client
+from cultural_palette.models.http import Pool, Refused, budget, retry_after_of, wait_before
+from cultural_palette.models.openai import OpenAIModel
+from cultural_palette.models.vllm import VllmModel
 from cultural_palette.settings import get_settings, use_settings
 from tests.fake_server import serve
 
@@ -59,8 +60,9 @@ async def said(timeout_s=10.0):
 
 async def streamed(messages=HELLO):
     try:
-        model = await open_model(AFRICA, Sampling())
-        return [chunk async for chunk in model.astream(messages)]
+        model = await open_model(AFRICA)
+        assert isinstance(model, VllmModel)
+        return [chunk async for chunk in model.chat.astream(messages)]
     finally:
         await close_clients()
 
@@ -69,10 +71,10 @@ async def streamed(messages=HELLO):
 
 
 async def test_vllm_gets_our_client_and_others_chat_openai(server):
-    assert isinstance(await open_model(AFRICA, Sampling()), ServedChatModel)
+    assert isinstance(await open_model(AFRICA), VllmModel)
     await close_clients()
     server.vllm = False
-    assert type(await open_model(AFRICA, Sampling())).__name__ == "ChatOpenAI"
+    assert isinstance(await open_model(AFRICA), OpenAIModel)
     await close_clients()
 
 
@@ -82,7 +84,7 @@ async def test_openais_own_address_is_not_asked_what_it_is(monkeypatch):
 
     monkeypatch.setattr(client.Server, "get", never)
     with use_settings(get_settings(api_key="sk-x")):
-        assert type(await open_model(ModelRef.parse("openai:gpt"), Sampling())).__name__ == "ChatOpenAI"
+        assert isinstance(await open_model(ModelRef.parse("openai:gpt")), OpenAIModel)
     await close_clients()
 
 
@@ -274,10 +276,11 @@ def test_asyncio_run_closes_the_connections(server, caplog, capsys):
 async def test_a_refusal_never_holds_the_key(server):
     server.faults["africa"] = "401"
     with use_settings(get_settings(base_url=server.url, api_key="sk-very-secret")):
-        model = await open_model(AFRICA, Sampling())
+        model = await open_model(AFRICA)
         with pytest.raises(Refused) as caught:
-            await model.ainvoke(HELLO)
+            await model.reply(HELLO, Sampling())
         await close_clients()
     assert "sk-very-secret" not in f"{caught.value!r} {caught.value.body}"
     assert "***" in str(caught.value)
-    assert "sk-very-secret" not in json.dumps(model.model_dump())
+    assert isinstance(model, VllmModel)
+    assert "sk-very-secret" not in json.dumps(model.chat.model_dump())

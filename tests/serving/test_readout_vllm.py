@@ -9,14 +9,14 @@ import urllib.request
 
 import pytest
 
-from cultural_palette.blend import served_blend
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
-from cultural_palette.models import ModelRef, Sampling, close_clients, open_model
+from cultural_palette.models import ModelRef, close_clients, open_model
+from cultural_palette.models.router_blend import served_blend
+from cultural_palette.models.vllm import VllmModel
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
 from cultural_palette.readout import read_options
-from cultural_palette.served import ServedChatModel
 
 pytest.importorskip("torch")
 KEYS = tuple(community.key for community in load_map("continents").communities)
@@ -40,8 +40,8 @@ def prompt(question, country="Kenya"):
 @pytest.fixture
 async def served(vllm_servers):
     async def opened(part):
-        model = await open_model(ModelRef.parse(vllm_servers.refs[part]), Sampling())
-        assert isinstance(model, ServedChatModel)
+        model = await open_model(ModelRef.parse(vllm_servers.refs[part]))
+        assert isinstance(model, VllmModel)
         return model
 
     yield opened

@@ -75,7 +75,7 @@ def test_dry_run_over_the_example_as_json() -> None:
         (["--queries", EXAMPLE, "--teacher", "openai:m", "--out", "x", "--batch", "read"], "--results FILE"),
         (
             ["--queries", EXAMPLE, "--teacher", "embedded:nano", "--out", "x", "--batch", "write"],
-            "not for embedded",
+            "not for a model in this process",
         ),
         (["--queries", "nowhere.csv", "--teacher", "openai:m", "--out", "x"], "No file nowhere.csv"),
         (["--queries", EXAMPLE, "--teacher", "opnai:m", "--out", "x"], "Did you mean 'openai'"),

@@ -8,8 +8,8 @@ import pytest
 
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import UsageError
-from cultural_palette.graph.synthesis_state import SynthesisContext
 from cultural_palette.models import ModelRef
+from cultural_palette.nodes.synthesis.state import SynthesisContext
 from cultural_palette.settings import get_settings
 from cultural_palette.training.synthesis.estimate import estimate
 from cultural_palette.training.synthesis.pace import Pace

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from cultural_palette.artifacts import RunFolder
-from cultural_palette.calls import CallStore
+from cultural_palette.calls import Call, CallStore
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import ArtifactError
-from cultural_palette.graph.synthesis_state import SynthesisContext
 from cultural_palette.models import ModelRef
+from cultural_palette.nodes.synthesis.state import SynthesisContext
 from cultural_palette.training.queries import Queries, Query, Source
 from cultural_palette.training.synthesis.prices import Price
 from cultural_palette.training.synthesis.run import Job, Outcome
@@ -382,7 +382,7 @@ def test_the_key_of_a_call_has_no_address_and_no_tag(tmp_path, server):
             "max_tokens": body["max_completion_tokens"],
             "seed": body["seed"],
         }
-        assert store.key(KIND, "openai:teacher", shape) in _keys(tmp_path / "x")
+        assert store.key(Call(KIND, "openai:teacher", shape)) in _keys(tmp_path / "x")
 
 
 def _keys(out: Path) -> set[str]:

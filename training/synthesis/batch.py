@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cultural_palette.errors import ArtifactError, UsageError
-from cultural_palette.graph.synthesis_state import TeacherRefused
+from cultural_palette.nodes.synthesis.state import TeacherRefused
 from cultural_palette.training.synthesis.server import REFUSALS, Trouble, read_completion
 from cultural_palette.training.synthesis.teacher import Json, NotYet, Request
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cultural_palette.cultural_map import CulturalMap
-from cultural_palette.graph.synthesis_state import SynthesisContext
 from cultural_palette.models import ModelRef
+from cultural_palette.nodes.synthesis.state import SynthesisContext
 from cultural_palette.prompts import render
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.prices import Price

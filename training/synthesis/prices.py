@@ -64,7 +64,7 @@ def price_of(
             factor = entry.batch if batch else 1.0
             note = f"{table.source}, {table.as_of}" + (f", batch x {factor:g}" if batch else "")
             return Price(entry.input * factor, entry.output * factor, note)
-    if model.provider == "embedded":
+    if model.in_process:
         return Price(0.0, 0.0, "runs in this process")
     return None
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.errors import PaletteError
-from cultural_palette.graph.synthesis_state import Answer
+from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.run import (
     Job,

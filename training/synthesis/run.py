@@ -28,8 +28,8 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import PaletteError
 from cultural_palette.graph.synthesis import answerings
-from cultural_palette.graph.synthesis_state import Answer, SynthesisContext
 from cultural_palette.models import ModelRef
+from cultural_palette.nodes.synthesis.state import Answer, SynthesisContext
 from cultural_palette.prompts import template_of
 from cultural_palette.training.queries import Queries, Query
 from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher

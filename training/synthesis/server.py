@@ -15,9 +15,9 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from cultural_palette.client import BrokenOff, Pool, Refused, Server, Unreadable
 from cultural_palette.errors import ModelError, PaletteError
-from cultural_palette.graph.synthesis_state import TeacherRefused
+from cultural_palette.models.http import BrokenOff, Pool, Refused, Server, Unreadable
+from cultural_palette.nodes.synthesis.state import TeacherRefused
 from cultural_palette.training.synthesis.pace import Pace
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 60.0

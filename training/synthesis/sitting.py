@@ -14,8 +14,8 @@ from typing import Any
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.calls import CallStore
 from cultural_palette.graph.synthesis import build_synthesis
-from cultural_palette.graph.synthesis_state import Answer
 from cultural_palette.models import close_clients
+from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.pace import Pace
 from cultural_palette.training.synthesis.prices import Price
@@ -98,7 +98,7 @@ async def open_teacher(job: Job, out: Path, sitting: Sitting) -> AsyncIterator[T
     with _rarer_collections(), CallStore(out) as store:
         if sitting.answering is not None:
             yield Teacher(store, sitting.answering, ledger)
-        elif job.teacher.provider == "openai":
+        elif not job.teacher.in_process:
             async with Servers(
                 sitting.urls,
                 sitting.key,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from cultural_palette.calls import CallStore
+from cultural_palette.calls import Call, CallStore
 from cultural_palette.errors import ModelError, PaletteError, UsageError
-from cultural_palette.graph.synthesis_state import TeacherRefused
-from cultural_palette.models import ModelRef, Reply, Sampling, guarded, open_model, usage_of
+from cultural_palette.messages import role_dicts
+from cultural_palette.models import ModelRef, Reply, Sampling, call_of, guarded, open_model, usage_of
+from cultural_palette.nodes.synthesis.state import TeacherRefused
 from cultural_palette.settings import OPENAI_URL, Settings
 from cultural_palette.training.synthesis.pace import Pace
 from cultural_palette.training.synthesis.prices import Price
 from cultural_palette.training.synthesis.server import Servers, TeacherLost
 
 KIND = "synthesis"  # of the calls in the store
-ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 REFUSALS_IN_A_ROW = 10
 LEAST_FAILURES_IN_A_ROW = 20
 Json = dict[str, Any]
@@ -36,7 +36,7 @@ class NotYet(ModelError):
 
 @dataclass(frozen=True)
 class Request:
-    """One call. `shape`: all that shapes the reply, which is what it is kept under; addresses are not."""
+    """One request to the teacher. Its address is not part of what it is kept under."""
 
     model: ModelRef
     sampling: Sampling
@@ -44,17 +44,16 @@ class Request:
     timeout_s: float
 
     @property
-    def shape(self) -> Json:
-        """For the call's key."""
-        told = [[message.type, message.text] for message in self.messages]
-        return {"messages": told, **asdict(self.sampling)}
+    def call(self) -> Call:
+        """What the reply is kept under."""
+        return call_of(KIND, self.model, self.messages, self.sampling)
 
     @property
     def body(self) -> Json:
         """As an OpenAI-compatible server takes it."""
         body: Json = {
             "model": self.model.name,
-            "messages": [{"role": ROLES[m.type], "content": m.text} for m in self.messages],
+            "messages": role_dicts(self.messages),
             "temperature": self.sampling.temperature,
             "max_completion_tokens": self.sampling.max_tokens,
             "seed": self.sampling.seed,
@@ -82,7 +81,7 @@ def parse_teacher(texts: Sequence[str], settings: Settings) -> tuple[ModelRef, t
             f"The teachers {', '.join(map(str, dict.fromkeys(models)))} are several models. One answers a "
             "run; repeat --teacher for several addresses of it."
         )
-    if models[0].provider == "openai" and not urls:
+    if not models[0].in_process and not urls:
         urls = [settings.base_url or OPENAI_URL]
     return models[0], tuple(dict.fromkeys(urls))
 
@@ -174,13 +173,8 @@ class Teacher:
         return Reply(row["text"], row["seconds"], message, row["usage"])
 
     async def _kept(self, request: Request) -> Json:
-        model, shape = str(request.model), request.shape
-        row = await self.store.once(
-            KIND,
-            model,
-            shape,
-            lambda: self._asked(request, lambda: self.store.key(KIND, model, shape)),
-        )
+        call = request.call
+        row = await self.store.once(call, lambda: self._asked(request, lambda: self.store.key(call)))
         self.ledger.add(row["usage"])
         return row
 
@@ -241,8 +235,8 @@ def from_models(pace: Pace) -> Answering:
         async with pace:
             start = time.perf_counter()
             async with guarded(request.model, request.timeout_s):
-                model = await open_model(request.model, request.sampling)
-                message = await model.ainvoke(list(request.messages))
+                model = await open_model(request.model)
+                message = await model.reply(request.messages, request.sampling)
         return {
             "text": message.text.strip(),
             "finish": message.response_metadata.get("finish_reason"),

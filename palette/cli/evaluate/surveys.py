@@ -159,8 +159,10 @@ def _summary(out: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _at_once(models: Mapping[str, str]) -> int:
-    embedded = any(ref.startswith("embedded:") for ref in models.values())
-    return AT_ONCE_EMBEDDED if embedded else AT_ONCE_SERVED
+    from cultural_palette.models import ModelRef
+
+    in_process = any(ModelRef.parse(ref).in_process for ref in models.values())
+    return AT_ONCE_EMBEDDED if in_process else AT_ONCE_SERVED
 
 
 def _reach_own_modules() -> None:

@@ -13,9 +13,12 @@ torch = pytest.importorskip("torch")
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage  # noqa: E402
 
 from cultural_palette.embedded.chat_model import EmbeddedChatModel  # noqa: E402
-from cultural_palette.embedded.engine import get_engine, tokenisations  # noqa: E402
+from cultural_palette.embedded.engine import get_engine  # noqa: E402
 from cultural_palette.embedded.manifest import read_manifest  # noqa: E402
 from cultural_palette.errors import ModelError  # noqa: E402
+from cultural_palette.models import ModelRef  # noqa: E402
+from cultural_palette.models.embedded import EmbeddedModel  # noqa: E402
+from cultural_palette.models.tokens import tokenisations  # noqa: E402
 from cultural_palette.prompts import render  # noqa: E402
 
 COMMUNITIES = ("africa", "america", "asia", "europe", "oceania")
@@ -72,8 +75,7 @@ async def test_option_logprobs_equal_a_plain_forward_summed_over_spellings() -> 
         question="Which one?",
         options="Options:\nA. Yes\nB. No",
     )
-    model = EmbeddedChatModel(part="meta")
-    got = await model.aoption_logprobs(messages, ["A", "B", "AB"])
+    got = await EmbeddedModel(ModelRef("embedded", "nano/meta")).option_logprobs(messages, ["A", "B", "AB"])
     ids = engine.encode([("system", messages[0].text), ("user", messages[1].text)])
 
     def sequence(tokens: tuple[int, ...]) -> float:
@@ -81,7 +83,7 @@ async def test_option_logprobs_equal_a_plain_forward_summed_over_spellings() -> 
             logps = engine.meta(torch.tensor([[*ids, *tokens]])).logits[0].log_softmax(-1)
         return sum(logps[len(ids) - 1 + i, token].item() for i, token in enumerate(tokens))
 
-    for label, value in zip(["A", "B", "AB"], got, strict=True):
+    for label, value in zip(["A", "B", "AB"], got.values, strict=True):
         ways = tokenisations(engine.vocabulary, label)
         assert {engine.tokenizer.decode(list(way)).strip() for way in ways} == {label}
         assert value == pytest.approx(math.log(sum(math.exp(sequence(way)) for way in ways)), abs=1e-4)
@@ -93,12 +95,14 @@ def test_tokenisations_are_all_spellings_bare_and_after_a_space() -> None:
 
 
 async def test_blend_sums_to_one_in_every_layer_and_only_the_moerges_has_one() -> None:
-    blend = await EmbeddedChatModel(part="meta").ablend(drafts_prompt("africa"))
-    assert blend is not None and list(blend["communities"]) == list(COMMUNITIES)
-    for layer in [blend["communities"], *blend["layers"]]:
+    meta = EmbeddedModel(ModelRef("embedded", "nano/meta"))
+    blend = await meta.blend(drafts_prompt("africa"), COMMUNITIES)
+    assert blend is not None and list(blend.communities) == list(COMMUNITIES)
+    for layer in [blend.communities, *blend.layers]:
         assert sum(layer.values()) == pytest.approx(1, abs=1e-5)
-    assert len(blend["layers"]) == get_engine("nano").meta.config.num_hidden_layers
-    assert await EmbeddedChatModel(part="base").ablend(drafts_prompt("africa")) is None
+    assert len(blend.layers) == get_engine("nano").meta.config.num_hidden_layers
+    base = EmbeddedModel(ModelRef("embedded", "nano/base"))
+    assert await base.blend(drafts_prompt("africa"), COMMUNITIES) is None
 
 
 def test_a_question_can_not_pose_as_a_control_token() -> None:
@@ -123,11 +127,11 @@ async def test_a_cancelled_reply_leaves_the_engine_free() -> None:
 
 
 async def test_scope_is_said_for_unknown_countries_and_far_questions() -> None:
-    model = EmbeddedChatModel(part="meta")
-    assert await model.scope_notes("How do people greet each other in Kenya?", "KEN") == []
-    (note,) = await model.scope_notes("How do people greet each other?", "BWA")
+    model = EmbeddedModel(ModelRef("embedded", "nano/meta"))
+    assert await model.scope_notes("How do people greet each other in Kenya?", "KEN", ()) == []
+    (note,) = await model.scope_notes("How do people greet each other?", "BWA", ())
     assert "no entry for BWA" in note
-    (note,) = await model.scope_notes("Which broadband operator offers the cheapest tariff?", "KEN")
+    (note,) = await model.scope_notes("Which broadband operator offers the cheapest tariff?", "KEN", ())
     assert "outside" in note and "broadband" in note
     asked = "Which matters more to people: freedom or equality?"
     assert await model.scope_notes(asked, "KEN", ("Freedom", "Equality", "Don't know")) == []

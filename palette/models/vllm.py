@@ -6,7 +6,6 @@ import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -16,10 +15,14 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import PrivateAttr
 
-from cultural_palette.client import BrokenOff, Refused, Server, Unreadable
 from cultural_palette.errors import ModelError
+from cultural_palette.messages import role_dicts
+from cultural_palette.models.http import BrokenOff, Refused, Server, Unreadable
+from cultural_palette.models.protocol import Blend, OptionLogprobs, Sampling, TopTokens
+from cultural_palette.models.references import ModelRef
+from cultural_palette.models.router_blend import NOT_AVAILABLE, checkpoint_blend
+from cultural_palette.models.tokens import HIDDEN, log_sum_exp, tokenisations, top_tokens_of
 
-ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 CHAT, COMPLETIONS, TOKENIZE = "/chat/completions", "/completions", "/tokenize"
 MOST_IDS = 128
 """Token ids that vLLM takes in one `logprob_token_ids`."""
@@ -27,14 +30,6 @@ NEGLIGIBLE = math.log(1e-6)
 """A beginning of a label that is less likely is not followed: at most this much is missed."""
 LOWEST = -9998.0  # vLLM writes minus infinity as -9999
 TOKEN_ID = re.compile(r"token_id:(\d+)")
-
-
-@dataclass(frozen=True)
-class LabelLogprobs:
-    """Natural log-probability of each label as the reply's beginning, and the tokens it took to ask."""
-
-    values: tuple[float, ...]
-    usage: Mapping[str, int]
 
 
 class ServedChatModel(BaseChatModel):
@@ -68,7 +63,7 @@ class ServedChatModel(BaseChatModel):
     def _body(self, messages: Sequence[BaseMessage], more: Mapping[str, Any]) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": _plain(messages),
+            "messages": role_dicts(messages),
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
         }
@@ -107,8 +102,8 @@ class ServedChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        asked = kwargs | ({"stop": stop} if stop else {})
-        body = self._body(messages, asked) | {"stream": True, "stream_options": {"include_usage": True}}
+        request = kwargs | ({"stop": stop} if stop else {})
+        body = self._body(messages, request) | {"stream": True, "stream_options": {"include_usage": True}}
         finished = False
         async for event in self._server.stream(CHAT, body):
             try:
@@ -145,35 +140,73 @@ class ServedChatModel(BaseChatModel):
     ) -> ChatResult:
         raise ModelError("A served model is asked from async code: use ainvoke or astream.")
 
-    # -- exact probabilities ---
 
-    async def aoption_logprobs(
+class VllmModel:
+    """A model on a vLLM server: exact log-probabilities of any token, by our own client."""
+
+    def __init__(self, ref: ModelRef, server: Server) -> None:
+        self.ref = ref
+        self.server = server
+        self.chat = ServedChatModel.on(server, model=ref.name)
+
+    async def reply(
+        self,
+        messages: Sequence[BaseMessage],
+        sampling: Sampling,
+        *,
+        tags: Sequence[str] = (),
+        alone: bool = False,
+    ) -> AIMessage:
+        """One reply; `alone` changes nothing: a server batches as it likes."""
+        sampling = sampling.with_length(self.ref.runs_on.max_tokens)
+        request: dict[str, Any] = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
+        if sampling.seed is not None:
+            request["seed"] = sampling.seed
+        return await self.chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None, **request)
+
+    async def top_tokens(self, messages: Sequence[BaseMessage], count: int) -> TopTokens | None:
+        """The likeliest first tokens; None when the server sent no log-probabilities."""
+        message = await self.chat.ainvoke(
+            list(messages), {"tags": [HIDDEN]}, max_tokens=1, logprobs=True, top_logprobs=count
+        )
+        return top_tokens_of(message)
+
+    async def blend(self, messages: Sequence[BaseMessage], communities: Sequence[str]) -> Blend | None:
+        """From the MoErges' folder on this machine; raises ModelError with the way out without one."""
+        blend = await checkpoint_blend(messages, communities)
+        if blend is None:
+            raise ModelError(NOT_AVAILABLE)
+        return blend
+
+    async def scope_notes(self, question: str, country: str, options: Sequence[str]) -> list[str]:
+        """None: a server says of nothing that it lies outside."""
+        return []
+
+    async def option_logprobs(
         self, messages: Sequence[BaseMessage], labels: Sequence[str]
-    ) -> LabelLogprobs | None:
+    ) -> OptionLogprobs | None:
         """The log-probability of each label, over all its tokenisations ("A", " A", ..), out of the whole
         vocabulary. One request of one token for labels of a letter; for longer ones another for each token
         that they have. None when this server can not tell.
         """
-        from cultural_palette.embedded.engine import tokenisations
-
-        lacks = ("lacks exact", self.model)
-        if self._server.learned.get(lacks):
+        lacks = ("lacks exact", self.ref.name)
+        if self.server.learned.get(lacks):
             return None
         try:
             vocabulary = await self._vocabulary(labels)
         except Refused as refused:
             if refused.status_code in (404, 405):  # a proxy that passes on /v1 only
-                self._server.learned[lacks] = True
+                self.server.learned[lacks] = True
                 return None
             raise
-        ways = {label: tokenisations(vocabulary, label) for label in labels}
-        if not all(ways.values()):
+        spellings = {label: tokenisations(vocabulary, label) for label in labels}
+        if not all(spellings.values()):
             return None
         usage = {"input_tokens": 0, "output_tokens": 0}
         begun: dict[tuple[int, ...], float] = {(): 0.0}  # log-probability of each beginning
         prompt: list[int] | None = None
-        for depth in range(max(len(ids) for spelt in ways.values() for ids in spelt)):
-            longer = {ids[: depth + 1] for spelt in ways.values() for ids in spelt if len(ids) > depth}
+        for depth in range(max(len(ids) for spelt in spellings.values() for ids in spelt)):
+            longer = {ids[: depth + 1] for spelt in spellings.values() for ids in spelt if len(ids) > depth}
             heads = sorted({ids[:depth] for ids in longer if begun[ids[:depth]] > NEGLIGIBLE})
             if not heads:
                 break
@@ -184,37 +217,37 @@ class ServedChatModel(BaseChatModel):
                 prompt = prompt or await self._prompt(messages)
                 rows = await self._next_of_ids([[*prompt, *head] for head in heads], wanted, usage)
             if any(row is None for row in rows):
-                self._server.learned[lacks] = True
+                self.server.learned[lacks] = True
                 return None
-            told = dict(zip(heads, rows, strict=True))
+            row_after = dict(zip(heads, rows, strict=True))
             for ids in longer:
-                row = told.get(ids[:depth])
+                row = row_after.get(ids[:depth])
                 begun[ids] = begun[ids[:depth]] + row[ids[depth]] if row else -math.inf
-        return LabelLogprobs(
-            tuple(_log_sum_exp([begun.get(ids, -math.inf) for ids in ways[label]]) for label in labels),
+        return OptionLogprobs(
+            tuple(log_sum_exp([begun.get(ids, -math.inf) for ids in spellings[label]]) for label in labels),
             usage,
         )
 
     async def _vocabulary(self, labels: Sequence[str]) -> dict[str, int]:
         """The tokens that labels are spelt with -> id. Each is asked for once a server and model."""
-        known: dict[str, int | None] = self._server.learned.setdefault(("tokens", self.model), {})
+        known: dict[str, int | None] = self.server.learned.setdefault(("tokens", self.ref.name), {})
         wanted = {piece for label in labels for piece in _pieces(" " + label)}
         if not wanted <= known.keys():
-            async with self._server.learning:
+            async with self.server.learning:
                 new = sorted(wanted - known.keys())
                 known.update(zip(new, await asyncio.gather(*map(self._token, new)), strict=True))
         return {piece: index for piece in wanted if (index := known[piece]) is not None}
 
     async def _token(self, text: str) -> int | None:
         """The id of the one token that is this text; None when it takes several."""
-        body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-        ids = (await self._server.post(TOKENIZE, body, root=True))["tokens"]
+        body = {"model": self.ref.name, "prompt": text, "add_special_tokens": False}
+        ids = (await self.server.post(TOKENIZE, body, root=True))["tokens"]
         return int(ids[0]) if len(ids) == 1 else None
 
     async def _prompt(self, messages: Sequence[BaseMessage]) -> list[int]:
         """The token ids of a chat, up to where the reply begins."""
-        body = {"model": self.model, "messages": _plain(messages)}
-        return list((await self._server.post(TOKENIZE, body, root=True))["tokens"])
+        body = {"model": self.ref.name, "messages": role_dicts(messages)}
+        return list((await self.server.post(TOKENIZE, body, root=True))["tokens"])
 
     async def _next_of_chat(
         self, messages: Sequence[BaseMessage], wanted: Sequence[int], usage: dict[str, int]
@@ -222,11 +255,15 @@ class ServedChatModel(BaseChatModel):
         """Log-probability of each wanted id as the reply's first token."""
         row: dict[int, float] = {}
         for ids in _chunks(wanted):
-            body = self._body(messages, _one_token(ids) | {"logprobs": True})
-            sent = await self._server.post(CHAT, body)
+            body = {"model": self.ref.name, "messages": role_dicts(messages), "logprobs": True} | _one_token(
+                ids
+            )
+            sent = await self.server.post(CHAT, body)
             _add(usage, sent.get("usage"))
             content = (sent["choices"][0].get("logprobs") or {}).get("content") or [{}]
-            row |= _by_id({each["token"]: each["logprob"] for each in content[0].get("top_logprobs") or ()})
+            row |= _by_id(
+                {entry["token"]: entry["logprob"] for entry in content[0].get("top_logprobs") or ()}
+            )
         return row if row.keys() >= set(wanted) else None
 
     async def _next_of_ids(
@@ -235,8 +272,8 @@ class ServedChatModel(BaseChatModel):
         """The same after prompts of token ids, all in one request."""
         rows: list[dict[int, float]] = [{} for _ in prompts]
         for ids in _chunks(wanted):
-            body = {"model": self.model, "prompt": list(prompts)} | _one_token(ids) | {"logprobs": 1}
-            sent = await self._server.post(COMPLETIONS, body)
+            body = {"model": self.ref.name, "prompt": list(prompts)} | _one_token(ids) | {"logprobs": 1}
+            sent = await self.server.post(COMPLETIONS, body)
             _add(usage, sent.get("usage"))
             for choice in sent["choices"]:
                 rows[choice["index"]] |= _by_id(((choice["logprobs"] or {}).get("top_logprobs") or [{}])[0])
@@ -252,9 +289,9 @@ def _one_token(ids: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _by_id(told: Mapping[str, float]) -> dict[int, float]:
+def _by_id(logprobs: Mapping[str, float]) -> dict[int, float]:
     found = {}
-    for token, logprob in told.items():
+    for token, logprob in logprobs.items():
         if match := TOKEN_ID.fullmatch(token):
             found[int(match[1])] = logprob if logprob > LOWEST else -math.inf
     return found
@@ -272,22 +309,13 @@ def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
         yield ids[start : start + MOST_IDS]
 
 
-def _plain(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
-    return [{"role": ROLES[message.type], "content": message.text} for message in messages]
-
-
-def _usage(told: Mapping[str, int] | None) -> UsageMetadata | None:
-    if not told:
+def _usage(usage: Mapping[str, int] | None) -> UsageMetadata | None:
+    if not usage:
         return None
-    read, written = told["prompt_tokens"], told["completion_tokens"]
+    read, written = usage["prompt_tokens"], usage["completion_tokens"]
     return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
 
 
-def _add(usage: dict[str, int], told: Mapping[str, int] | None) -> None:
-    usage["input_tokens"] += told["prompt_tokens"] if told else 0
-    usage["output_tokens"] += told["completion_tokens"] if told else 0
-
-
-def _log_sum_exp(values: Sequence[float]) -> float:
-    top = max(values)
-    return top if top == -math.inf else top + math.log(sum(math.exp(value - top) for value in values))
+def _add(total: dict[str, int], usage: Mapping[str, int] | None) -> None:
+    total["input_tokens"] += usage["prompt_tokens"] if usage else 0
+    total["output_tokens"] += usage["completion_tokens"] if usage else 0

@@ -81,46 +81,10 @@ class PaletteOutput(TypedDict, total=False):
     """
 
     country: str
-    query: str
-    options: list[str]
-    communities: dict[str, str]
-    chosen: str
-    drafts: dict[str, Draft | None]
-    memory: str | None
-    regulated: str | None
-    answer: str | None
-    distribution: dict[str, float] | None
-    option_mass: float | None
-    readout: dict[str, Any] | None
-    blend: dict[str, float] | None
-    blend_layers: list[dict[str, float]] | None
-    determinism: str
-    degraded: list[str]
-    notes: list[str]
-    usage: Usage
-    messages: Annotated[list[AnyMessage], add_messages]
-
-
-class Asked(TypedDict):
-    """The question of this turn as intake settled it. `in_chat`: it stands in `messages` already."""
-
-    query: str
-    options: list[str]
-    in_chat: bool
-
-
-class PaletteState(TypedDict, total=False):
-    """All of it. `query` and `options` are forgotten between turns, so that old options never answer a new
-    question; nodes read the turn's question through `question_of`.
-    """
-
-    country: str
     query: Annotated[str, UntrackedValue]
     options: Annotated[list[str], UntrackedValue]
-    asked: Asked
-    parts: dict[str, str]
     communities: dict[str, str]
-    chosen: str
+    chosen: str | None
     drafts: Annotated[dict[str, Draft | None], merge_drafts]
     memory: str | None
     regulated: str | None
@@ -130,19 +94,37 @@ class PaletteState(TypedDict, total=False):
     readout: dict[str, Any] | None
     blend: dict[str, float] | None
     blend_layers: list[dict[str, float]] | None
-    determinism: str
+    determinism: str | None
     degraded: Annotated[list[str], operator.add]
     notes: Annotated[list[str], operator.add]
     usage: Annotated[Usage, add_usage]
     messages: Annotated[list[AnyMessage], add_messages]
 
 
+class Turn(TypedDict):
+    """The question of this turn as intake settled it. `in_chat`: it stands in `messages` already."""
+
+    query: str
+    options: list[str]
+    in_chat: bool
+
+
+class PaletteState(PaletteOutput, total=False):
+    """The output and what only nodes need. `query` and `options` are forgotten between turns, so that old
+    options never answer a new question; nodes read the turn's question through `question_of`. `parts`: the
+    model of each part, as in ModelRef.
+    """
+
+    turn: Turn
+    parts: dict[str, str]
+
+
 def model_of(state: Mapping[str, Any], part: str) -> ModelRef:
-    """The model that plays a part in this turn, as intake cast it."""
+    """The model that plays a part in this turn, as intake settled it."""
     return ModelRef.parse(state["parts"][part])
 
 
 def question_of(state: Mapping[str, Any]) -> Question:
     """The question of this turn."""
-    asked = state.get("asked") or state
-    return Question(asked["query"], tuple(asked.get("options") or ()))
+    turn = state.get("turn") or state
+    return Question(turn["query"], tuple(turn.get("options") or ()))

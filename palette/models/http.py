@@ -150,8 +150,8 @@ class Server:
     @cached_property
     def headers(self) -> dict[str, str]:
         """With the key, when these settings send one there."""
-        told = {"Content-Type": "application/json"}
-        return told | ({"Authorization": f"Bearer {self.key.get_secret_value()}"} if self.key else {})
+        plain = {"Content-Type": "application/json"}
+        return plain | ({"Authorization": f"Bearer {self.key.get_secret_value()}"} if self.key else {})
 
     async def get(self, path: str) -> Any:
         """`GET path` below the address, read as JSON."""

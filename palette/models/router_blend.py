@@ -17,31 +17,35 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
+from cultural_palette.embedded.manifest import BUILT_IN
 from cultural_palette.errors import ModelError
+from cultural_palette.messages import role_pairs
+from cultural_palette.models.protocol import Blend
+from cultural_palette.settings import current_settings
 
 NOT_AVAILABLE = (
     "The blend is not available for a served model: set blend_checkpoint to the folder of its MoErges (or to "
     "an embedded palette, such as 'nano')."
 )
-ROLES = {"system": "system", "human": "user", "ai": "assistant"}
-Blend = dict[str, Any]
+
+
+async def checkpoint_blend(messages: Sequence[BaseMessage], communities: Sequence[str]) -> Blend | None:
+    """The blend of the MoErges that the setting `blend_checkpoint` names; None where it names none."""
+    checkpoint = current_settings().blend_checkpoint
+    return None if checkpoint is None else await served_blend(checkpoint, messages, communities)
 
 
 async def served_blend(checkpoint: str, messages: Sequence[BaseMessage], communities: Sequence[str]) -> Blend:
-    """Router weights over the prompt: {"communities": {key: mean}, "layers": [{key: weight}]}, as the
-    embedded engine gives them.
+    """Router weights over the prompt, as the embedded engine gives them.
 
     `checkpoint`: a MoErges folder, or an embedded palette by name or folder. `communities`: the experts in
     their order, for a folder that does not say. Raises ModelError: no such folder, no router in it.
     """
     if _is_palette(checkpoint):
-        from cultural_palette.embedded.chat_model import EmbeddedChatModel
-        from cultural_palette.embedded.engine import META
+        from cultural_palette.models.embedded import palette_blend
 
-        found = await EmbeddedChatModel(palette=checkpoint, part=META).ablend(messages)
-        assert found is not None
-        return found
-    pairs = tuple((ROLES[message.type], message.text) for message in messages)
+        return await palette_blend(checkpoint, messages)
+    pairs = tuple(role_pairs(messages))
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_thread(), _read, checkpoint, pairs, tuple(communities))
 
@@ -54,8 +58,6 @@ def _thread() -> ThreadPoolExecutor:
 
 @functools.cache
 def _is_palette(checkpoint: str) -> bool:
-    from cultural_palette.embedded.manifest import BUILT_IN
-
     return checkpoint in BUILT_IN or (Path(checkpoint) / "manifest.json").is_file()
 
 
@@ -76,11 +78,7 @@ def _read(checkpoint: str, pairs: tuple[tuple[str, str], ...], communities: tupl
             f"{checkpoint} has {len(layers[0])} experts, and there are {len(keys)} communities "
             f"({', '.join(keys)}): blend_checkpoint names another model's MoErges."
         )
-    mean = [sum(column) / len(layers) for column in zip(*layers, strict=True)]
-    return {
-        "communities": dict(zip(keys, mean, strict=True)),
-        "layers": [dict(zip(keys, layer, strict=True)) for layer in layers],
-    }
+    return Blend.over(keys, layers)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from cultural_palette.errors import ModelError
-from cultural_palette.models import EMBEDDED_MAX_TOKENS, SERVER_MAX_TOKENS, Reply, Sampling
+from cultural_palette.models import ModelRef, Reply, Sampling
 
 Ask = Callable[..., Awaitable[Reply]]
 """Asks a model as `palette.models.ask` does, with the same arguments; a run brings its own."""
@@ -148,13 +148,13 @@ class SynthesisContext(BaseModel):
     def validation_by(self, teacher: str) -> Literal["checks", "teacher"]:
         """How the answers of this teacher are validated."""
         if self.validation == "auto":
-            return "checks" if teacher.startswith("embedded:") else "teacher"
+            return "teacher" if ModelRef.parse(teacher).runs_on.judges else "checks"
         return self.validation
 
     def sampling(self, teacher: str, round_number: int) -> Sampling:
         """How a step's reply is drawn. Every round has a seed of its own."""
-        longest = EMBEDDED_MAX_TOKENS if teacher.startswith("embedded:") else SERVER_MAX_TOKENS
-        return Sampling(self.temperature, self.max_tokens or longest, self.seed + round_number - 1)
+        sampling = Sampling(self.temperature, self.max_tokens, self.seed + round_number - 1)
+        return sampling.with_length(ModelRef.parse(teacher).runs_on.max_tokens)
 
     def judging(self, teacher: str, round_number: int) -> Sampling:
         """How a validation is drawn: the likeliest."""

@@ -1,0 +1,145 @@
+"""What a person may turn at run time. A knob left at None is as the settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from langgraph.runtime import Runtime
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from typing_extensions import Unpack
+
+from cultural_palette.knobs import Declared, KnobArguments, RunKnobs, declared_knobs
+from cultural_palette.models import ModelRef, Sampling
+from cultural_palette.prompts import template_of
+from cultural_palette.settings import OPENAI_URL, Settings, current_settings, field_of
+
+SHARED = tuple(declared_knobs())
+
+
+def _open_field(knob: Declared) -> tuple[Any, Any]:
+    """A knob as a field of the context: as declared, or None for what the settings say."""
+    extra: dict[str, Any] = {}
+    if knob.knob.editor:
+        extra["langgraph_type"] = knob.knob.editor
+    if knob.knob.nodes:
+        extra["langgraph_nodes"] = list(knob.knob.nodes)
+    shown = knob.knob.description[0].upper() + knob.knob.description[1:]
+    if isinstance(knob.default, dict):
+        return knob.type, Field(
+            default_factory=dict, description=f"{shown}.", json_schema_extra=extra or None
+        )
+    said = "" if knob.default is None else f" (settings: {knob.default})"
+    field = field_of(knob, default=None, description=f"{shown}{said}.", json_schema_extra=extra or None)
+    return knob.type | None, field
+
+
+def _prompt(name: str, fields: str, node: str | None = None) -> Any:
+    extra: dict[str, Any] = {"langgraph_type": "prompt"} | ({"langgraph_nodes": [node]} if node else {})
+    return Field(
+        default=None,
+        description=f"Your own text for the prompt '{name}': [system] and [user] sections with {fields}.",
+        json_schema_extra=extra,
+    )
+
+
+class ContextArguments(KnobArguments, total=False):
+    """What `PaletteContext` takes."""
+
+    prompt_draft: str | None
+    prompt_regulate: str | None
+    prompt_account: str | None
+    prompt_decide: str | None
+    prompt_decide_option: str | None
+
+
+if TYPE_CHECKING:
+
+    class _OpenKnobs(RunKnobs, BaseModel):
+        """The knobs, each of which may be left open."""
+else:
+    _OpenKnobs = create_model(
+        "_OpenKnobs",
+        __config__=ConfigDict(protected_namespaces=()),
+        **{name: _open_field(knob) for name, knob in declared_knobs().items()},
+    )
+
+
+class PaletteContext(_OpenKnobs):
+    """The knobs of one run. Times are in seconds. Holds no key: a server keeps it with the run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **knobs: Unpack[ContextArguments]) -> None: ...
+
+    prompt_draft: str | None = _prompt("draft", "{community} {country} {question} {options}")
+    prompt_regulate: str | None = _prompt("regulate", "{country} {memory} {question}", "regulate")
+    prompt_account: str | None = _prompt("account", "{country} {question}", "regulate")
+    prompt_decide: str | None = _prompt("decide", "{account} {country} {question}", "decide")
+    prompt_decide_option: str | None = _prompt(
+        "decide_option", "{account} {country} {question} {options}", "decide"
+    )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """These settings, written out. A model without address gets the settings' own, so that it stays
+        with the run.
+        """
+        values = {name: getattr(settings, name) for name in SHARED}
+        values["model"] = settings.model and _addressed(settings.model, settings)
+        values["models"] = {part: _addressed(ref, settings) for part, ref in settings.models.items()}
+        return cls(**values)
+
+    def over(self, settings: Settings) -> Knobs:
+        """Every knob with its value: this context's, else the settings'."""
+        chosen = {name: getattr(self, name) for name in SHARED}
+        merged = {name: getattr(settings, name) if value is None else value for name, value in chosen.items()}
+        # one model named for this run is meant for every part that the run does not name itself
+        merged["models"] = {**({} if self.model else settings.models), **self.models}
+        prompts = {name.removeprefix("prompt_"): getattr(self, name) for name in PROMPT_FIELDS}
+        if merged["prompt_order"] == "prefix":
+            ours = {name: template_of(f"prefix/{name}") for name in prompts}
+            prompts = {name: text or ours[name] for name, text in prompts.items()}
+        return Knobs(merged, prompts, settings.request_timeout_s)
+
+
+PROMPT_FIELDS = tuple(
+    f"prompt_{name}" for name in ("draft", "regulate", "account", "decide", "decide_option")
+)
+
+
+class Knobs(RunKnobs):
+    """A context with nothing left open: what nodes read. `prompts`: one's own text by prompt, None: ours."""
+
+    def __init__(
+        self, values: Mapping[str, Any], prompts: Mapping[str, str | None], request_timeout_s: float
+    ) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.prompts = prompts
+        self.request_timeout_s = request_timeout_s
+
+    @property
+    def draft_sampling(self) -> Sampling:
+        """How drafts are drawn."""
+        return Sampling(self.temperature, self.max_tokens, self.seed)
+
+    @property
+    def meta_sampling(self) -> Sampling:
+        """How the account and the decision are drawn."""
+        return Sampling(self.meta_temperature, self.max_tokens, self.seed)
+
+
+def knobs_of(runtime: Runtime[PaletteContext]) -> Knobs:
+    """The knobs of this run. In process the context is None when it was not passed."""
+    context: Any = runtime.context
+    if isinstance(context, Mapping):
+        context = PaletteContext(**context)
+    return (context or PaletteContext()).over(current_settings())
+
+
+def _addressed(ref: str, settings: Settings) -> str:
+    url = None if settings.base_url == OPENAI_URL else settings.base_url
+    return str(ModelRef.parse(ref).with_address(url))

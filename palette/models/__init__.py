@@ -1,0 +1,44 @@
+"""The one seam to a model: references, parts, the `Model` that every provider gives, and asking it."""
+
+from cultural_palette.models.asking import (
+    ask,
+    blend_of,
+    call_of,
+    chat_model,
+    guarded,
+    open_model,
+    read,
+    scope_notes_of,
+)
+from cultural_palette.models.connections import close_clients
+from cultural_palette.models.parts import BASE, META, Parts, resolve_parts
+from cultural_palette.models.protocol import Blend, Model, OptionLogprobs, Reply, Sampling, TopTokens
+from cultural_palette.models.providers import PROVIDERS, Provider
+from cultural_palette.models.references import ModelRef
+from cultural_palette.models.tokens import usage_of
+
+__all__ = [
+    "BASE",
+    "META",
+    "PROVIDERS",
+    "Blend",
+    "Model",
+    "ModelRef",
+    "OptionLogprobs",
+    "Parts",
+    "Provider",
+    "Reply",
+    "Sampling",
+    "TopTokens",
+    "ask",
+    "blend_of",
+    "call_of",
+    "chat_model",
+    "close_clients",
+    "guarded",
+    "open_model",
+    "read",
+    "resolve_parts",
+    "scope_notes_of",
+    "usage_of",
+]
