@@ -18,12 +18,12 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 
 from cultural_palette.errors import ModelError
+from cultural_palette.messages import role_pairs
 
 NOT_AVAILABLE = (
     "The blend is not available for a served model: set blend_checkpoint to the folder of its MoErges (or to "
     "an embedded palette, such as 'nano')."
 )
-ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 Blend = dict[str, Any]
 
 
@@ -41,7 +41,7 @@ async def served_blend(checkpoint: str, messages: Sequence[BaseMessage], communi
         found = await EmbeddedChatModel(palette=checkpoint, part=META).ablend(messages)
         assert found is not None
         return found
-    pairs = tuple((ROLES[message.type], message.text) for message in messages)
+    pairs = tuple(role_pairs(messages))
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_thread(), _read, checkpoint, pairs, tuple(communities))
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import functools
 import hashlib
 import json
 import os
 import sqlite3
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cultural_palette.errors import ArtifactError
+from cultural_palette.provenance import hash_file, sha256
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -118,7 +119,7 @@ class CallStore:
         """What a call is kept under: a SHA-256 of everything that shapes its reply."""
         whole = {"kind": kind, "model": model, "revision": self._revision(model), "request": request}
         text = json.dumps(whole, ensure_ascii=True, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        return sha256(text)
 
     def _revision(self, model: str) -> str | None:
         if model in self.revisions:
@@ -238,22 +239,15 @@ def _weights_of(name: str) -> str:
     folder = BUILT_IN.get(palette, Path(palette))
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+        hash_file(digest, file)
     return digest.hexdigest()
 
 
 def _lock(descriptor: int, offset: int) -> bool:
     """Lock one byte of the lock file; it ends with the process. False when another process has it."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False
@@ -263,12 +257,4 @@ def _lock(descriptor: int, offset: int) -> bool:
 
 def _unlock(descriptor: int, offset: int) -> None:
     with contextlib.suppress(OSError):
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, offset)
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, offset)

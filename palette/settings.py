@@ -7,7 +7,6 @@ in silence.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import tomllib
@@ -29,6 +28,7 @@ from pydantic_settings import (
 )
 
 from cultural_palette.errors import SettingsError
+from cultural_palette.suggestions import did_you_mean
 
 PREFIX = "PALETTE_"
 CONFIG = "PALETTE_CONFIG"
@@ -204,9 +204,8 @@ def _refuse_unknown_variables() -> None:
 
 def _unknown(name: str, known: Iterable[str], what: str) -> str:
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
-    return f"Unknown {what} {name!r}. {hint}"
+    hint = did_you_mean(name, known, quoted=False) or f" There are {', '.join(known)}."
+    return f"Unknown {what} {name!r}.{hint}"
 
 
 def _readable(error: ValidationError) -> str:

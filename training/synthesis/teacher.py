@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from cultural_palette.calls import CallStore
 from cultural_palette.errors import ModelError, PaletteError, UsageError
 from cultural_palette.graph.synthesis_state import TeacherRefused
+from cultural_palette.messages import role_dicts
 from cultural_palette.models import ModelRef, Reply, Sampling, guarded, open_model, usage_of
 from cultural_palette.settings import OPENAI_URL, Settings
 from cultural_palette.training.synthesis.pace import Pace
@@ -20,7 +21,6 @@ from cultural_palette.training.synthesis.prices import Price
 from cultural_palette.training.synthesis.server import Servers, TeacherLost
 
 KIND = "synthesis"  # of the calls in the store
-ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 REFUSALS_IN_A_ROW = 10
 LEAST_FAILURES_IN_A_ROW = 20
 Json = dict[str, Any]
@@ -54,7 +54,7 @@ class Request:
         """As an OpenAI-compatible server takes it."""
         body: Json = {
             "model": self.model.name,
-            "messages": [{"role": ROLES[m.type], "content": m.text} for m in self.messages],
+            "messages": role_dicts(self.messages),
             "temperature": self.sampling.temperature,
             "max_completion_tokens": self.sampling.max_tokens,
             "seed": self.sampling.seed,
