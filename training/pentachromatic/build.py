@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cultural_palette.artifacts import MANIFEST, whole_folder, write_whole
 from cultural_palette.errors import ArtifactError, UsageError
-from cultural_palette.jsonl import read_object, read_rows, refuse
+from cultural_palette.jsonl import read_object, read_rows
 from cultural_palette.provenance import installed_versions
 from cultural_palette.training.pentachromatic.card import CARD, Licence, card_of
 from cultural_palette.training.pentachromatic.forms import FORMS
@@ -53,10 +53,13 @@ class Excluded:
 def read_excluded(path: Path) -> Excluded:
     """JSONL of {"query_id": .., "reason": ..}; raises UsageError with the line."""
     reasons = {}
-    advice = '; expected {"query_id": .., "reason": ..}'
-    for row, place in read_rows(path, refuse(UsageError, advice)):
-        if not isinstance(row.get("query_id"), str | int):
-            raise UsageError(f"{place}: no query_id{advice}")
+
+    def fault(place: str, why: str) -> NoReturn:
+        raise UsageError(f'{place}: expected {{"query_id": .., "reason": ..}} ({why})')
+
+    for row, place in read_rows(path, fault):
+        if "query_id" not in row:
+            fault(place, 'no "query_id"')
         reasons[str(row["query_id"])] = str(row.get("reason") or "no reason given")
     return Excluded(path.name, facts(path).sha256, reasons)
 
