@@ -20,7 +20,8 @@ BOMB = "[" * 100_000 + "]" * 100_000
 MAP = load_map("continents")
 COMMUNITIES = tuple(community.key for community in MAP.communities)
 ANSWER = {
-    "query_id": "q1", "query": "What is a good life?", "community": "asia", "status": "ok", "response": "Rice.",
+    "query_id": "q1", "query": "What is a good life?", "community": "asia", "status": "ok",
+    "response": "Rice.",
 }  # fmt: skip
 
 

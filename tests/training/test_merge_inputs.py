@@ -234,14 +234,14 @@ def test_two_merges_into_one_folder(here: Path) -> None:
     merges(here)
     before = (here / "out" / "merge_report.json").read_bytes()
     with claim(here / "out"), pytest.raises(MergeError, match="out is in use by another run: wait"):
-        merge(here)
+        merges(here)
     assert (here / "out" / "merge_report.json").read_bytes() == before
 
 
 def test_a_file_in_the_place_of_the_result(here: Path) -> None:
     (here / "out").write_text("thesis")
     with pytest.raises(MergeError, match="out is a file: take another folder"):
-        merge(here)
+        merges(here)
     assert (here / "out").read_text() == "thesis"
 
 
