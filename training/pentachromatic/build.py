@@ -175,11 +175,6 @@ class Exports:
         return dict(sorted(found.items()))
 
 
-def form_files(form: str, split: str, community: str, suffix: str) -> str:
-    """A file's path within a dataset folder."""
-    return f"{form}/{split}/{FORMS[form].file.format(community)}.{suffix}"
-
-
 @dataclass
 class _Tally:
     answers: Counter[str]
