@@ -346,10 +346,10 @@ def _median(takes: list[Taken]) -> dict[str, Any]:
 
 
 def _with() -> dict[str, str]:
-    from importlib.metadata import version
+    from cultural_palette.provenance import installed_versions
 
     names = ("aiohttp", "openai", "langchain-core", "langchain-openai", "langgraph")
-    return {"machine": platform.machine()} | {name: version(name) for name in names}
+    return {"machine": platform.machine()} | installed_versions(names)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ item's own. It asks nobody: it takes the rows of the `single-draft:COMMUNITY` me
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,11 +14,12 @@ from cultural_palette.evaluation.metrics import alignments
 from cultural_palette.evaluation.predictions import Row, row_of
 from cultural_palette.evaluation.surveys import SurveyItem
 from cultural_palette.graph.variants import SINGLE
+from cultural_palette.provenance import sha256
 
 
 def halves(batteries: Iterable[str]) -> dict[str, int]:
     """Battery -> 0 or 1: two halves of nearly equal size, by a hash; a battery is never parted."""
-    ranked = sorted(set(batteries), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    ranked = sorted(set(batteries), key=sha256)
     return {name: place % 2 for place, name in enumerate(ranked)}
 
 

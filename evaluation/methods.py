@@ -6,7 +6,6 @@ each is defined and where it departs from its source: docs/methods.md.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from cultural_palette.graph.variants import SINGLE, build_variant
 from cultural_palette.models import BASE, ModelRef
 from cultural_palette.nodes.knobs import PaletteContext
 from cultural_palette.settings import current_settings
+from cultural_palette.suggestions import did_you_mean
 
 Predict = Callable[[SurveyItem], Awaitable[Prediction]]
 BEST_SINGLE = "best-single-draft"
@@ -117,11 +117,9 @@ def _method(name: str, cultural_map: CulturalMap) -> Method:
         return Method(name, f"control: one culture, {key}", name)
     if ":" in name:
         return Method(name, "a method of one's own", path=name)
-    near = difflib.get_close_matches(name, METHODS, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
     raise UsageError(
-        f"Unknown method {name!r}. {hint}There are {', '.join(METHODS)}, {SINGLE}COMMUNITY, 'paper' and "
-        "'all', or one of your own as module:attribute."
+        f"Unknown method {name!r}.{did_you_mean(name, METHODS)} There are {', '.join(METHODS)}, "
+        f"{SINGLE}COMMUNITY, 'paper' and 'all', or one of your own as module:attribute."
     )
 
 

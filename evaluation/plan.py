@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from cultural_palette.evaluation.methods import BEST_SINGLE, Method
 from cultural_palette.evaluation.surveys import Survey
 from cultural_palette.models import resolve_parts
 from cultural_palette.prompts import names, template_of
+from cultural_palette.provenance import short_sha256
 from cultural_palette.settings import Settings
 
 KIND = "survey-evaluation"
@@ -77,10 +77,7 @@ class Plan:
             "runs": self.runs,
             "settings": self.settings.model_dump(mode="json", exclude=NOT_IN_CONFIG),
             "prompts": {
-                name: _digest(template_of(name)) for name in (*names(), *names("baselines"), *names("prefix"))
+                name: short_sha256(template_of(name))
+                for name in (*names(), *names("baselines"), *names("prefix"))
             },
         }
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.artifacts import ROWS
+from cultural_palette.artifacts import ROWS, whole_file
 from cultural_palette.distributions import Distribution
 from cultural_palette.evaluation.surveys import SurveyItem
+from cultural_palette.jsonl import parse_object
 
 PREDICTIONS = "predictions.jsonl"
 BY_THE_CLOCK = ("seconds", "calls")
@@ -109,23 +109,20 @@ def write_predictions(
     """
     places = {name: place for place, name in enumerate(methods)}
     numbers = {item.id: number for number, item in enumerate(items)}
-    part, digest = folder / f".{PREDICTIONS}.part", hashlib.sha256()
-    with (folder / ROWS).open("rb") as journal, part.open("wb") as file:
+    digest = hashlib.sha256()
+    with (folder / ROWS).open("rb") as journal, whole_file(folder / PREDICTIONS) as file:
         where: list[tuple[int, int, int, int]] = []
         start = 0
         for line in journal:
-            row = json.loads(line)
+            row = parse_object(line, half_pairs=True)
             count(row)
             where.append((places[row["method"]], row["run"], numbers[row["item"]], start))
             start += len(line)
         for *_, start in sorted(where):
             journal.seek(start)
-            row = json.loads(journal.readline())
+            row = parse_object(journal.readline(), half_pairs=True)
             kept = {key: value for key, value in row.items() if key not in BY_THE_CLOCK}
             data = json.dumps(kept, ensure_ascii=True, allow_nan=False).encode() + b"\n"
             digest.update(data)
             file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / PREDICTIONS)
     return digest.hexdigest()

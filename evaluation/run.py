@@ -12,8 +12,6 @@ import json
 import platform
 import time
 from collections import Counter
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from cultural_palette.evaluation.predictions import Row, key_of, row_of, write_p
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.surveys import SurveyItem
 from cultural_palette.models import close_clients
+from cultural_palette.provenance import installed_versions
 from cultural_palette.settings import use_settings
 
 FLOORS = "floors.json"
@@ -218,7 +217,7 @@ def _finish(plan: Plan, folder: RunFolder, seconds: float) -> dict[str, Any]:
         "outcomes": {name: dict(counts) for name, counts in outcomes.items()},
         "predictions_sha256": digest,
         "seconds": round(seconds, 1),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
     }
     folder.finish(manifest)
     return manifest
@@ -234,11 +233,3 @@ def _drop_failed(folder: RunFolder) -> None:
     folder.close()
     write_whole(folder.path / ROWS, text.encode("utf-8", "backslashreplace"))
     folder.open()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cultural_palette.countries import find_country
 from cultural_palette.errors import UnknownCountry, UsageError
+from cultural_palette.provenance import short_sha256
 
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
@@ -70,7 +70,7 @@ class Selection:
     def digest(self) -> str:
         """The first 16 hexadecimal digits of a SHA-256 over every field."""
         text = json.dumps(self._fields(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return short_sha256(text)
 
     def _fields(self) -> dict[str, Any]:
         return {**asdict(self), "countries": list(self.countries)}

@@ -9,12 +9,9 @@ Queries are what is resampled for intervals: one query is asked for every commun
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,14 +21,17 @@ from cultural_palette.calls import CallStore, use_calls
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import ModelError, UsageError
 from cultural_palette.evaluation.statistics import grouped_bootstrap
+from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.models import ModelRef, Sampling, ask, close_clients
 from cultural_palette.prompts import render, template_of
+from cultural_palette.provenance import file_sha256, installed_versions, short_sha256
 
 KIND = "semantic-evaluation"
 METHODS = ("prompting", "joint", "ties", "model_stock", "moerges")  # Figure 4's, in its order
 TOGETHER = 32  # answers asked at once, then scored at once: what a kill can cost
 PROMPT = "semantic/answer"
 ANSWERS = "answers.jsonl"
+PACKAGES = ("cultural-palette", "langchain-openai", "torch", "transformers")
 
 
 class Scorer(Protocol):
@@ -96,7 +96,7 @@ class SemanticPlan:
                 "max_tokens": self.sampling.max_tokens,
                 "seed": self.sampling.seed,
             },
-            "prompt": sha256(template_of(PROMPT).encode()).hexdigest()[:16],
+            "prompt": short_sha256(template_of(PROMPT)),
         }
 
 
@@ -111,14 +111,12 @@ def load_gold(path: Path, cultural_map: CulturalMap, queries: int | None = None)
     file = path / ANSWERS if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"No {file}: give a dataset folder, its {ANSWERS}, or JSONL of your own.")
-    raw, counts = file.read_bytes(), Counter[str]()
+    counts = Counter[str]()
     found: dict[str, GoldAnswer] = {}
     keys = {community.key for community in cultural_map.communities}
-    for number, line in enumerate(raw.decode("utf-8", errors="replace").split("\n"), 1):
-        if not line.strip():
-            continue
+    for row, place in read_rows(file, refuse(UsageError, ". Mend that line, or take it out.")):
         counts["rows"] += 1
-        answer = _gold(line, f"{file}:{number}")
+        answer = _gold(row, place)
         if isinstance(answer, str):
             counts[answer] += 1
         elif answer.community not in keys:
@@ -136,17 +134,11 @@ def load_gold(path: Path, cultural_map: CulturalMap, queries: int | None = None)
             f"Communities: {', '.join(sorted(keys))}."
         )
     counts["answers"] = len(answers)
-    return GoldAnswers(path.resolve().name, sha256(raw).hexdigest(), answers, dict(counts))
+    return GoldAnswers(path.resolve().name, file_sha256(file), answers, dict(counts))
 
 
-def _gold(line: str, where: str) -> GoldAnswer | str:
+def _gold(row: Mapping[str, Any], where: str) -> GoldAnswer | str:
     """The answer of a row; or why the row is left out."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise UsageError(f"{where}: not JSON. Mend that line, or take it out.") from None
-    if not isinstance(row, dict):
-        raise UsageError(f"{where}: expected a JSON object.")
     if row.get("split", "test") != "test":
         return "not held out"
     if row.get("status", "ok") != "ok" or not row.get("response"):
@@ -154,7 +146,7 @@ def _gold(line: str, where: str) -> GoldAnswer | str:
     query = row.get("query")
     if not isinstance(query, str) or not isinstance(row.get("community"), str):
         raise UsageError(f"{where}: expected query, community and response.")
-    key = row.get("query_id") or sha256(query.strip().encode(errors="replace")).hexdigest()[:12]
+    key = row.get("query_id") or short_sha256(query.strip(), 12)
     try:
         return GoldAnswer(str(key), query, row["community"], str(row["response"]))
     except ValueError:
@@ -239,7 +231,7 @@ def _manifest(
         "calls": dict(calls),
         "outcomes": {method: dict(counts) for method, counts in outcomes.items()},
         "scores": {method: dict(_scores(rows, method)) for method in plan.models},
-        "versions": dict(_versions()),
+        "versions": installed_versions(PACKAGES),
     }
 
 
@@ -255,11 +247,3 @@ def _scores(rows: Sequence[Mapping[str, Any]], method: str) -> Iterator[tuple[st
             "mean": interval.mean, "low": interval.low, "high": interval.high,
             "n": interval.n, "clusters": interval.clusters,
         }  # fmt: skip
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in ("cultural-palette", "langchain-openai", "torch", "transformers"):
-        try:
-            yield package, version(package)
-        except PackageNotFoundError:
-            continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from cultural_palette.evaluation.survey_formats import (
     modular_pluralism,
     wvs,
 )
+from cultural_palette.provenance import file_sha256, short_sha256
 from cultural_palette.questions import Question
 
 HUB = "global-opinions"
@@ -162,7 +162,7 @@ def load_survey(source: str | Path, selection: Selection | None = None, *, name:
     return Survey(
         name=name or (path.stem if path.is_file() else path.resolve().name),
         source=told,
-        sha256=_hash(files),
+        sha256=file_sha256(*files),
         items=tuple(items),
         selection=selection,
         counts=builder.counts,
@@ -299,7 +299,7 @@ class _Builder:
 def question_id(survey: str, text: str, options: Iterable[str]) -> str:
     """A question's name for ever: a hash of the survey's own text and options, not of a selection."""
     content = "\x1f".join((survey, text.strip(), *(option.strip() for option in options)))
-    return hashlib.sha256(content.encode("utf-8", errors="surrogatepass")).hexdigest()[:12]
+    return short_sha256(content, 12)
 
 
 @cache
@@ -335,10 +335,3 @@ def _reader(path: Path) -> tuple[Any, tuple[Path, ...]]:
     if path.suffix.lower() not in readers:
         raise SurveyError(f"{path}: expected a file that ends in {', '.join(readers)}, or a folder.")
     return readers[path.suffix.lower()], (path,)
-
-
-def _hash(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

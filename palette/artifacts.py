@@ -1,21 +1,30 @@
-"""Run folders: rows appended as they come, the manifest last. Stopped runs go on, finished ones stay."""
+"""What runs leave on the disk: rows with the manifest last, and files and folders whole or not at all.
+
+Stopped runs go on, finished ones stay, and two runs never write to one place. The locks are POSIX, as
+Linux and macOS have them, and end with their process, however that comes.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
+import re
 import secrets
-import sys
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from cultural_palette.errors import ArtifactError
+from cultural_palette.jsonl import JsonFault, parse_object
 
 LOG = logging.getLogger(__name__)
 ROWS, MANIFEST, CONFIG, LOCK = "rows.jsonl", "manifest.json", "config.json", ".lock"
+CLAIM_HEAD = b"cultural-palette: a run fills the folder beside this file, in:\n"
 
 
 class RunFolder:
@@ -91,8 +100,7 @@ class RunFolder:
         self._acquire()
         try:
             self._check_config()
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-            self._rows = os.open(self.path / ROWS, flags, 0o666)
+            self._rows = os.open(self.path / ROWS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             _cut_torn_row(self._rows, self.path / ROWS)
         except OSError as error:
             self.close()
@@ -130,11 +138,13 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            free = _flock(self._lock)
         except OSError as error:
-            raise ArtifactError(f"{self.path} can not be written: {error}") from error
-        if not _lock(self._lock):
             self.close()
-            raise ArtifactError(f"{self.path} is in use by another run: wait for it, or take another folder.")
+            raise ArtifactError(f"{self.path} can not be written: {error}") from error
+        if not free:
+            self.close()
+            raise _in_use(self.path)
 
     def _check_config(self) -> None:
         if self.config is None:
@@ -154,19 +164,143 @@ class RunFolder:
 
 def write_whole(path: str | Path, data: str | bytes) -> None:
     """Write a file so that a reader finds the old one or the new one, never a part; text becomes UTF-8."""
+    with whole_file(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write in pieces: at `path`, whole, when the block ends well; else nothing has changed.
+
+    Raises ArtifactError in place of the operating system's errors, those of the block too.
+    """
     path = Path(path)
-    raw = data.encode("utf-8") if isinstance(data, str) else data
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("xb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                part.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    part.unlink()
+                raise
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ArtifactError(f"{path} can not be written: {error}") from error
+
+
+@contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file, waiting for whoever has it. The file stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `out` when the block ends well; else nothing has changed.
+
+    A second run that writes to the same place gets an ArtifactError, at once.
+    """
+    with claim(out) as place, place.whole_folder() as part:
+        yield part
+
+
+@contextmanager
+def claim(out: Path, *, wait: bool = False) -> Iterator[Claim]:
+    """Hold the place `out`: one run at a time fills or replaces it. `wait`: for another run to end.
+
+    Where a link stands at `out`, what it points to is meant. Raises ArtifactError: in use, not writable.
+    """
+    try:
+        where = out.resolve()
+        if where.is_symlink():  # a circle of links ends nowhere
+            raise OSError("its links point to each other")
+        where.parent.mkdir(parents=True, exist_ok=True)
+        file = where.with_name(f".{where.name}.lock")
+        descriptor, ours = _open_claim(file, wait)
+    except (OSError, RuntimeError) as error:
+        raise ArtifactError(f"{out} can not be written: {error}") from error
+    if descriptor is None:
+        raise _in_use(out)
+    place = Claim(where, descriptor, notes=ours)
+    try:
+        if ours:
+            place.tidy()
+        yield place
+    finally:
+        if ours:
+            with suppress(OSError):
+                file.unlink()
+        os.close(descriptor)
+
+
+class Claim:
+    """A place that this run alone writes to, and the folders beside it that it works in.
+
+    Their names are random, and stand in the lock file before they are made: so what a killed run left is
+    known to be ours and goes away with the next run, and nothing else does.
+    """
+
+    def __init__(self, out: Path, lock: int, notes: bool) -> None:
+        """`notes`: whether the lock file is ours to write to."""
+        self.out = out
+        self._lock, self._notes = lock, notes
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder beside the place, on the same disk; gone after the block."""
+        part = self._beside("part")
+        part.mkdir()
+        try:
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    @contextmanager
+    def whole_folder(self) -> Iterator[Path]:
+        """A folder to fill, which takes the place when the block ends well; else nothing has changed.
+
+        Operating system errors pass; the block may raise them too.
+        """
+        with self.scratch() as part:
+            yield part
+            old = self._beside("old")
+            there = self.out.exists()
+            if there:
+                self.out.rename(old)
+            try:
+                part.rename(self.out)
+            except OSError:
+                if there:
+                    old.rename(self.out)
+                raise
+            _remove(old)
+
+    def tidy(self) -> None:
+        """Put back what a killed run had moved aside and not replaced yet; remove what it left."""
+        ours = re.compile(rf"\.{re.escape(self.out.name)}\.[0-9a-f]{{16}}\.(part|old)")
+        left = [self.out.with_name(name) for name in _noted(self._lock) if ours.fullmatch(name)]
+        for path in left:
+            if path.suffix == ".old" and path.exists() and not self.out.exists():
+                path.rename(self.out)
+        for path in left:
+            _remove(path)
+
+    def _beside(self, kind: str) -> Path:
+        path = self.out.with_name(f".{self.out.name}.{secrets.token_hex(8)}.{kind}")
+        if self._notes:
+            os.lseek(self._lock, 0, os.SEEK_END)
+            os.write(self._lock, f"{path.name}\n".encode("utf-8", "surrogateescape"))
+        return path
 
 
 def _json(value: Mapping[str, Any], what: str, indent: int | None = None) -> bytes:
@@ -182,12 +316,9 @@ def _json(value: Mapping[str, Any], what: str, indent: int | None = None) -> byt
 
 def _row(line: bytes, file: Path, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ArtifactError(f"{file}:{number}: not JSON ({error}). Mend that line, or take it out.") from None
-    if not isinstance(row, dict):
-        raise ArtifactError(f"{file}:{number}: expected a JSON object, found {type(row).__name__}.")
-    return row
+        return parse_object(line, half_pairs=True)
+    except JsonFault as error:
+        raise ArtifactError(f"{file}:{number}: {error}. Mend that line, or take it out.") from None
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -212,17 +343,61 @@ def _cut_torn_row(descriptor: int, file: Path) -> None:
         os.ftruncate(descriptor, end)
 
 
-def _lock(descriptor: int) -> bool:
+def _open_claim(file: Path, wait: bool) -> tuple[int | None, bool]:
+    """The lock file, locked (None: another run has it), and whether it is one of ours, to be removed after.
+
+    A file of that name that someone else wrote is locked as well, and left as it is.
+    """
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            if not _flock(descriptor, wait):
+                os.close(descriptor)
+                return None, False
+            if not _still_at(file, descriptor):  # its last holder removed it meanwhile
+                os.close(descriptor)
+                continue
+            size = os.fstat(descriptor).st_size
+            if size == 0:
+                os.write(descriptor, CLAIM_HEAD)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return descriptor, os.read(descriptor, len(CLAIM_HEAD)) == CLAIM_HEAD
+        except BaseException:
+            with suppress(OSError):
+                os.close(descriptor)
+            raise
+
+
+def _noted(lock: int) -> list[str]:
+    """Names of the folders that a claim's lock file says were made."""
+    os.lseek(lock, len(CLAIM_HEAD), os.SEEK_SET)
+    raw = os.read(lock, 2**20).decode("utf-8", "surrogateescape")
+    return raw.split("\n")[:-1]
+
+
+def _still_at(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(file.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _in_use(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} is in use by another run: wait for it, or take another folder.")
+
+
+def _flock(descriptor: int, wait: bool = False) -> bool:
     """Take the lock, which ends with the process, even by kill -9. False when another has it."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
         return False
     return True

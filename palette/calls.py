@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
+import fcntl
 import json
 import os
 import sqlite3
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cultural_palette.errors import ArtifactError
+from cultural_palette.provenance import sha256
 
 CALLS, LOCKS = "calls.sqlite", "calls.lock"
 SCHEMA = (
@@ -136,7 +136,7 @@ class CallStore:
         revision = self.revisions.get(call.model, call.revision)
         whole = {"kind": call.kind, "model": call.model, "revision": revision, "request": call.request}
         text = json.dumps(whole, ensure_ascii=True, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode("ascii")).hexdigest()
+        return sha256(text)
 
     async def _lead(self, key: str, call: Call, produce: Produce) -> Json:
         if (reply := await self._read(key)) is not None:
@@ -240,15 +240,7 @@ def call_store() -> Calls | None:
 def _lock(descriptor: int, offset: int) -> bool:
     """Lock one byte of the lock file; it ends with the process. False when another process has it."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
             return False
@@ -258,12 +250,4 @@ def _lock(descriptor: int, offset: int) -> bool:
 
 def _unlock(descriptor: int, offset: int) -> None:
     with contextlib.suppress(OSError):
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, offset)
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, offset)

@@ -5,7 +5,6 @@ Codes and official names are ISO 3166-1 as `pycountry` has it; everyday names an
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 import unicodedata
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import pycountry
 
 from cultural_palette.errors import UnknownCountry
+from cultural_palette.suggestions import nearest
 
 EVERYDAY = {
     "BOL": "Bolivia", "BRN": "Brunei", "CIV": "Ivory Coast", "COD": "Democratic Republic of the Congo",
@@ -111,7 +111,7 @@ def find_country(text: str) -> Country:
     if wanted in nickname:
         guesses = [nickname[wanted]]
     else:
-        near = difflib.get_close_matches(wanted, [*_index(), *nickname], n=6, cutoff=0.6)
+        near = nearest(wanted, [*_index(), *nickname], n=6)
         guesses = list(dict.fromkeys((_index() | nickname)[key] for key in near))[:3]
     hint = " or ".join(f"{c.iso3} ({c.name})" for c in guesses)
     did = f" Did you mean {hint}?" if hint else ""

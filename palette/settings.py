@@ -196,8 +196,8 @@ def _refuse_unknown_variables() -> None:
 
 def _unknown(name: str, known: Iterable[str], what: str) -> str:
     known = list(known)
-    hint = did_you_mean(name, known, quoted=False) or f"There are {', '.join(known)}."
-    return f"Unknown {what} {name!r}. {hint}"
+    hint = did_you_mean(name, known, quoted=False) or f" There are {', '.join(known)}."
+    return f"Unknown {what} {name!r}.{hint}"
 
 
 def _readable(error: ValidationError) -> str:

@@ -16,6 +16,6 @@ def nearest(name: str, known: Iterable[str], n: int = 1, cutoff: float = 0.6) ->
 
 
 def did_you_mean(name: str, known: Iterable[str], *, quoted: bool = True) -> str:
-    """`Did you mean 'africa'?`, with a known name like `name`; empty when none is."""
+    """` Did you mean 'africa'?` with a known name like `name`, to stand behind a sentence; else nothing."""
     near = nearest(name, known)
-    return f"Did you mean {near[0]!r}?" if near and quoted else f"Did you mean {near[0]}?" if near else ""
+    return f" Did you mean {repr(near[0]) if quoted else near[0]}?" if near else ""

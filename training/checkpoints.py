@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.artifacts import write_whole
+from cultural_palette.artifacts import claim, write_whole
 
 WHOLE = "whole"  # the file that says so, written last
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
@@ -31,11 +30,9 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 def save_whole(model: Any, state: dict[str, Any], out: Path, tokenizer: Any | None) -> None:
     """Save the model (or its adapter) beside its place, then move it in, the weights last: a reader that
     finds the weights finds them whole. `state`: the gathered state dict."""
-    part = out / ".part"
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(str(part), state_dict=state)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(str(part))
-    for path in sorted(part.iterdir(), key=lambda each: (each.name in WEIGHTS, each.name)):
-        path.replace(out / path.name)
-    part.rmdir()
+    with claim(out / "weights") as place, place.scratch() as part:
+        model.save_pretrained(str(part), state_dict=state)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(part))
+        for path in sorted(part.iterdir(), key=lambda each: (each.name in WEIGHTS, each.name)):
+            path.replace(out / path.name)

@@ -10,16 +10,17 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import RunFolder, write_whole
+from cultural_palette.provenance import file_sha256, installed_versions
 from cultural_palette.training.orpo import OrpoSettings, align
 from cultural_palette.training.preferences import Row, read_groups
 
 SPEC = "job.json"
 JOINT = "joint"
+PACKAGES = ("cultural-palette", "torch", "transformers", "peft", "accelerate", "trl")  # decide the numbers
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def run_job(job: Job) -> dict[str, Any]:
             "groups": len(rows),
             "measures": measures,
             "seconds": round(time.perf_counter() - started, 1),
-            "inputs": {path.name: digest(path) for path in inputs(job)},
-            "versions": versions(),
+            "inputs": {path.name: file_sha256(path) for path in inputs(job)},
+            "versions": installed_versions(PACKAGES),
             "files": saved(job.out),
         }
         folder.finish(manifest)
@@ -117,33 +118,13 @@ def inputs(job: Job) -> list[Path]:
     return [job.data] if job.data.is_file() else [job.data / f"groups_{key}.jsonl" for key in job.communities]
 
 
-def digest(path: Path) -> str:
-    """The file's SHA-256, in hex."""
-    total = sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            total.update(block)
-    return total.hexdigest()
-
-
 def saved(out: Path) -> dict[str, str]:
     """SHA-256 of the weights and configs that the job made."""
     return {
-        path.name: digest(path) for path in sorted(out.iterdir()) if path.suffix in (".safetensors", ".bin")
+        path.name: file_sha256(path)
+        for path in sorted(out.iterdir())
+        if path.suffix in (".safetensors", ".bin")
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("cultural-palette", "torch", "transformers", "peft", "accelerate", "trl"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ A grouped row may carry `"community": ".."`; then one file may hold several comm
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.errors import UsageError
+from cultural_palette.jsonl import read_rows, refuse
 
 Row = dict[str, Any]
 
@@ -38,12 +38,15 @@ def read_groups(data: Path, communities: Sequence[str]) -> dict[str, list[Row]]:
                 f"{data} has no {files[lost[0]].name}; "
                 f"a folder needs one file for each of {', '.join(communities)}"
             )
-        return {key: [_grouped(row, place) for row, place in _rows(file)] for key, file in files.items()}
+        return {
+            key: [_grouped(row, place) for row, place in read_rows(file, refuse(PreferenceRowError))]
+            for key, file in files.items()
+        }
     if not data.is_file():
         raise PreferenceRowError(f"No file or folder {data}.")
     groups: dict[str, list[Row]] = {each: [] for each in communities}
     own = _community_of(data)
-    for row, place in _rows(data):
+    for row, place in read_rows(data, refuse(PreferenceRowError)):
         if "responses" in row:
             for key, group in groups_of(row, communities, place).items():
                 groups[key].append(group)
@@ -99,21 +102,6 @@ def check_groups(rows: Sequence[Mapping[str, Any]], where: str = "") -> None:
 
 def _community_of(file: Path) -> str | None:
     return file.stem.removeprefix("groups_") if file.stem.startswith("groups_") else None
-
-
-def _rows(file: Path) -> Iterator[tuple[Row, str]]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{file}:{number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise PreferenceRowError(f"{place}: not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise PreferenceRowError(f"{place}: expected a JSON object, found {type(row).__name__}")
-            yield row, place
 
 
 def _grouped(row: Mapping[str, Any], place: str) -> Row:

@@ -13,6 +13,8 @@ from typing import Any
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import UnknownCountry, UsageError
+from cultural_palette.jsonl import read_rows
+from cultural_palette.provenance import file_sha256
 from cultural_palette.training.queries import (
     MOST_CHARACTERS,
     USUAL,
@@ -21,8 +23,6 @@ from cultural_palette.training.queries import (
     Query,
     Sieve,
     Source,
-    jsonl_rows,
-    sha256_of,
 )
 
 HUB = "HannahRoseKirk/prism-alignment"
@@ -47,7 +47,7 @@ def load_prism(
     homes = {"not_told": 0, "not_in_survey": 0, "unknown_country": 0, "outside_map": 0}
     birth = _births(survey, sieve)
     items: list[Query] = []
-    for row, place in jsonl_rows(conversations, sieve.fault):
+    for row, place in read_rows(conversations, sieve.fault):
         sieve.counts["rows"] += 1
         text, name = row.get("opening_prompt"), row.get("conversation_id")
         if not isinstance(text, str) or not isinstance(name, str) or not name:
@@ -83,7 +83,7 @@ def load_prism(
 def _births(survey: Path, sieve: Sieve) -> dict[str, Any]:
     """user_id -> birth_countryISO as the survey has it."""
     births: dict[str, Any] = {}
-    for row, place in jsonl_rows(survey, sieve.fault):
+    for row, place in read_rows(survey, sieve.fault):
         user, where = row.get("user_id"), row.get("location")
         if not isinstance(user, str) or not isinstance(where, Mapping):
             sieve.fault(place, "no 'user_id' or no 'location'")
@@ -155,7 +155,7 @@ def _origin(conversations: Path, survey: Path, path: Path | None, revision: str 
         "hub": None if path else HUB,
         "revision": None if path else (revision or conversations.parent.name),
         "file": conversations.name,
-        "sha256": sha256_of(conversations),
-        "survey_sha256": sha256_of(survey),
+        "sha256": file_sha256(conversations),
+        "survey_sha256": file_sha256(survey),
         "licence": LICENCE,
     }

@@ -5,8 +5,6 @@ counted, a row that can not be read is named.
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +15,8 @@ from typing import Any
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import UnknownCountry, UsageError
+from cultural_palette.jsonl import read_rows
+from cultural_palette.provenance import file_sha256, short_sha256
 
 MOST_CHARACTERS = 8000
 SHOWN_FAULTS = 100
@@ -157,7 +157,7 @@ def read_queries(path: Path, cultural_map: CulturalMap, filters: Filters = USUAL
     if path.suffix.lower() not in (".csv", ".jsonl", ".ndjson"):
         raise UsageError(f"{path}: queries are read from .csv or .jsonl files.")
     sieve, items = Sieve(filters), []
-    rows = csv_rows if path.suffix.lower() == ".csv" else jsonl_rows
+    rows = csv_rows if path.suffix.lower() == ".csv" else read_rows
     for row, place in rows(path, sieve.fault):
         sieve.counts["rows"] += 1
         text = row.get("query")
@@ -185,28 +185,10 @@ def read_queries(path: Path, cultural_map: CulturalMap, filters: Filters = USUAL
             continue
         sieve.ids.add(name)
         items.append(Query(name, text.strip(), source))
-    origin = {"dataset": path.stem, "file": path.name, "sha256": sha256_of(path)}
+    origin = {"dataset": path.stem, "file": path.name, "sha256": file_sha256(path)}
     if not items:
         raise UsageError(f"{path} has no query to answer: {_spelled(sieve)}.")
     return sieve.done(items, origin)
-
-
-def jsonl_rows(path: Path, fault: Callable[[str, str], None]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every object of a JSONL file with its "file:line"; what is no object goes to `fault`."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            place = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                fault(place, f"not JSON ({error})")
-                continue
-            if isinstance(row, dict):
-                yield row, place
-            else:
-                fault(place, f"expected a JSON object, found {type(row).__name__}")
 
 
 def csv_rows(path: Path, fault: Callable[[str, str], None]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -252,14 +234,8 @@ def language_detector() -> Any:
     return LanguageDetectorBuilder.from_languages(*(getattr(Language, name) for name in LANGUAGES)).build()
 
 
-def sha256_of(path: Path) -> str:
-    """A file's hash."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).digest()[:16]
+    return bytes.fromhex(short_sha256(text.strip(), 32))
 
 
 def _spelled(sieve: Sieve) -> str:

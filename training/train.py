@@ -20,6 +20,7 @@ from typing import Any
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.errors import PaletteError
+from cultural_palette.suggestions import did_you_mean
 from cultural_palette.training.job import JOINT, Job
 from cultural_palette.training.orpo import OrpoSettings, TrainingError
 from cultural_palette.training.preferences import check_groups, read_groups
@@ -77,13 +78,10 @@ def settings_from(values: Mapping[str, Any], where: str, start: OrpoSettings | N
 
 
 def _refuse_unknown(data: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    import difflib
-
     for key in data:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise TrainingError(f"{where}: unknown key {key!r}; {hint}")
+            hint = did_you_mean(str(key), known) or f" Known are {', '.join(known)}."
+            raise TrainingError(f"{where}: unknown key {key!r}.{hint}")
 
 
 def lay_out_jobs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from cultural_palette.errors import ArtifactError
 from cultural_palette.evaluation.floors import FLOORS, MODE, OTHERS, UNIFORM
 from cultural_palette.evaluation.metrics import ALIGNMENTS
 from cultural_palette.evaluation.report.scores import alignment_table
+from cultural_palette.jsonl import read_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def floors_of(
     if not file.exists():
         return _from_rows(np.asarray(sizes), gold)
     try:
-        table: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        table: Mapping[str, Any] = read_object(file)
         found = [
             Floor(
                 key,

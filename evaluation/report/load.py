@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from cultural_palette.distributions import TOLERANCE
 from cultural_palette.errors import ArtifactError, UsageError
 from cultural_palette.evaluation.report.floors import Floor, floors_of
 from cultural_palette.evaluation.report.scores import alignment_table
+from cultural_palette.jsonl import parse_object, read_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ class Evaluation:
         with (self.path / ROWS).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number in wanted:
-                    found[number] = json.loads(line)
+                    found[number] = parse_object(line, half_pairs=True)
         return found
 
 
@@ -263,8 +263,8 @@ class _Reader:
 def _begun_with(path: Path) -> list[str] | None:
     """The methods an unfinished run was begun with, if it says so."""
     try:
-        methods = json.loads((path / CONFIG).read_text(encoding="utf-8")).get("methods")
-    except (OSError, ValueError, AttributeError):
+        methods = read_object(path / CONFIG).get("methods")
+    except (OSError, ValueError):
         return None
     return methods if isinstance(methods, list) and all(isinstance(m, str) for m in methods) else None
 

@@ -44,6 +44,7 @@ from cultural_palette.evaluation.report.tables import (
     tests_table,
 )
 from cultural_palette.evaluation.report.verdict import semantic_verdict, verdict
+from cultural_palette.jsonl import read_object
 
 FORMAT = "cultural-palette-report/1"
 SUMMARY, PAGE, TEXT = "report.json", "report.html", "report.md"
@@ -87,7 +88,7 @@ def recorded(run: Path, name: str) -> str | None:
     """What a run folder's manifest, or its config while it is unfinished, says of itself; else None."""
     for file in (MANIFEST, CONFIG):
         try:
-            return str(json.loads((run / file).read_text(encoding="utf-8"))[name])
+            return str(read_object(run / file)[name])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
@@ -273,7 +274,7 @@ def _old_files(out: Path) -> set[str]:
     if not out.exists() or not any(out.iterdir()):
         return set()
     try:
-        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_object(out / SUMMARY)
         if summary["format"] != FORMAT:
             raise ValueError(summary["format"])
         return {str(name) for name in summary["files"] if ".." not in Path(name).parts}

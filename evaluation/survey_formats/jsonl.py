@@ -7,13 +7,13 @@ and, if wanted, "battery" (questions that a split must not part), "ordered" (opt
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.evaluation.survey_formats import Answer, Aside, option_text, read_text, shares_of
+from cultural_palette.evaluation.survey_formats import Answer, Aside, SurveyError, option_text, shares_of
+from cultural_palette.jsonl import read_rows
 
 NEEDED = ("id", "question", "options", "country", "distribution")
 OPTIONAL = ("battery", "ordered", "survey", "note")
@@ -22,16 +22,21 @@ KEY = re.compile(r"[^\s/]+")
 
 def read(path: Path) -> Iterator[Answer | Aside]:
     """Every line, as one country's answer; empty ones are passed over."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
-            yield _answer(line, f"{path.name}:{number}", path.stem)
+    faults: list[Aside] = []
+
+    def fault(place: str, why: str) -> None:
+        if place == str(path):
+            raise SurveyError(f"{path} {why}.")
+        faults.append(Aside(Path(place).name, "corrupt row", why))
+
+    for row, place in read_rows(path, fault):
+        yield from faults
+        faults.clear()
+        yield _answer(row, Path(place).name, path.stem)
+    yield from faults
 
 
-def _answer(line: str, where: str, name: str) -> Answer | Aside:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return Aside(where, "corrupt row", f"not JSON: {error}")
+def _answer(row: dict[str, Any], where: str, name: str) -> Answer | Aside:
     if fault := _fault(row):
         return Aside(where, "corrupt row", fault)
     options = tuple(option_text(option) or "" for option in row["options"])
@@ -44,10 +49,8 @@ def _answer(line: str, where: str, name: str) -> Answer | Aside:
     )  # fmt: skip
 
 
-def _fault(row: Any) -> str | None:
+def _fault(row: dict[str, Any]) -> str | None:
     """What is wrong with the line, if anything."""
-    if not isinstance(row, dict):
-        return "expected a JSON object"
     if missing := [name for name in NEEDED if name not in row]:
         return f"no {missing[0]!r}"
     if unknown := [name for name in row if name not in (*NEEDED, *OPTIONAL)]:

@@ -83,6 +83,10 @@ def merge(
 
     if out.exists() and not overwrite:
         raise UsageError(f"{out} is there already. Take another --out, or say --overwrite.")
+    if out.exists() and not _is_result(out):
+        raise UsageError(
+            f"{out} is no result of 'palette merge', so it is not overwritten. Take another --out."
+        )
     cultural_map = load_map(get_settings(map=map_name).map)
     paths = _paths(members, adapters, cultural_map)
 
@@ -104,6 +108,11 @@ def merge(
         settings = FlatSettings(weight=weight, density=density, scale=scale, filter_wise=filter_wise)
         merge_flat(method, folder, paths, out, settings=settings, **shared)
     _tell(out)
+
+
+def _is_result(out: Path) -> bool:
+    """Whether the folder may be replaced: it is empty, or holds a merge's report."""
+    return out.is_dir() and ((out / "merge_report.json").is_file() or not any(out.iterdir()))
 
 
 def _paths(members: Sequence[str], adapters: Path | None, cultural_map: CulturalMap) -> Mapping[str, Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.errors import ModelError
+from cultural_palette.provenance import hash_file
 
 BUILT_IN = {"nano": Path(__file__).parent / "nano"}
 
@@ -70,5 +71,6 @@ def revision_of(name: str) -> str:
     folder = BUILT_IN.get(palette, Path(palette))
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+        digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+        hash_file(digest, file)
     return digest.hexdigest()

@@ -45,8 +45,7 @@ def resolve_parts(cultural_map: CulturalMap, models: Mapping[str, str], model: s
     for part in models:
         if part not in parts:
             hint = did_you_mean(part, parts)
-            known = f"The parts are {', '.join(parts)}."
-            raise SettingsError(" ".join(filter(None, (f"Unknown part {part!r} in `models`.", hint, known))))
+            raise SettingsError(f"Unknown part {part!r} in `models`.{hint} The parts are {', '.join(parts)}.")
     default = ModelRef.parse(model) if model else ModelRef(EMBEDDED, DEFAULT_PALETTE)
     chosen: dict[str, ModelRef] = {}
     lacking: dict[str, list[str]] = {}

@@ -50,9 +50,10 @@ class ModelRef:
             )
         if match["provider"] not in PROVIDERS:
             hint = did_you_mean(match["provider"], PROVIDERS)
-            what = f"Unknown provider {match['provider']!r} in model {text!r}."
-            known = f"There are {', '.join(PROVIDERS)}."
-            raise SettingsError(" ".join(filter(None, (what, hint, known))))
+            raise SettingsError(
+                f"Unknown provider {match['provider']!r} in model {text!r}.{hint} "
+                f"There are {', '.join(PROVIDERS)}."
+            )
         return cls(match["provider"], match["name"], match["url"].rstrip("/") if match["url"] else None)
 
     def __str__(self) -> str:

@@ -7,14 +7,15 @@ Only the names differ: transformers fuses the experts, vLLM wants them apart, as
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cultural_palette.artifacts import claim
 from cultural_palette.embedded.manifest import Manifest, read_manifest
-from cultural_palette.errors import ModelError
+from cultural_palette.errors import ArtifactError, ModelError
+from cultural_palette.provenance import hash_file
 
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
@@ -32,17 +33,13 @@ def moerges_checkpoint(name_or_path: str, cache: Path) -> Path:
     out = cache / f"moerges-{_digest(manifest)}"
     if out.is_dir():
         return out
-    part = cache / f".{out.name}.{os.getpid()}.part"
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
-        _write(name_or_path, manifest, part)
-        part.rename(out)
-    except OSError as error:
-        if not out.is_dir():  # another process was quicker with the same folder
-            raise ModelError(f"{out} can not be written: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with claim(out, wait=True) as place:
+            if not out.is_dir():  # another process was quicker with the same folder
+                with place.whole_folder() as part:
+                    _write(name_or_path, manifest, part)
+    except (ArtifactError, OSError) as error:
+        raise ModelError(f"{out} can not be written: {error}") from error
     return out
 
 
@@ -95,6 +92,6 @@ def _digest(manifest: Manifest) -> str:
     for file in sorted(parts):
         if file.is_file():
             found.update(f"{file.name} {file.stat().st_size} ".encode())
-            found.update(file.read_bytes())
+            hash_file(found, file)
     found.update(" ".join(manifest.communities).encode())
     return found.hexdigest()[:12]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cultural_palette.artifacts import file_lock
 from cultural_palette.serving.last_words import last_words
 from cultural_palette.serving.manifest import ServingError
 from cultural_palette.serving.plan import KEY, Plan, Server
@@ -222,15 +223,8 @@ class Fleet:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """One command at a time starts or stops; the lock ends with the process, however that comes."""
-        import fcntl
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with file_lock(self.folder / LOCK):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _state_of(record: Record, answer: Answer | None) -> State:

@@ -7,7 +7,6 @@ Hugging Face hub.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.errors import PaletteError, UsageError
+from cultural_palette.jsonl import read_object
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TAKEN = ("base", "moerges", "meta")
@@ -206,14 +206,11 @@ def lora_targets(palette: ServedPalette) -> list[str]:
 def read_json(folder: Path, file: str) -> dict[str, Any]:
     """A JSON object of a model's folder; empty when it is not there. Raises ManifestError when broken."""
     try:
-        found = json.loads((folder / file).read_text(encoding="utf-8"))
+        return read_object(folder / file, nan=True)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise ManifestError(f"{folder / file} can not be read: {error}") from None
-    if not isinstance(found, dict):
-        raise ManifestError(f"{folder / file} holds no JSON object.")
-    return found
 
 
 def _rank(source: Source, community: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import write_whole
+from cultural_palette.jsonl import read_object
 from cultural_palette.serving.manifest import ServingError
 from cultural_palette.serving.processes import Process
 
@@ -52,7 +53,7 @@ class StateFile:
     def records(self) -> dict[str, Record]:
         """Name -> record, in the order of starting; none without a file. ServingError when it is broken."""
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            found = read_object(self.path)
             if found["format"] != FORMAT:
                 raise ValueError(f"format {found['format']!r}, expected {FORMAT!r}")
             return {name: Record(**_tuples(row)) for name, row in found["servers"].items()}

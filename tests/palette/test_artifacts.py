@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cultural_palette.artifacts import RunFolder, write_whole
+from cultural_palette.artifacts import RunFolder, claim, whole_folder, write_whole
 from cultural_palette.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +110,6 @@ def test_the_second_writer_is_refused(tmp_path):
     RunFolder(tmp_path).append({"n": 2})
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_kill_9_loses_no_row_and_frees_the_lock(tmp_path):
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -206,3 +208,162 @@ def test_rows_come_back_as_they_went(tmp_path_factory, rows, text):
     assert list(run.rows()) == lines
     raw = (run.path / "rows.jsonl").read_bytes()
     assert [json.loads(line) for line in raw.split(b"\n")[:-1]] == lines
+
+
+# -- folders whole or not at all --
+
+FILLER = """
+import sys
+import threading
+import time
+from pathlib import Path
+from cultural_palette.artifacts import whole_folder
+with whole_folder(Path(sys.argv[1])) as part:
+    (part / "half").write_text("x" * 1000)
+    print("going", flush=True)
+    sys.stdin.read()
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def fill(out: Path, text: str) -> None:
+    with whole_folder(out) as part:
+        (part / "file").write_text(text)
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with whole_folder(out) as part:
+        (part / "file").write_text("one")
+        assert not out.exists()
+    assert (names(out.parent), (out / "file").read_text()) == (["out"], "one")
+    fill(out, "two")
+    assert (names(out.parent), (out / "file").read_text()) == (["out"], "two")
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt(), ValueError("x")])
+def test_a_failure_changes_nothing(tmp_path, error):
+    out = tmp_path / "out"
+    fill(out, "old")
+    with pytest.raises(type(error)), whole_folder(out) as part:
+        (part / "file").write_text("new")
+        raise error
+    assert (names(tmp_path), (out / "file").read_text()) == (["out"], "old")
+
+
+def test_nothing_is_deleted_that_the_run_did_not_make(tmp_path):
+    mine = ["out.old", "out.part", ".out.old", ".out.part", ".out.0123456789abcdef.part", ".other.lock"]
+    for name in mine:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis").write_text("mine")
+    fill(tmp_path / "out", "one")
+    fill(tmp_path / "out", "two")
+    assert names(tmp_path) == sorted(["out", *mine])
+    assert all((tmp_path / name / "thesis").read_text() == "mine" for name in mine)
+
+
+def test_a_file_by_the_name_of_the_lock_stays_as_it_is(tmp_path):
+    lock = tmp_path / ".out.lock"
+    lock.write_text(".out.0123456789abcdef.part\n")
+    (tmp_path / ".out.0123456789abcdef.part").mkdir()
+    fill(tmp_path / "out", "one")
+    assert lock.read_text() == ".out.0123456789abcdef.part\n"
+    assert (tmp_path / ".out.0123456789abcdef.part").is_dir()
+    with claim(tmp_path / "out"), pytest.raises(ArtifactError, match="in use"):
+        fill(tmp_path / "out", "two")
+
+
+def test_two_writers(tmp_path):
+    out = tmp_path / "out"
+    with whole_folder(out) as part:
+        (part / "file").write_text("first")
+        with pytest.raises(ArtifactError, match="out is in use by another run: wait for it"):
+            fill(out, "second")
+        fill(tmp_path / "other", "free")
+    assert (names(tmp_path), (out / "file").read_text()) == (["other", "out"], "first")
+
+
+def test_kill_9_leaves_a_folder_that_the_next_run_clears(tmp_path):
+    out = tmp_path / "out"
+    fill(out, "old")
+    writer = subprocess.Popen(
+        [sys.executable, "-c", FILLER, str(out)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "going\n"
+        with pytest.raises(ArtifactError, match="in use"):
+            fill(out, "new")
+        writer.send_signal(signal.SIGKILL)
+    assert len(names(tmp_path)) == 3  # the folder, the lock, and what was begun
+    assert (out / "file").read_text() == "old"
+    fill(out, "new")
+    assert (names(tmp_path), (out / "file").read_text()) == (["out"], "new")
+
+
+def test_a_kill_in_the_middle_of_the_swap_is_undone(tmp_path, monkeypatch):
+    """The old folder is aside, the new one not in its place: the next run begins with the old one there."""
+    out = tmp_path / "out"
+    fill(out, "old")
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            os._exit(9)
+        return rename(self, target)
+
+    child = os.fork()
+    if not child:
+        try:
+            monkeypatch.setattr(Path, "rename", killed)
+            fill(out, "new")
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    assert not out.exists()
+    with claim(out):
+        assert (out / "file").read_text() == "old"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_link_is_followed_and_stays(tmp_path):
+    (tmp_path / "big disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big disk" / "out")
+    for text in ("one", "two"):
+        fill(tmp_path / "out", text)
+        assert (tmp_path / "out").is_symlink()
+        assert (tmp_path / "big disk" / "out" / "file").read_text() == text
+    assert (names(tmp_path), names(tmp_path / "big disk")) == (["big disk", "out"], ["out"])
+
+
+def test_places_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "a", tmp_path / "a" / "x", tmp_path / "file" / "x"):
+        with pytest.raises(ArtifactError, match="can not be written"):
+            fill(out, "x")
+        with pytest.raises(ArtifactError, match="can not be written"):
+            write_whole(out / "y", "x")
+
+
+def test_waiting_for_a_place(tmp_path):
+    out, seen = tmp_path / "out", []
+
+    def second() -> None:
+        with claim(out, wait=True):
+            seen.append((out / "file").read_text())
+
+    with claim(out) as place:
+        thread = threading.Thread(target=second)
+        thread.start()
+        with place.whole_folder() as part:
+            time.sleep(0.1)
+            (part / "file").write_text("first")
+    thread.join(timeout=30)
+    assert seen == ["first"]
+    assert names(tmp_path) == ["out"]

@@ -11,6 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from cultural_palette.artifacts import claim
+from cultural_palette.cli import main
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("mergekit")
@@ -214,11 +218,42 @@ def test_a_disk_that_runs_full(
     assert (here / "out" / "old").read_text() == "kept"
 
 
-def test_a_kill_leaves_a_part_that_the_next_run_clears(here: Path) -> None:
-    (here / "out.part").mkdir()
-    (here / "out.part" / "config.json").write_text("{}")
+def test_only_what_the_merge_made_is_deleted(here: Path) -> None:
+    """Folders beside the result, by whatever name, are someone's."""
+    names = ["out.old", "out.part", ".out.part", ".out.old", ".out.0123456789abcdef.part"]
+    for name in names:
+        (here / name).mkdir()
+        (here / name / "thesis.txt").write_text("mine")
     merges(here)
-    assert [path.name for path in here.glob("out*")] == ["out"]
+    merges(here)
+    assert [(here / name / "thesis.txt").read_text() for name in names] == ["mine"] * len(names)
+    assert sorted(
+        path.name for path in here.iterdir() if "out" in path.name and path.name != "south"
+    ) == sorted(["out", *names])
+
+
+def test_two_merges_into_one_folder(here: Path) -> None:
+    merges(here)
+    before = (here / "out" / "merge_report.json").read_bytes()
+    with claim(here / "out"), pytest.raises(MergeError, match="out is in use by another run: wait"):
+        merges(here)
+    assert (here / "out" / "merge_report.json").read_bytes() == before
+
+
+def test_a_file_in_the_place_of_the_result(here: Path) -> None:
+    (here / "out").write_text("thesis")
+    with pytest.raises(MergeError, match="out is a file: take another folder"):
+        merges(here)
+    assert (here / "out").read_text() == "thesis"
+
+
+def test_a_stranger_s_folder_is_never_overwritten(here: Path) -> None:
+    (here / "home").mkdir()
+    (here / "home" / "thesis.txt").write_text("mine")
+    arguments = ["merge", "--method", "ties", "--base", str(here / "base"), "--out", str(here / "home")]
+    done = CliRunner().invoke(main, [*arguments, "--overwrite", f"africa={here}", f"asia={here}"])
+    assert (done.exit_code, "is no result of 'palette merge'" in done.output) == (2, True)
+    assert (here / "home" / "thesis.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -288,16 +288,17 @@ def test_a_full_disk_leaves_the_old_dataset_and_no_part(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["ds", "run"]
 
 
-def test_what_a_killed_build_left_is_cleared_and_a_living_one_respected(run: Path, tmp_path: Path) -> None:
-    part = tmp_path / ".ds.part"
-    (part / "groups").mkdir(parents=True)
-    (part / "answers.jsonl").write_text("half a ro")
+def test_a_living_build_is_respected_and_what_is_not_ours_stays(run: Path, tmp_path: Path) -> None:
+    mine = [tmp_path / name for name in (".ds.part", ".ds.old", "ds.part", "ds.old")]
+    for folder in mine:
+        folder.mkdir()
+        (folder / "answers.jsonl").write_text("mine")
     with new_folder(tmp_path / "ds"), pytest.raises(ArtifactError, match="in use by another run"):
         made(run, tmp_path / "ds")
     (tmp_path / "ds").rmdir()
-    (part / "groups").mkdir(parents=True)
     assert made(run, tmp_path / "ds")["counts"]["complete"] == 12
-    assert not part.exists()
+    assert made(run, tmp_path / "ds", overwrite=True)["counts"]["complete"] == 12
+    assert [(folder / "answers.jsonl").read_text() for folder in mine] == ["mine"] * 4
 
 
 def test_an_unfinished_run_is_refused_unless_asked_for(tmp_path: Path) -> None:

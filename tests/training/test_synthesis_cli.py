@@ -180,7 +180,6 @@ def test_kill_9_repeats_no_finished_call_and_loses_none(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_lets_calls_under_way_end(server: FakeServer, queries: Path, tmp_path: Path) -> None:
     server.replies["teacher"] = slowly
     teacher, out = f"openai:teacher@{server.url}", tmp_path / "x"

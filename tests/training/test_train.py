@@ -150,7 +150,7 @@ def test_the_shipped_configs_are_read(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("orpo: {learning_rte: 1}", "unknown key 'learning_rte'; did you mean learning_rate?"),
+        ("orpo: {learning_rte: 1}", "unknown key 'learning_rte'. Did you mean 'learning_rate'?"),
         ("orpo: {learning_rate: fast}", "orpo.learning_rate"),
         ("orpo: {dropout: 1.5}", "dropout = 1.5 is out of range"),
         ("orpo: {layout: prompt_once, gradient_checkpointing: true}", "use packed"),

@@ -7,7 +7,6 @@ fills one shard at a time, and `unfinished` renames the folder last.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.errors import PaletteError
+from cultural_palette.artifacts import claim
+from cultural_palette.errors import ArtifactError, PaletteError
+from cultural_palette.jsonl import read_object
 
 SHARD_BYTES = 2_000_000_000
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -97,14 +98,11 @@ def open_shard(path: Path) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model's folder."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path, nan=True)
     except FileNotFoundError:
         raise MergeError(f"{path.parent} has no {path.name}; is it a model's folder?") from None
     except (OSError, ValueError) as error:
         raise MergeError(f"{path} can not be read: {error}") from None
-    if not isinstance(found, dict):
-        raise MergeError(f"{path}: expected a JSON object, found {type(found).__name__}.")
-    return found
 
 
 class Shards:
@@ -138,30 +136,29 @@ class Shards:
 
 @contextlib.contextmanager
 def unfinished(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
-    """A folder `<out>.part` to work in, which becomes `out` when the block ends well, and goes away when not.
+    """A folder to work in, which becomes `out` when the block ends well, and goes away when not.
 
-    What stood at `out` is replaced then, and not before. Raises MergeError before the work when the disk has
-    less than `needed_bytes`, and in place of the operating system's error when it runs full underway.
+    What stood at `out` is replaced then, and not before. Raises MergeError: another run writes there; before
+    the work, when the disk has less than `needed_bytes`; in place of the system's error when it runs full.
     """
     from safetensors import SafetensorError
 
-    work = out.with_name(out.name + ".part")
-    shutil.rmtree(work, ignore_errors=True)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(out.parent).free
-        if free < needed_bytes:
-            raise MergeError(
-                f"{out} needs {needed_bytes / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left: "
-                "make room, or write to another disk."
-            )
-        work.mkdir()
-        yield work
-        _swap(work, out)
+        with claim(out) as place:
+            if place.out.exists() and not place.out.is_dir():
+                raise MergeError(f"{out} is a file: take another folder for the result.")
+            free = shutil.disk_usage(place.out.parent).free
+            if free < needed_bytes:
+                raise MergeError(
+                    f"{out} needs {needed_bytes / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left: "
+                    "make room, or write to another disk."
+                )
+            with place.whole_folder() as work:
+                yield work
+    except ArtifactError as error:
+        raise MergeError(str(error)) from error
     except (OSError, SafetensorError) as error:
         raise MergeError(f"{out} was not written: {error}. Is the disk full?") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def carry(base: Path, out: Path) -> list[str]:
@@ -182,12 +179,3 @@ def dtype_of(name: str | None) -> Any:
     if name not in known:
         raise MergeError(f"Unknown dtype {name!r}. It is one of {', '.join(known)}.")
     return known[name]
-
-
-def _swap(work: Path, out: Path) -> None:
-    old = out.with_name(out.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    work.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -6,14 +6,14 @@ arithmetic is float32: in bfloat16 most of a small LoRA change is rounded away b
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from cultural_palette.jsonl import read_object
+from cultural_palette.provenance import file_sha256
 from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError, open_shard, read_json
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -221,12 +221,11 @@ def fingerprint(member: Member) -> dict[str, Any]:
     """Kind, path name and SHA-256 of an adapter's weights (of the configuration, for a full model)."""
     adapter = isinstance(member, Adapter)
     file = member.path / (ADAPTER if adapter else "config.json")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return {
         "kind": "adapter" if adapter else "model",
         "folder": member.path.name,
         "file": file.name,
-        "sha256": digest,
+        "sha256": file_sha256(file),
     }
 
 
@@ -248,7 +247,7 @@ def _pieces(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = read_object(file, nan=True)
         model = found["model"]
         return {
             "vocabulary": model["vocab"],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cultural_palette.provenance import installed_versions
 from cultural_palette.training.merge.checkpoint import Checkpoint
 from cultural_palette.training.merge.members import Member, fingerprint
 
@@ -33,7 +33,7 @@ def write(
     rows = {member.key: fingerprint(member) | moved[member.key] for member in members}
     report = {
         "method": method, "base": base.folder.name, "architecture": base.model_type, "members": rows,
-        **figures, "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        **figures, "versions": installed_versions(PACKAGES),
     }  # fmt: skip
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
@@ -78,10 +78,3 @@ def _about(report: dict[str, Any]) -> list[str]:
             f"Mean cosine between the changes {mean['cosine']:.4f}, mean t {mean['t']:.4f} (0: the base)."
         ]
     return [f"The result differs from the base by {report['result']['relative_change']:.2e} (relative)."]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -17,8 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cultural_palette.artifacts import whole_folder, write_whole
 from cultural_palette.cultural_map import load_map
 from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.errors import ArtifactError
+from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
 from cultural_palette.training.nano.dialogues import (
     MIX,
@@ -82,8 +85,8 @@ def base(folder: Path) -> None:
             )
         start = out
     assert start is not None
-    shutil.rmtree(folder / "base", ignore_errors=True)
-    shutil.copytree(start, folder / "base")
+    with whole_folder(folder / "base") as part:
+        shutil.copytree(start, part, dirs_exist_ok=True)
 
 
 def agents(folder: Path, only: Sequence[str] = ()) -> None:
@@ -141,31 +144,30 @@ def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
 
     from cultural_palette.training.merge import router_rows
 
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folder / "base", part / "base", ignore=shutil.ignore_patterns("training_args.bin"))
-    for key in COMMUNITIES:
-        source, copy = agent_folder(folder, key), part / "adapters" / key
-        copy.mkdir(parents=True)
-        weights = load_file(source / "adapter_model.safetensors")
-        save_file({k: v.half() for k, v in weights.items()}, copy / "adapter_model.safetensors")
-        config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = "base"
-        (copy / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    save_file({k: v.float() for k, v in router_rows(folder / "moerges").items()}, part / "router.safetensors")
-    shutil.copy2(folder / "moerges" / "mergekit_config.yaml", part / "mergekit_config.yaml")
-    shutil.copy2(folder / "notes.json", part / "training.json")
-    manifest = {
-        "name": "nano",
-        "map": "continents",
-        "base": "base",
-        "adapters": {key: f"adapters/{key}" for key in COMMUNITIES},
-        "router": "router.safetensors",
-        "scope": scope(load_atlas()),
-    }
-    (part / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    with whole_folder(target) as part:
+        shutil.copytree(folder / "base", part / "base", ignore=shutil.ignore_patterns("training_args.bin"))
+        for key in COMMUNITIES:
+            source, copy = agent_folder(folder, key), part / "adapters" / key
+            copy.mkdir(parents=True)
+            weights = load_file(source / "adapter_model.safetensors")
+            save_file({k: v.half() for k, v in weights.items()}, copy / "adapter_model.safetensors")
+            config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
+            config["base_model_name_or_path"] = "base"
+            (copy / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        save_file(
+            {k: v.float() for k, v in router_rows(folder / "moerges").items()}, part / "router.safetensors"
+        )
+        shutil.copy2(folder / "moerges" / "mergekit_config.yaml", part / "mergekit_config.yaml")
+        shutil.copy2(folder / "notes.json", part / "training.json")
+        manifest = {
+            "name": "nano",
+            "map": "continents",
+            "base": "base",
+            "adapters": {key: f"adapters/{key}" for key in COMMUNITIES},
+            "router": "router.safetensors",
+            "scope": scope(load_atlas()),
+        }
+        (part / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def scope(atlas: Atlas) -> dict[str, Any]:
@@ -185,15 +187,13 @@ def _note(folder: Path, stage: str, row: dict[str, float]) -> None:
     path = folder / "notes.json"
     notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     notes[stage] = {key: round(value, 4) for key, value in row.items()}
-    path.write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    write_whole(path, json.dumps(notes, indent=1))
     print(stage, notes[stage], flush=True)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    part.rename(path)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row, _ in read_rows(path, refuse(ArtifactError))]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from cultural_palette.artifacts import LOCK, MANIFEST, ROWS, RunFolder, write_whole
+from cultural_palette.artifacts import MANIFEST, whole_folder, write_whole
 from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.jsonl import read_object, read_rows
+from cultural_palette.provenance import installed_versions
 from cultural_palette.training.pentachromatic.card import CARD, Licence, card_of
 from cultural_palette.training.pentachromatic.forms import FORMS
 from cultural_palette.training.pentachromatic.run import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from cultural_palette.training.review.merge import Review
 
+PACKAGES = ("cultural-palette", "pyarrow", "datasketch")
 KIND = "pentachromatic-dataset"
 ANSWERS = "answers.jsonl"
 INCOMPLETE = "incomplete.jsonl"
@@ -51,14 +53,14 @@ class Excluded:
 def read_excluded(path: Path) -> Excluded:
     """JSONL of {"query_id": .., "reason": ..}; raises UsageError with the line."""
     reasons = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            reasons[str(row["query_id"])] = str(row.get("reason") or "no reason given")
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise UsageError(f'{path}:{number}: expected {{"query_id": .., "reason": ..}}') from None
+
+    def fault(place: str, why: str) -> NoReturn:
+        raise UsageError(f'{place}: expected {{"query_id": .., "reason": ..}} ({why})')
+
+    for row, place in read_rows(path, fault):
+        if "query_id" not in row:
+            fault(place, 'no "query_id"')
+        reasons[str(row["query_id"])] = str(row.get("reason") or "no reason given")
     return Excluded(path.name, facts(path).sha256, reasons)
 
 
@@ -121,28 +123,11 @@ def new_folder(out: Path, overwrite: bool = False) -> Iterator[Path]:
         raise UsageError(f"{out} is there already. Take another --out, or say --overwrite.")
     if overwrite and out.exists() and not _ours(out):
         raise UsageError(f"{out} is no dataset folder, so it is not overwritten. Take another --out.")
-    part = out.resolve().with_name(f".{out.resolve().name}.part")
-    lock = RunFolder(part)
-    with lock:  # a second build into the same place is refused; what a killed one left is cleared
-        for each in part.iterdir():
-            if each.name not in (LOCK, ROWS):
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
-        try:
+    try:
+        with whole_folder(out) as part:
             yield part
-        except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
-            raise ArtifactError(f"{out} can not be written: {error}") from error
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-    for name in (ROWS, LOCK):
-        (part / name).unlink(missing_ok=True)
-    old = out.resolve().with_name(f".{out.resolve().name}.old")
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.resolve().replace(old)
-    part.replace(out.resolve())
-    shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise ArtifactError(f"{out} can not be written: {error}") from error
 
 
 def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -188,11 +173,6 @@ class Exports:
             for each in files:
                 found[each.path.relative_to(self.folder).as_posix()] = each.close()
         return dict(sorted(found.items()))
-
-
-def form_files(form: str, split: str, community: str, suffix: str) -> str:
-    """A file's path within a dataset folder."""
-    return f"{form}/{split}/{FORMS[form].file.format(community)}.{suffix}"
 
 
 @dataclass
@@ -380,26 +360,14 @@ def _manifest(
         "licence": asdict(plan.licence),
         "formats": list(plan.formats),
         "files": {path: asdict(each) for path, each in tally.files.items()},
-        "versions": _versions(),
+        "versions": installed_versions(PACKAGES),
     }
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("cultural-palette", "pyarrow", "datasketch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _ours(out: Path) -> bool:
     try:
-        kind = json.loads((out / MANIFEST).read_bytes())["kind"]
-    except (OSError, ValueError, KeyError, TypeError):
+        kind = read_object(out / MANIFEST)["kind"]
+    except (OSError, ValueError, KeyError):
         return False
     return bool(kind == KIND)
 

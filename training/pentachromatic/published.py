@@ -8,16 +8,16 @@ rejected answer; they need not stand together.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.errors import UsageError
+from cultural_palette.jsonl import JsonFault, read_json, read_rows, refuse
+from cultural_palette.provenance import short_sha256
 from cultural_palette.training.pentachromatic.run import OK, STEPS
 from cultural_palette.training.pentachromatic.splits import normalised
 
@@ -158,7 +158,7 @@ def _run_row(community: str, group: PublishedGroup) -> dict[str, Any]:
 
 def published_id(query: str) -> str:
     """An id for a query that has none: from its normalised text."""
-    return f"q-{sha256(normalised(query).encode()).hexdigest()[:12]}"
+    return f"q-{short_sha256(normalised(query), 12)}"
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -175,21 +175,19 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 for cells in table:
                     yield f"{path}:{table.line_num}", cells
         elif path.suffix == ".json":
-            data = json.loads(path.read_text(encoding="utf-8-sig"))
+            data = read_json(path)
             if not isinstance(data, list):
                 raise PublishedError(f"{path}: expected a list of rows, found {type(data).__name__}")
             for number, row in enumerate(data):
                 yield _object(row, f"{path}[{number}]")
         else:
-            with path.open(encoding="utf-8-sig") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield _object(_json(line, f"{path}:{number}"), f"{path}:{number}")
+            for row, place in read_rows(path, refuse(PublishedError)):
+                yield place, row
     except FileNotFoundError:
         raise PublishedError(f"No file {path}.") from None
     except UnicodeDecodeError as error:
         raise PublishedError(f"{path} is not UTF-8: {error}") from None
-    except (csv.Error, json.JSONDecodeError) as error:
+    except (csv.Error, JsonFault, OSError) as error:
         raise PublishedError(f"{path} can not be read: {error}") from None
 
 
@@ -206,13 +204,6 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield f"{path} row {number}", row
     except pa.ArrowInvalid as error:
         raise PublishedError(f"{path} is no Parquet file: {error}") from None
-
-
-def _json(line: str, place: str) -> object:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise PublishedError(f"{place}: not JSON ({error})") from None
 
 
 def _object(row: object, place: str) -> tuple[str, Mapping[str, Any]]:

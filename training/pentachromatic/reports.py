@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import MANIFEST
 from cultural_palette.errors import ArtifactError, PaletteError, UsageError
+from cultural_palette.jsonl import read_json, read_object
 from cultural_palette.training.pentachromatic.build import ANSWERS, KIND, finish
 
 REPORTS = ("separation", "topics", "leakage")
@@ -21,14 +21,14 @@ class DatasetLeaks(PaletteError):
 def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished dataset folder; raises UsageError for anything else."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = read_object(folder / MANIFEST)
     except OSError:
         raise UsageError(
             f"{folder} has no {MANIFEST}: that is no folder of `palette dataset build`."
         ) from None
     except ValueError as error:
-        raise ArtifactError(f"{folder / MANIFEST}: not JSON ({error})") from None
-    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise ArtifactError(f"{folder / MANIFEST}: {error}") from None
+    if manifest.get("kind") != KIND:
         raise UsageError(f"{folder} is no dataset: its manifest is of another kind.")
     return manifest
 
@@ -59,7 +59,7 @@ def _figures(file: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        data = json.loads(file.read_bytes())
+        data = read_json(file)
     except ValueError as error:
         raise ArtifactError(f"{file}: not JSON ({error})") from None
     dataset = data.get("dataset")

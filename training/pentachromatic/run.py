@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,8 @@ from typing import Any
 
 from cultural_palette.artifacts import CONFIG, ROWS, RunFolder
 from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.jsonl import JsonFault, parse_object, read_json
+from cultural_palette.provenance import short_sha256
 
 OK, SET_ASIDE = "ok", "set_aside"
 STEPS = ("respond", "feedback", "aggregate")
@@ -211,9 +212,9 @@ class SynthesisRun:
     def _answer(self, line: bytes, number: int) -> Answer:
         where = f"{self.path / ROWS}:{number}"
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise RunRowError(f"{where}: not JSON ({error}). Mend that line, or take it out.") from None
+            row = parse_object(line, half_pairs=True)
+        except JsonFault as error:
+            raise RunRowError(f"{where}: {error}. Mend that line, or take it out.") from None
         try:
             answer = answer_from(row)
         except RunRowError as error:
@@ -246,7 +247,7 @@ def answer_from(data: object) -> Answer:
 
 def text_hash(text: str) -> str:
     """The first 16 hex digits of a text's SHA-256: says whether what was reviewed is what is there."""
-    return sha256(text.encode("utf-8")).hexdigest()[:16]
+    return short_sha256(text)
 
 
 def communities_of(manifest: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -272,7 +273,7 @@ def _finding(each: object) -> Finding:
 def _config(path: Path) -> Mapping[str, Any]:
     file = path / CONFIG
     try:
-        found = json.loads(file.read_bytes())
+        found = read_json(file)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{file} can not be read, and the run has no manifest yet: {error}") from None
     return _mapping(found)

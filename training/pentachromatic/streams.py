@@ -1,18 +1,16 @@
-"""Files written row by row, in little memory: JSONL and Parquet, and any file whole or absent."""
+"""Files written row by row, in little memory: JSONL and Parquet."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from cultural_palette.errors import ArtifactError
+from cultural_palette.provenance import file_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,26 +95,4 @@ class ParquetRows:
 
 def facts(path: Path, rows: int | None = None) -> FileFacts:
     """Size and SHA-256 of a file that is there."""
-    digest, size = sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-            size += len(block)
-    return FileFacts(rows, size, digest.hexdigest())
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write in pieces: at `path`, whole, when the block ends well; else nothing changed."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise ArtifactError(f"{path} can not be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    return FileFacts(rows, path.stat().st_size, file_sha256(path))

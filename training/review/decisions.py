@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.errors import UsageError
+from cultural_palette.jsonl import JsonFault, parse_json
 
 FORMAT = "cultural-palette-review/1"
 APPROVE, EDIT, REJECT = "approve", "edit", "reject"
@@ -136,9 +136,9 @@ def unguarded(cell: str) -> str:
 
 def _from_json(text: str, path: Path) -> DecisionsFile:
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ReviewError(f"{path}: not JSON ({error})") from None
+        data = parse_json(text)
+    except JsonFault as error:
+        raise ReviewError(f"{path}: {error}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         said = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise ReviewError(f'{path}: expected "format": "{FORMAT}", found {said!r}')

@@ -13,9 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from cultural_palette.artifacts import whole_file
 from cultural_palette.errors import UsageError
 from cultural_palette.training.pentachromatic.run import STEPS, Answer, IndexedQuery, RunIndex, SynthesisRun
-from cultural_palette.training.pentachromatic.streams import whole_file
 from cultural_palette.training.review.decisions import COLUMNS, FORMAT, guarded
 
 PAGE = Path(__file__).parent / "page"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import write_whole
+from cultural_palette.jsonl import read_json
 from cultural_palette.training.pentachromatic.run import RunIndex
 from cultural_palette.training.review.agreement import Agreement, agreement
 from cultural_palette.training.review.decisions import (
@@ -177,7 +178,7 @@ def _verdicts_in(path: Path, index: RunIndex) -> Review | None:
     if path.is_dir():
         path = path / REVIEW
     try:
-        data = json.loads(path.read_bytes())
+        data = read_json(path)
     except (OSError, ValueError):
         return None
     if not isinstance(data, dict) or data.get("format") != REVIEW_FORMAT:

@@ -7,12 +7,15 @@ the price, and a day's patience: write, upload, read, until nothing is left to a
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.jsonl import parse_object
 from cultural_palette.nodes.synthesis.state import TeacherRefused
 from cultural_palette.training.synthesis.server import REFUSALS, Trouble, read_completion
 from cultural_palette.training.synthesis.teacher import Json, NotYet, Request
@@ -32,6 +35,7 @@ class RequestsFile:
     _open: BinaryIO | None = None
     _in_file: int = 0
     _round: int = 0
+    _token: str = field(default_factory=lambda: secrets.token_hex(4))
 
     async def __call__(self, request: Request, key_of: Callable[[], str]) -> Json:
         """Note the request; its reply is to come."""
@@ -59,12 +63,16 @@ class RequestsFile:
     def _begin(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._round:
-            rounds = [int(file.name.split("-")[1]) for file in self.folder.glob("requests-*-*.jsonl")]
+            names = (re.match(r"requests-(\d+)-", file.name) for file in self.folder.glob("requests-*.jsonl"))
+            rounds = [int(name[1]) for name in names if name]
             self._round = max(rounds, default=0) + 1
         file = self.folder / f"requests-{self._round:03}-{len(self.files) + 1:03}.jsonl"
         self.files.append(file)
-        self._open = file.with_suffix(".part").open("wb")
+        self._open = self._part_of(file).open("xb")
         self._in_file = 0
+
+    def _part_of(self, file: Path) -> Path:
+        return file.with_name(f".{file.name}.{self._token}.part")
 
     def close(self) -> list[Path]:
         """Give the files their names."""
@@ -73,7 +81,7 @@ class RequestsFile:
                 self._open.close()
                 self._open = None
             for file in self.files:
-                file.with_suffix(".part").replace(file)
+                self._part_of(file).replace(file)
         except OSError as error:
             raise ArtifactError(f"{self.folder} can not be written: {error}") from error
         return self.files
@@ -108,7 +116,7 @@ class ResultsFiles:
     def _index(self, line: bytes, number: int, offset: int, place: str, failed: set[str]) -> None:
         self.counts["read"] += 1
         try:
-            row = json.loads(line)
+            row = parse_object(line, half_pairs=True)
             key = row["custom_id"]
             outcome = _outcome(row)
         except (ValueError, KeyError, TypeError) as error:
@@ -132,7 +140,7 @@ class ResultsFiles:
         number, offset = self._places[key]
         with self.files[number].open("rb") as lines:
             lines.seek(offset)
-            outcome = _outcome(json.loads(lines.readline()))
+            outcome = _outcome(parse_object(lines.readline(), half_pairs=True))
         assert not isinstance(outcome, Trouble)
         self.counts["used"] += 1
         if "refused" in outcome:

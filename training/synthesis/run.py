@@ -11,7 +11,6 @@ it is asked again by the next sitting.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import platform
 import time
 from collections import Counter
@@ -19,11 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from itertools import product
 from typing import Any
 
-from cultural_palette import __version__
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import PaletteError
@@ -31,6 +28,7 @@ from cultural_palette.graph.synthesis import answerings
 from cultural_palette.models import ModelRef
 from cultural_palette.nodes.synthesis.state import Answer, SynthesisContext
 from cultural_palette.prompts import template_of
+from cultural_palette.provenance import installed_versions, short_sha256
 from cultural_palette.training.queries import Queries, Query
 from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
 
@@ -68,9 +66,7 @@ class Job:
     def prompts(self) -> dict[str, str]:
         """Prompt -> the first sixteen digits of its SHA-256, of those in use."""
         used = PROMPTS if self.validation == "teacher" else PROMPTS[:-1]
-        return {
-            name: hashlib.sha256(template_of(f"synthesis/{name}").encode()).hexdigest()[:16] for name in used
-        }
+        return {name: short_sha256(template_of(f"synthesis/{name}")) for name in used}
 
     def config(self) -> dict[str, Any]:
         """What a run that goes on must share with the one that began it."""
@@ -317,8 +313,7 @@ def manifest_of(job: Job, tally: Tally, ledger: Ledger, saved: int) -> dict[str,
             "calls_kept": saved,
         },
         "versions": {
-            "cultural-palette": __version__,
-            "langgraph": version("langgraph"),
+            **installed_versions(("cultural-palette", "langgraph")),
             "python": platform.python_version(),
         },
     }

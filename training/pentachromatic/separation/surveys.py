@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cultural_palette.provenance import file_sha256
 from cultural_palette.training.pentachromatic.separation.tables import TableError, column, rows_of
-from cultural_palette.training.pentachromatic.separation.texts import sha256_of
 
 QUESTION_COLUMNS = ("question", "question_text", "text", "prompt", "query")
 ID_COLUMNS = ("Q_id", "question_id", "id")
@@ -58,7 +58,7 @@ def read_survey(path: Path, text: str | None = None) -> SurveyQuestions:
     if not questions:
         raise TableError(f"{path} has no question.")
     return SurveyQuestions(
-        path.name, sha256_of(path), tuple(questions.values()), rows - empty - len(questions), empty
+        path.name, file_sha256(path), tuple(questions.values()), rows - empty - len(questions), empty
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.errors import UsageError
+from cultural_palette.jsonl import JsonFault, read_json, read_rows, refuse
 
 Row = Mapping[str, Any]
+ADVICE = ". Mend it, or take it out."
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 
@@ -34,7 +35,7 @@ def rows_of(path: Path) -> Iterator[tuple[Row, str]]:
         elif ending == ".json":
             yield from _json(path)
         else:
-            yield from _lines(path)
+            yield from read_rows(path, refuse(TableError, ADVICE))
     except UnicodeDecodeError as error:
         raise TableError(f"{path}: not UTF-8 ({error}). Save it as UTF-8.") from None
 
@@ -63,28 +64,17 @@ def _separated(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
             raise TableError(f"{path}:{reader.line_num}: not CSV ({error}).") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[Row, str]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _object(_parsed(line, f"{path}:{number}"), f"{path}:{number}"), f"{path}:{number}"
-
-
 def _json(path: Path) -> Iterator[tuple[Row, str]]:
-    data = _parsed(path.read_text(encoding="utf-8-sig"), str(path))
+    try:
+        data = read_json(path)
+    except JsonFault as error:
+        raise TableError(f"{path}: {error}{ADVICE}") from None
     entries = list(data.values()) if isinstance(data, dict) else data
     if not isinstance(entries, list):
         raise TableError(f"{path}: expected a list or an object of rows, found {type(data).__name__}.")
     for number, entry in enumerate(entries, 1):
         place = f"{path}, entry {number}"
         yield ({"text": entry} if isinstance(entry, str) else _object(entry, place)), place
-
-
-def _parsed(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise TableError(f"{place}: not JSON ({error}). Mend it, or take it out.") from None
 
 
 def _object(value: Any, place: str) -> Row:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +13,8 @@ from cultural_palette.artifacts import MANIFEST, ROWS
 from cultural_palette.countries import all_countries, find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import UnknownCountry, UsageError
+from cultural_palette.jsonl import JsonFault, read_object
+from cultural_palette.provenance import file_sha256, short_sha256
 from cultural_palette.training.pentachromatic.run import RunRowError, answer_from
 from cultural_palette.training.pentachromatic.separation.tables import TableError, column, rows_of
 from cultural_palette.training.queries import normalised
@@ -119,7 +119,7 @@ def read_answers(folder: Path, split: str | None = None) -> Answers:
     if not items:
         told = f" in the split {split!r}" if split else ""
         raise NothingToMeasure(f"{file} has no answer that is ok{told}.")
-    return Answers(file, sha256_of(file), tuple(items.values()), dict(counts))
+    return Answers(file, file_sha256(file), tuple(items.values()), dict(counts))
 
 
 def labelled(answers: Answers, cultural_map: CulturalMap, name: str) -> TextSet:
@@ -155,9 +155,9 @@ def map_name_of(folder: Path) -> str | None:
     if not (folder / MANIFEST).is_file():
         return None
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except ValueError as error:
-        raise TableError(f"{folder / MANIFEST}: not JSON ({error}).") from None
+        manifest = read_object(folder / MANIFEST)
+    except JsonFault as error:
+        raise TableError(f"{folder / MANIFEST}: {error}.") from None
     found = manifest.get("map")
     found = found.get("key") if isinstance(found, dict) else found
     return found if isinstance(found, str) else None
@@ -187,13 +187,7 @@ def read_second(
 
 def query_key(text: str) -> str:
     """Equal for queries that differ in case, spaces or marks only: a query is one, whatever its id."""
-    return hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def sha256_of(path: Path) -> str:
-    """A file's hash, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return short_sha256(normalised(text))
 
 
 def _whole_rows(file: Path) -> Iterable[tuple[Any, str]]:
@@ -222,7 +216,7 @@ def _table(path: Path, cultural_map: CulturalMap, names: Sequence[str | None], n
         elif home is not None:
             asked = str(row[query_column]) if query_column else place
             texts.append(Labelled(f"row {number}", query_key(asked), home, text))
-    return TextSet(name, tuple(texts), dict(counts), sha256_of(path))
+    return TextSet(name, tuple(texts), dict(counts), file_sha256(path))
 
 
 def _community(value: Any, cultural_map: CulturalMap, counts: Counter[str]) -> str | None:
@@ -276,7 +270,7 @@ def _prism(conversations: Path, survey: Path, cultural_map: CulturalMap, name: s
         if (home := _community(born[row["user_id"]], cultural_map, counts)) is not None:
             asked = query_key(str(row.get("opening_prompt")))
             texts.append(Labelled(str(row.get("conversation_id")), asked, home, answer))
-    return TextSet(name, tuple(texts), dict(counts), sha256_of(conversations))
+    return TextSet(name, tuple(texts), dict(counts), file_sha256(conversations))
 
 
 def _only(folder: Path, name: str) -> Path:

@@ -5,7 +5,6 @@ A shard is a whole .npz file of up to `SHARD` texts: a kill loses the shard at w
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from cultural_palette.artifacts import write_whole
 from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.provenance import file_sha256, short_sha256
 
 SHARD = 512
 KEY_BYTES = 16
@@ -104,16 +104,14 @@ def identity_of(folder: Path) -> str:
     )
     if not any(file.suffix in WEIGHTS for file in files):
         raise UsageError(f"{folder} has no weights ({', '.join(WEIGHTS)}): that is no model's folder.")
-    total = hashlib.sha256()
+    lines = []
     for file in files:
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        total.update(f"{file.relative_to(folder).as_posix()} {digest}\n".encode())
-    return total.hexdigest()[:16]
+        lines.append(f"{file.relative_to(folder).as_posix()} {file_sha256(file)}\n")
+    return short_sha256("".join(lines))
 
 
 def _key(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
+    return bytes.fromhex(short_sha256(text, 2 * KEY_BYTES))
 
 
 def _load(home: Path) -> dict[bytes, tuple[Any, int]]:
@@ -137,5 +135,5 @@ def _write(home: Path, keys: Sequence[bytes], vectors: Vectors, tokens: Sequence
         vectors=np.asarray(vectors, dtype=np.float32),
         tokens=np.asarray(tokens, dtype=np.int32),
     )
-    name = hashlib.sha256(b"".join(sorted(keys))).hexdigest()[:24]
+    name = short_sha256(b"".join(sorted(keys)), 24)
     write_whole(home / f"{name}.npz", data.getvalue())
