@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -12,6 +10,7 @@ from langgraph.types import Checkpointer
 
 from cultural_palette.countries import all_countries, find_country
 from cultural_palette.cultural_map import CulturalMap, load_map
+from cultural_palette.graph.node import Node, NodeFunction
 from cultural_palette.nodes.decide import decide
 from cultural_palette.nodes.draft import draft
 from cultural_palette.nodes.intake import intake
@@ -23,20 +22,19 @@ from cultural_palette.prompts import names, template_of
 from cultural_palette.settings import current_settings
 
 DRAFT = "draft_"
-Node = Callable[..., Awaitable[dict[str, Any]]]
 PaletteGraph = CompiledStateGraph[PaletteState, PaletteContext, PaletteInput, PaletteOutput]
 
 
 def build_palette(
     cultural_map: str | CulturalMap = "continents",
     *,
-    intake: Node | None = intake,
-    route: Node | None = None,
-    draft: Node | None = draft,
-    resample: Node | None = None,
-    memory: Node | None = memory,
-    regulate: Node | None = regulate,
-    decide: Node | None = decide,
+    intake: NodeFunction | None = intake,
+    route: NodeFunction | None = None,
+    draft: NodeFunction | None = draft,
+    resample: NodeFunction | None = None,
+    memory: NodeFunction | None = memory,
+    regulate: NodeFunction | None = regulate,
+    decide: NodeFunction | None = decide,
     checkpointer: Checkpointer = None,
     name: str = "palette",
 ) -> PaletteGraph:
@@ -57,16 +55,18 @@ def build_palette(
     steps: list[list[str]] = []
     if intake is not None:
         all_draft = draft is not None and route is None
-        graph.add_node("intake", partial(intake, cultural_map=cultural_map, drafting=all_draft))
+        graph.add_node(
+            "intake", Node(partial(intake, cultural_map=cultural_map, drafting=all_draft), "intake")
+        )
         steps.append(["intake"])
     if route is not None:
-        graph.add_node("route", partial(route, cultural_map=cultural_map))
+        graph.add_node("route", Node(partial(route, cultural_map=cultural_map), "route"))
         steps.append(["route"])
     if draft is not None:
         for community in cultural_map.communities:
             graph.add_node(
                 f"{DRAFT}{community.key}",
-                partial(draft, community=community),
+                Node(partial(draft, community=community), f"{DRAFT}{community.key}"),
                 metadata={"community": community.key},
             )
         steps.append([f"{DRAFT}{community.key}" for community in cultural_map.communities])
@@ -74,7 +74,7 @@ def build_palette(
         ("resample", resample), ("memory", memory), ("regulate", regulate), ("decide", decide),
     ):  # fmt: skip
         if node is not None:
-            graph.add_node(step, node)
+            graph.add_node(step, Node(node, step))
             steps.append([step])
     for before, after in zip([[START], *steps], [*steps, [END]], strict=True):
         if before == ["route"] and len(after) > 1:

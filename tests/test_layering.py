@@ -185,7 +185,7 @@ def test_a_client_loads_no_heavy_package() -> None:
 def test_the_lazy_names_are_all_there() -> None:
     import cultural_palette
 
-    assert sorted(cultural_palette.HOME_OF) == sorted(cultural_palette.__all__)
+    assert sorted(cultural_palette.MODULE_OF) == sorted(cultural_palette.__all__)
     for name in cultural_palette.__all__:
         assert getattr(cultural_palette, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
