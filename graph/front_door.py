@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast, overload
 
+from langchain_core.messages import AIMessageChunk
 from typing_extensions import Unpack
 
 from cultural_palette.answers import (
@@ -106,6 +107,8 @@ async def stream(
                 state = chunk
             elif mode == "messages":
                 message, metadata = chunk
+                if not isinstance(message, AIMessageChunk):  # whole messages of the turn come here too
+                    continue
                 if (event := _token(metadata["langgraph_node"], message.text)) is not None:
                     yield event
             else:

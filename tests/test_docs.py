@@ -100,10 +100,17 @@ def test_make_targets_of_the_readme_exist() -> None:
     assert named and named <= targets
 
 
-@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
-def test_python_examples_of_the_readme_are_executed(number: int) -> None:
+EXAMPLES = [
+    pytest.param(block, id=f"{page}-{number}")
+    for page in ("README.md", "docs/python-api.md")
+    for number, block in enumerate(blocks((ROOT / page).read_text(encoding="utf-8"), "python"))
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_python_examples_of_the_pages_are_executed(example: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", blocks(README, "python")[number]],
+        [sys.executable, "-c", example],
         cwd=ROOT,
         capture_output=True,
         text=True,
