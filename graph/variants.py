@@ -23,6 +23,7 @@ from cultural_palette.nodes.resample import resample
 from cultural_palette.nodes.route import home, route, settled
 from cultural_palette.nodes.select import select
 from cultural_palette.nodes.summarise import summarise
+from cultural_palette.suggestions import did_you_mean
 
 SINGLE = "single-draft:"
 
@@ -92,6 +93,11 @@ BASELINES: Mapping[str, Variant] = {
 }
 
 
+def all_variants() -> Mapping[str, Variant]:
+    """The method, its ablations, the baselines and the controls, by name."""
+    return {**VARIANTS, **BASELINES}
+
+
 def variant_named(name: str) -> Variant:
     """A variant by its name: of the tables, or `single-draft:COMMUNITY`."""
     if name.startswith(SINGLE):
@@ -99,9 +105,10 @@ def variant_named(name: str) -> Variant:
         return Variant(
             f"control, ours: only {community} drafts", _one_draft(partial(settled, community=community))
         )
-    table = {**VARIANTS, **BASELINES}
+    table = all_variants()
     if name not in table:
-        raise UsageError(f"Unknown variant {name!r}. There are {', '.join(table)}, {SINGLE}COMMUNITY.")
+        hint = did_you_mean(name, table)
+        raise UsageError(f"Unknown variant {name!r}.{hint} There are {', '.join(table)}, {SINGLE}COMMUNITY.")
     return table[name]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from cultural_palette.cli.knob_flags import knob_options
 from cultural_palette.cli.lookup import map_option
 from cultural_palette.cli.refs import refs_of
 from cultural_palette.errors import ModelError, QuestionError, SettingsError, UsageError
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from cultural_palette.settings import Settings
 
 MOST_BYTES = 1_000_000  # of standard input; a question may be far shorter
-READOUTS = ("auto", "exact", "top_logprobs", "sampling")
-PROMPT_ORDERS = ("paper", "prefix")
 SHOWN = (
     "country", "query", "options", "drafts", "regulated", "answer", "distribution", "option_mass", "blend",
     "degraded", "usage", "notes", "readout", "blend_layers", "determinism",
@@ -45,12 +44,9 @@ SHOWN = (
     default="palette",
     show_default=True,
     metavar="NAME",
-    help="palette, without-draft, without-self-regulation or without-moerges.",
+    help="The method, an ablation, a baseline or a control: 'palette graph --list' tells all.",
 )
 @map_option
-@click.option(
-    "--model", metavar="REF", help="One model for every part, by prompt alone: 'openai:gpt-4o-mini'."
-)
 @click.option(
     "--base-url",
     metavar="URL",
@@ -63,28 +59,7 @@ SHOWN = (
     metavar="PART=REF",
     help="One part's model: 'africa=openai:africa@http://127.0.0.1:8000/v1', 'meta=...'; repeat.",
 )
-@click.option(
-    "--seed", type=int, metavar="N", help="Same seed, same answer (embedded palette).  [default: 0]"
-)
-@click.option(
-    "--draft-timeout", type=float, metavar="SECONDS", help="Time for a draft; a late one is left out."
-)
-@click.option(
-    "--readout",
-    type=click.Choice(READOUTS),
-    help="How the distribution is read off the model.  [default: auto]",
-)
-@click.option(
-    "--permutations",
-    type=int,
-    metavar="N",
-    help="Average the decision over N orders of the options, and tell the spread.  [default: 1]",
-)
-@click.option(
-    "--prompt-order",
-    type=click.Choice(PROMPT_ORDERS),
-    help="'prefix' puts what questions share first, for a server's prefix cache.  [default: paper]",
-)
+@knob_options
 def ask(
     question: str | None,
     country: str,
@@ -93,14 +68,9 @@ def ask(
     stream: bool,
     variant: str,
     map_name: str | None,
-    model: str | None,
     base_url: str | None,
     parts: tuple[str, ...],
-    seed: int | None,
-    draft_timeout: float | None,
-    readout: str | None,
-    permutations: int | None,
-    prompt_order: str | None,
+    **knobs: Any,
 ) -> None:
     """Ask QUESTION as people in a country would answer it.
 
@@ -119,14 +89,9 @@ def ask(
     place = find_country(country)
     settings = get_settings(
         map=map_name,
-        model=model,
         base_url=base_url,
         models=refs_of("--set", parts, "PART=REF", "africa=openai:gpt-4o-mini") or None,
-        seed=seed,
-        draft_timeout_s=draft_timeout,
-        readout=readout,
-        permutations=permutations,
-        prompt_order=prompt_order,
+        **knobs,
     )
     if base_url and not settings.model and not settings.models:
         settings = settings.model_copy(update={"model": _only_model(settings)})

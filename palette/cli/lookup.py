@@ -106,15 +106,21 @@ def maps(name: str | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--variant", default="palette", show_default=True, metavar="NAME", help="Which graph.")
 @click.option(
-    "--variant", default="palette", show_default=True, help="Which graph; see 'palette ask --help'."
+    "--list", "list_all", is_flag=True, help="The names of all graphs, and where each is described."
 )
 @map_option
-def graph(variant: str, map_name: str | None) -> None:
+def graph(variant: str, list_all: bool, map_name: str | None) -> None:
     """Print a graph as Mermaid."""
     from cultural_palette.cultural_map import load_map
-    from cultural_palette.graph.variants import build_variant
+    from cultural_palette.graph.variants import SINGLE, all_variants, build_variant
     from cultural_palette.settings import get_settings
 
+    if list_all:
+        for name, one in all_variants().items():
+            click.echo(f"{name:<24} {one.source}")
+        click.echo(f"{SINGLE + 'COMMUNITY':<24} control, ours: only that community drafts")
+        return
     built = build_variant(variant, load_map(get_settings(map=map_name).map))
     click.echo(built.get_graph().draw_mermaid(), nl=False)

@@ -13,8 +13,7 @@ from cultural_palette.models.asking import (
 from cultural_palette.models.connections import close_clients
 from cultural_palette.models.parts import BASE, META, Parts, resolve_parts
 from cultural_palette.models.protocol import Blend, Model, OptionLogprobs, Reply, Sampling, TopTokens
-from cultural_palette.models.providers import PROVIDERS, Provider
-from cultural_palette.models.references import ModelRef
+from cultural_palette.models.references import PROVIDERS, ModelRef, Provider
 from cultural_palette.models.tokens import usage_of
 
 __all__ = [

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cultural_palette.models.providers import PROVIDERS
-from cultural_palette.models.references import ModelRef
+from cultural_palette.models.references import PROVIDERS, ModelRef
 
 
 def promise(models: Iterable[ModelRef], seed: int) -> str:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.embedded.manifest import read_manifest
 from cultural_palette.errors import MapError, ModelError, SettingsError
-from cultural_palette.models.providers import EMBEDDED
-from cultural_palette.models.references import ModelRef
+from cultural_palette.models.references import EMBEDDED, ModelRef
 from cultural_palette.suggestions import did_you_mean
 
 META, BASE = "meta", "base"

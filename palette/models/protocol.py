@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from cultural_palette.models.references import ModelRef
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -102,10 +100,6 @@ class Blend:
 
 class Model(Protocol):
     """A model, ready for the running event loop."""
-
-    @property
-    def ref(self) -> ModelRef:
-        """Its name."""
 
     async def reply(
         self,

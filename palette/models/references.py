@@ -1,18 +1,112 @@
-"""A model by name: `embedded:nano/africa`, `openai:gpt-4o-mini`, `openai:africa@http://127.0.0.1:8000/v1`.
+"""A model by name, and who runs it: one row a provider, and nothing else anywhere that depends on its name.
 
-Provider, name and, for a server of one's own, its address. No key is ever part of a reference.
+`embedded:nano/africa`, `openai:gpt-4o-mini`, `openai:africa@http://127.0.0.1:8000/v1`: provider, name and,
+for a server of one's own, its address. No key is ever part of a reference.
+
+A provider of your own is a row more: `PROVIDERS["mine"] = Provider("mine", open=my_open)`, where `my_open`
+gives a `Model` (see `protocol.py`) for a reference.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cultural_palette.errors import SettingsError
-from cultural_palette.models.providers import PROVIDERS, Provider
+from cultural_palette.errors import ModelError, SettingsError
+from cultural_palette.models.protocol import Model, Sampling
 from cultural_palette.settings import OPENAI_URL, current_settings
 from cultural_palette.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+EMBEDDED, OPENAI = "embedded", "openai"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """`open` gives the model behind a reference, `chat` its plain LangChain chat model: each a callable, or
+    "module:name", imported when first used.
+
+    `in_process`: weights in this process, no address and no key. `max_tokens`: longest reply when nobody
+    says. `exact`: its models always tell the log-probability of any label, so that reading them draws
+    nothing. `judges`: they can be asked to judge a text. `revision`: what tells its weights from others of
+    that name. `extra`: of our package, that holds what it imports. `determinism`: what a seed promises there.
+    """
+
+    name: str
+    open: str | Callable[[ModelRef], Awaitable[Model]]
+    chat: str | Callable[[ModelRef, Sampling], BaseChatModel] | None = None
+    in_process: bool = True
+    max_tokens: int = 1024
+    exact: bool = False
+    judges: bool = True
+    revision: str | Callable[[str], str] | None = None
+    extra: str | None = None
+    determinism: str = "{name}: nothing is known of what a seed does there"
+
+    async def open_model(self, ref: ModelRef) -> Model:
+        """The model of a reference, ready for the running event loop."""
+        model: Model = await self._load(self.open)(ref)
+        return model
+
+    def chat_model(self, ref: ModelRef, sampling: Sampling) -> BaseChatModel:
+        """A new LangChain chat model. It may read files (certificates, weights)."""
+        if self.chat is None:
+            raise ModelError(f"The provider {self.name!r} offers no LangChain chat model.")
+        model: BaseChatModel = self._load(self.chat)(ref, sampling)
+        return model
+
+    def revision_of(self, ref: ModelRef) -> str | None:
+        """What tells the weights behind this reference from others of its name; None where nobody can."""
+        return None if self.revision is None else str(self._load(self.revision)(ref.name))
+
+    def _load(self, target: str | Callable[..., Any]) -> Callable[..., Any]:
+        if not isinstance(target, str):
+            return target
+        module, _, name = target.partition(":")
+        try:
+            loaded: Callable[..., Any] = getattr(import_module(module), name)
+        except ImportError as error:
+            if self.extra is None:
+                raise
+            raise ModelError(
+                f"The {self.name} palette needs {error.name}, which is not installed: "
+                f"pip install 'cultural-palette[{self.extra}]'"
+            ) from error
+        return loaded
+
+
+PROVIDERS: dict[str, Provider] = {
+    EMBEDDED: Provider(
+        EMBEDDED,
+        open="cultural_palette.models.embedded:open_model",
+        chat="cultural_palette.models.embedded:chat_model",
+        max_tokens=160,
+        exact=True,
+        judges=False,
+        revision="cultural_palette.embedded.manifest:revision_of",
+        extra="embedded",
+        determinism="embedded: the same seed, question, weights and package versions on the same machine "
+        "give the same answer; runs at the same time may move a probability in its last bits",
+    ),
+    OPENAI: Provider(
+        OPENAI,
+        open="cultural_palette.models.server:open_model",
+        chat="cultural_palette.models.openai:chat_model",
+        in_process=False,
+        max_tokens=1024,
+        determinism="served: the seed is sent along, and the server does what it can; its arithmetic depends "
+        "on what shares a batch and on what its prefix cache holds, so a probability moves in its last "
+        "digits, and a reply may come out otherwise where two words were nearly as likely, at temperature 0 "
+        "too",
+    ),
+}
+
 
 REFERENCE = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*):(?P<name>[^\s@]\S*?)(?:@(?P<url>https?://\S+))?")
 

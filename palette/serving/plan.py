@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.models import BASE, META, PROVIDERS, ModelRef
-from cultural_palette.models.providers import OPENAI
+from cultural_palette.models.references import OPENAI
 from cultural_palette.serving.devices import Device
 from cultural_palette.serving.manifest import (
     ManifestError,

@@ -23,7 +23,6 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from cultural_palette.cli import main
-from cultural_palette.cli.ask import READOUTS
 from cultural_palette.cli.text import visible
 from cultural_palette.models import Blend
 from tests.conftest import ROOT
@@ -581,12 +580,24 @@ def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPa
     assert "missing  extra embedded" in result.stdout and "pip install -e '.[embedded]'" in result.stdout
 
 
-def test_the_choices_of_the_flags_are_those_of_the_settings() -> None:
-    from typing import get_args
+def test_every_knob_has_its_flag_with_help_and_limits(full_script: Script) -> None:
+    from cultural_palette.knobs import declared_knobs
 
-    from cultural_palette.graph.variants import VARIANTS
-    from cultural_palette.knobs import ReadoutMethod
+    shown = " ".join(run("ask", "--help").stdout.split())
+    for knob in declared_knobs().values():
+        assert knob.knob.flag is not None and knob.knob.flag in shown
+        if knob.name != "models":
+            assert knob.knob.description[1:] in shown
+        if knob.default and knob.name != "models":
+            assert f"[default: {knob.default}]" in shown
+        assert all(choice in shown for choice in knob.choices)
+    refused(ask("-c", "KEN", "--temperature", "3", FREEDOM), 2, "temperature", "3")
+    refused(ask("-c", "KEN", "--min-drafts", "0", FREEDOM), 2, "min_drafts")
 
-    assert get_args(ReadoutMethod) == READOUTS
-    for name in VARIANTS:
-        assert name in run("ask", "--help").stdout.replace("-\n" + " " * 34, "-")
+
+def test_all_graphs_are_listed_with_their_source() -> None:
+    from cultural_palette.graph.variants import all_variants
+
+    listed = run("graph", "--list").stdout
+    assert all(name in listed and one.source in listed for name, one in all_variants().items())
+    refused(run("graph", "--variant", "without-drafts"), 2, "Did you mean 'without-draft'?")
