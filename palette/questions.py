@@ -63,14 +63,6 @@ class Question:
         rows = (f"{label}. {line}" for label, line in zip(self.labels, lines, strict=True))
         return "\n".join(("Options:", *rows))
 
-    def option_of(self, label: str) -> str:
-        """The option behind a letter."""
-        try:
-            return self.options[self.labels.index(label)]
-        except ValueError:
-            known = ", ".join(self.labels) or "none"
-            raise QuestionError(f"No option {label!r}; there are: {known}.") from None
-
 
 def _clean(text: str, what: str) -> str:
     try:

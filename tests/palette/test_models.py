@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 
 import pytest
@@ -28,8 +29,10 @@ from cultural_palette.models import (
     resolve_parts,
 )
 from cultural_palette.models import http as client
+from cultural_palette.models.determinism import promise
 from cultural_palette.settings import get_settings, use_settings
 from tests.fake_server import serve
+from tests.scripted import scripted_provider
 
 CONTINENTS = load_map("continents")
 HELLO = [HumanMessage("Hello, what do people eat?")]
@@ -334,5 +337,24 @@ async def test_a_cancelled_call_stays_cancelled(script):
         await task
 
 
-def test_providers_are_a_table():
-    assert list(models.PROVIDERS)[:2] == ["embedded", "openai"]
+async def test_a_provider_of_ones_own_is_a_row_more(monkeypatch, script):
+    from dataclasses import replace
+
+    row = replace(scripted_provider(script), name="mine", in_process=False, determinism="{name}: as it likes")
+    monkeypatch.setitem(models.PROVIDERS, "mine", row)
+    ref = ModelRef.parse("mine:tea@http://127.0.0.1:9/v1")
+    assert (ref.address, ref.in_process) == ("http://127.0.0.1:9/v1", False)
+    assert promise([ref], 5) == "Seed 5. Mine: as it likes."
+    with pytest.raises(ModelError, match="broke off"):  # a server that does not say why a reply ended
+        await ask(ref, Sampling(), HELLO, timeout_s=1)
+    monkeypatch.setitem(models.PROVIDERS, "mine", replace(row, in_process=True))
+    assert (await ask(ModelRef.parse("mine:tea"), Sampling(), HELLO, timeout_s=1)).text == "tea speaks."
+
+
+def test_an_extra_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "cultural_palette.models.embedded", raising=False)
+    monkeypatch.delitem(sys.modules, "cultural_palette.embedded.chat_model", raising=False)
+    monkeypatch.delitem(sys.modules, "cultural_palette.embedded.engine", raising=False)
+    with pytest.raises(ModelError, match=r"needs torch.* pip install 'cultural-palette\[embedded\]'"):
+        asyncio.run(ask(ModelRef.parse("embedded:nano/meta"), Sampling(), HELLO, timeout_s=60))
