@@ -16,7 +16,7 @@ async def aggregate(state: ChainState, runtime: Runtime[SynthesisContext], *, vo
     if not response or not feedback:
         return {}
     context = context_of(runtime)
-    said = await voice.say(
+    reply = await voice.say(
         state,
         context,
         "aggregate",
@@ -26,4 +26,4 @@ async def aggregate(state: ChainState, runtime: Runtime[SynthesisContext], *, vo
         others=voice.others,
         earlier=earlier(state.get("findings") or ()),
     )
-    return {"aggregate": said.text, "cut": said.cut, "usage": said.usage}
+    return {"aggregate": reply.text, "cut": reply.cut, "usage": reply.usage}

@@ -58,14 +58,14 @@ def check_text(query: str, answer: str, community: Community, cultural_map: Cult
 
 
 def _refusal(answer: str) -> Iterator[Finding]:
-    if found := REFUSAL.match(answer):
-        yield {"kind": "format", "detail": "The reply refuses to answer.", "quote": _around(answer, found)}
+    if match := REFUSAL.match(answer):
+        yield {"kind": "format", "detail": "The reply refuses to answer.", "quote": _around(answer, match)}
 
 
 def _leaks(answer: str) -> Iterator[Finding]:
-    if not REFUSAL.match(answer) and (found := LEAKS.search(answer)):
+    if not REFUSAL.match(answer) and (match := LEAKS.search(answer)):
         detail = "The reply speaks of itself or of its instructions."
-        yield {"kind": "format", "detail": detail, "quote": _around(answer, found)}
+        yield {"kind": "format", "detail": detail, "quote": _around(answer, match)}
 
 
 def _length(answer: str) -> Iterator[Finding]:
@@ -100,19 +100,19 @@ def _example_runs() -> frozenset[str]:
 
 def _foreign(query: str, answer: str, community: Community, cultural_map: CulturalMap) -> Iterator[Finding]:
     pattern, markers = _markers(cultural_map)
-    asked = query.casefold()
+    question = query.casefold()
     seen: set[str] = set()
     own = re.compile(rf"[ -]{re.escape(community.adjective)}\b")  # "African American" is American
-    for found in pattern.finditer(answer):
-        marker = markers[found[0]]
-        if marker.community == community.key or marker.text in seen or marker.text.casefold() in asked:
+    for match in pattern.finditer(answer):
+        marker = markers[match[0]]
+        if marker.community == community.key or marker.text in seen or marker.text.casefold() in question:
             continue
-        if own.match(answer, found.end()):
+        if own.match(answer, match.end()):
             continue
         seen.add(marker.text)
         home = cultural_map.community(marker.community).name
         detail = f"{marker.text!r} is {marker.what} of {home}, and the question does not speak of it."
-        yield {"kind": "foreign_marker", "detail": detail, "quote": _around(answer, found)}
+        yield {"kind": "foreign_marker", "detail": detail, "quote": _around(answer, match)}
 
 
 @functools.lru_cache
@@ -132,9 +132,9 @@ def _markers(cultural_map: CulturalMap) -> tuple[re.Pattern[str], dict[str, Mark
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)"), markers
 
 
-def _around(text: str, found: re.Match[str], reach: int = 30) -> str:
+def _around(text: str, match: re.Match[str], reach: int = 30) -> str:
     """The words about a match, on one line."""
-    start, end = max(0, found.start() - reach), min(len(text), found.end() + reach)
+    start, end = max(0, match.start() - reach), min(len(text), match.end() + reach)
     start = text.rfind(" ", 0, start) + 1 if start else 0
     end = text.find(" ", end) if " " in text[end:] else len(text)
     return " ".join(text[start:end].split())

@@ -19,7 +19,7 @@ async def feedback(state: ChainState, runtime: Runtime[SynthesisContext], *, voi
     if not (response := state.get("respond")):
         return {}
     context = context_of(runtime)
-    said = await voice.say(
+    reply = await voice.say(
         state,
         context,
         "feedback",
@@ -27,4 +27,4 @@ async def feedback(state: ChainState, runtime: Runtime[SynthesisContext], *, voi
         response=response,
         others=voice.others,
     )
-    return {"feedback": said.text, "usage": said.usage}
+    return {"feedback": reply.text, "usage": reply.usage}

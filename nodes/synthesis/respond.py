@@ -13,7 +13,7 @@ from cultural_palette.nodes.synthesis.voice import Voice, earlier
 async def respond(state: ChainState, runtime: Runtime[SynthesisContext], *, voice: Voice) -> dict[str, Any]:
     """Begin a round: one answer, told what an earlier round was turned down for."""
     context, number = context_of(runtime), state.get("round", 0) + 1
-    said = await voice.say(
+    reply = await voice.say(
         state,
         context,
         "respond",
@@ -22,9 +22,9 @@ async def respond(state: ChainState, runtime: Runtime[SynthesisContext], *, voic
     )
     return {
         "round": number,
-        "respond": said.text,
+        "respond": reply.text,
         "feedback": None,
         "aggregate": None,
         "cut": False,
-        "usage": said.usage,
+        "usage": reply.usage,
     }

@@ -76,7 +76,7 @@ def checked(state: ChainState, voice: Voice) -> list[Finding]:
 async def _judged(state: ChainState, context: SynthesisContext, voice: Voice) -> tuple[list[Finding], Tokens]:
     usage, trouble = NO_TOKENS, ""
     for attempt in range(1, READINGS + 1):
-        said = await voice.say(
+        reply = await voice.say(
             state,
             context,
             "validate",
@@ -85,8 +85,8 @@ async def _judged(state: ChainState, context: SynthesisContext, voice: Voice) ->
             others=voice.others,
             retry=trouble and f"\nYour last reply could not be read ({trouble}). Send the JSON object only.",
         )
-        usage = add_tokens(usage, said.usage)
-        verdict = read_verdict(said.text or "")
+        usage = add_tokens(usage, reply.usage)
+        verdict = read_verdict(reply.text or "")
         if isinstance(verdict, Verdict):
             return [
                 {"kind": fault.kind, "detail": fault.detail, "quote": fault.quote}

@@ -14,7 +14,7 @@ NO_TOKENS: Tokens = {"input_tokens": 0, "output_tokens": 0}
 
 
 @dataclass(frozen=True)
-class Said:
+class Words:
     """The teacher's words, None when there were none. `cut`: they broke off at the most tokens."""
 
     text: str | None
@@ -37,7 +37,7 @@ class Voice:
 
     async def say(
         self, state: ChainState, context: SynthesisContext, prompt: str, sampling: Sampling, **fields: str
-    ) -> Said:
+    ) -> Words:
         """The teacher's reply to a prompt of `palette/prompts/synthesis`. Raises ModelError."""
         reply = await self.ask(
             ModelRef.parse(state["teacher"]),
@@ -48,14 +48,14 @@ class Voice:
         )
         usage: Tokens = {**NO_TOKENS, **(reply.usage or {})}  # type: ignore[typeddict-item]
         cut = reply.message.response_metadata.get("finish_reason") == "length"
-        return Said(reply.text.strip() or None, cut, usage)
+        return Words(reply.text.strip() or None, cut, usage)
 
 
 def earlier(findings: Sequence[Finding]) -> str:
     """What the next round is told of the last one; nothing when there was none."""
     if not findings:
         return ""
-    lines = [f"- {each['kind']}: {_line(each)}" for each in findings]
+    lines = [f"- {finding['kind']}: {_line(finding)}" for finding in findings]
     return "\nAn earlier answer was turned down for this; avoid it:\n" + "\n".join(lines)
 
 

@@ -35,33 +35,33 @@ def countries(text: str | None, map_name: str | None, as_json: bool) -> None:
     from cultural_palette.settings import get_settings
 
     cultural_map = load_map(get_settings(map=map_name).map)
-    found = all_countries() if text is None else _matching(text, cultural_map)
-    homes = {each.iso3: cultural_map.community_of(each.iso3) for each in found}
+    matching = all_countries() if text is None else _matching(text, cultural_map)
+    homes = {country.iso3: cultural_map.community_of(country.iso3) for country in matching}
     if as_json:
         listed = [
             {
-                "iso3": each.iso3,
-                "name": each.name,
-                "community": home.key if (home := homes[each.iso3]) else None,
+                "iso3": country.iso3,
+                "name": country.name,
+                "community": home.key if (home := homes[country.iso3]) else None,
             }
-            for each in found
+            for country in matching
         ]
         click.echo(json.dumps({"map": cultural_map.key, "countries": listed}, ensure_ascii=False, indent=2))
         return
-    width = max(len(each.name) for each in found)
-    for each in found:
-        home = homes[each.iso3]
-        click.echo(f"{each.iso3}  {each.name:<{width}}  {home.name if home else '-'}")
+    width = max(len(country.name) for country in matching)
+    for country in matching:
+        home = homes[country.iso3]
+        click.echo(f"{country.iso3}  {country.name:<{width}}  {home.name if home else '-'}")
 
 
 def _matching(text: str, cultural_map: CulturalMap) -> Sequence[Country]:
     from cultural_palette.countries import all_countries, find_country
 
-    def told(country: Country) -> str:
+    def searched(country: Country) -> str:
         home = cultural_map.community_of(country.iso3)
         return " ".join((country.iso3, country.name, home.name if home else "")).casefold()
 
-    return [country for country in all_countries() if text.casefold() in told(country)] or [
+    return [country for country in all_countries() if text.casefold() in searched(country)] or [
         find_country(text)
     ]
 
@@ -76,19 +76,19 @@ def maps(name: str | None, as_json: bool) -> None:
     """
     from cultural_palette.cultural_map import builtin_maps, load_map
 
-    found = [load_map(each) for each in ([name] if name else builtin_maps())]
+    loaded = [load_map(one) for one in ([name] if name else builtin_maps())]
     if as_json:
         data = [
             {
-                "map": each.key,
-                "name": each.name,
-                "source": each.source,
+                "map": cultural_map.key,
+                "name": cultural_map.name,
+                "source": cultural_map.source,
                 "communities": {
                     c.key: {"name": c.name, "colour": c.colour, "countries": c.countries}
-                    for c in each.communities
+                    for c in cultural_map.communities
                 },
             }
-            for each in found
+            for cultural_map in loaded
         ]
         click.echo(json.dumps({"maps": data}, ensure_ascii=False, indent=2))
         return
@@ -96,8 +96,8 @@ def maps(name: str | None, as_json: bool) -> None:
     from cultural_palette.cli.display import make_console, map_view
 
     console = make_console()
-    for each in found:
-        console.print(map_view(each, whole=name is not None))
+    for cultural_map in loaded:
+        console.print(map_view(cultural_map, whole=name is not None))
     if not name:
         console.print(
             "'palette maps NAME' shows a map's countries; docs/architecture.md, how to write one.",
