@@ -1,10 +1,11 @@
-"""Token sequences from chat rows, and the three ways to lay a group of answers to one prompt before the
-model.
+"""Token sequences from chat rows, and three ways to lay a group of answers to one prompt before the model.
 
-    rows         every answer behind its own copy of the prompt               runs everywhere
-    packed       the prompt once, the answers behind it under a block mask    flex attention on a GPU, dense
-    on the CPU prompt_once  the prompt's keys and values computed once, then every answer    not with
-    gradient checkpointing
+    rows         every answer behind its own copy of the prompt
+                 runs everywhere
+    packed       the prompt once, the answers behind it under a block mask
+                 flex attention on a GPU, a dense mask on the CPU
+    prompt_once  the prompt's keys and values computed once, then every answer
+                 not with gradient checkpointing
 
 All three give the same log-probabilities; they differ in how often the prompt is computed.
 """
@@ -14,21 +15,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from cultural_palette.training.preferences import PreferenceRowError
+import torch
 
-if TYPE_CHECKING:
-    import torch
+from cultural_palette.training.orpo_settings import Layout
+from cultural_palette.training.preferences import Group, PreferenceRowError
 
 IGNORED = -100
-Layout = Literal["rows", "packed", "prompt_once"]
-LAYOUTS: tuple[Layout, ...] = ("rows", "packed", "prompt_once")
 NOT_A_TOKEN = -1  # the segment of padding; the prompt is 0, the answers 1, 2, ..
 
 
 @dataclass(frozen=True)
-class Group:
+class TokenGroup:
     """One prompt's tokens, then each answer's with its end token; the chosen answer first."""
 
     prompt: tuple[int, ...]
@@ -47,8 +46,7 @@ class Group:
 
 @functools.lru_cache(maxsize=8)
 def end_token(tokenizer: Any, template: str) -> int:
-    """The token that closes an assistant's turn in the chat template (`<|eot_id|>`, `<|im_end|>`); else the
-    eos."""
+    """The token that closes an assistant's turn in the chat template, such as `<|eot_id|>`; else the eos."""
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "PALETTE"}]
     tail = tokenizer.apply_chat_template(chat, tokenize=False).rpartition("PALETTE")[2]
     special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
@@ -60,44 +58,47 @@ def end_token(tokenizer: Any, template: str) -> int:
 def encode(
     tokenizer: Any, prompt: Sequence[Mapping[str, str]], response: str, max_length: int
 ) -> dict[str, list[int]]:
-    """One sequence through the chat template, with exactly one end token; a prompt too long is cut from the
-    left.
+    """One sequence through the chat template, with exactly one end token; a long prompt is cut on the left.
 
-    `labels` are IGNORED over the prompt. Raises PreferenceRowError for an empty response.
+    `labels` are IGNORED over the prompt. Raises PreferenceRowError for a response without a token.
     """
-    group = encode_group(tokenizer, {"prompt": prompt, "chosen": response, "rejected": ()}, max_length)
-    head, tail = group.prompt, group.answers[0]
-    return {"input_ids": [*head, *tail], "labels": [*([IGNORED] * len(head)), *tail]}
+    alone = Group(prompt=[dict(message) for message in prompt], chosen=response, rejected=[])
+    group = encode_group(tokenizer, alone, max_length)
+    answer = group.answers[0]
+    return {
+        "input_ids": [*group.prompt, *answer],
+        "labels": [*([IGNORED] * len(group.prompt)), *answer],
+    }
 
 
-def encode_group(tokenizer: Any, row: Mapping[str, Any], max_length: int) -> Group:
-    """A row's prompt and answers. The prompt is cut from the left until the longest answer fits beside it.
+def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
+    """A group's prompt and answers. The prompt is cut on the left until the longest answer fits beside it.
 
-    `max_length`: tokens. At least one token of the prompt and of each answer stays. Raises
-    PreferenceRowError.
+    `max_length`: tokens. At least one token of the prompt and of each answer stays. Raises PreferenceRowError
+    for an answer without a token of its own.
     """
-    prompt = row["prompt"]
+    prompt = group["prompt"]
     end = end_token(tokenizer, tokenizer.chat_template)
-    head = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    prompt_ids = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
     answers = []
-    for text in (row["chosen"], *row["rejected"]):
-        tail = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        while tail and tail[-1] == end:
-            tail.pop()
-        if not tail or not text.strip():
+    for text in (group["chosen"], *group["rejected"]):
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        while ids and ids[-1] == end:
+            ids.pop()
+        if not ids:
             raise PreferenceRowError(
-                f"empty response to {prompt[-1]['content'][:80]!r}: every community must answer; "
-                "take the row out"
+                f"{group.get('place', 'row')}: the answer {text!r} to {prompt[-1]['content'][:80]!r} has no "
+                "token but the end token; take the row out"
             )
-        answers.append(tuple([*tail, end][: max_length - 1]))
+        answers.append(tuple([*ids, end][: max_length - 1]))
     room = max_length - max(map(len, answers))
-    return Group(tuple(head[max(0, len(head) - room) :]), tuple(answers))
+    return TokenGroup(tuple(prompt_ids[max(0, len(prompt_ids) - room) :]), tuple(answers))
 
 
 def pad(sequences: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
     """Right-padded tensors (B, L): input_ids, labels, attention_mask."""
-    import torch
-
     longest = max(len(s["input_ids"]) for s in sequences)
     fill = {"input_ids": pad_id, "labels": IGNORED}
     batch = {
@@ -109,7 +110,7 @@ def pad(sequences: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, 
     return batch
 
 
-def lay_out(groups: Sequence[Group], layout: Layout, pad_id: int) -> dict[str, torch.Tensor]:
+def lay_out(groups: Sequence[TokenGroup], layout: Layout, pad_id: int) -> dict[str, torch.Tensor]:
     """A batch of groups as tensors; G groups of K answers each make N = G K answers, numbered group by group.
 
     Common to the layouts, over the T tokens to be predicted: `where` (T), the flat position whose hidden
@@ -122,15 +123,16 @@ def lay_out(groups: Sequence[Group], layout: Layout, pad_id: int) -> dict[str, t
 
 
 def _predictions(
-    groups: Sequence[Group],
+    groups: Sequence[TokenGroup],
     starts: Sequence[Sequence[int]],
     heads: Sequence[int],
     firsts: Sequence[Sequence[int]],
 ) -> dict[str, torch.Tensor]:
-    """`starts[g][k]`: flat position of answer k's first token; `firsts[g][k]`: of what predicts that token;
-    `heads[g]`: of the prompt's first token."""
-    import torch
+    """What `lay_out` promises of every layout, from the flat positions of a layout.
 
+    `starts[g][k]`: of answer k's first token; `firsts[g][k]`: of the token that predicts it; `heads[g]`: of
+    the prompt's first token.
+    """
     where: list[int] = []
     targets: list[int] = []
     owner: list[int] = []
@@ -154,7 +156,7 @@ def _predictions(
     }
 
 
-def _rows(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
+def _rows(groups: Sequence[TokenGroup], pad_id: int) -> dict[str, torch.Tensor]:
     sequences = [[*group.prompt, *answer[:-1]] for group in groups for answer in group.answers]
     ids, mask = _padded(sequences, pad_id)
     width, number = ids.shape[1], 0
@@ -168,9 +170,7 @@ def _rows(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask} | _predictions(groups, starts, heads, firsts)
 
 
-def _packed(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
-    import torch
-
+def _packed(groups: Sequence[TokenGroup], pad_id: int) -> dict[str, torch.Tensor]:
     sequences, positions, segments, heads, starts, firsts = [], [], [], [], [], []
     for group in groups:
         ids, places, parts, own = [*group.prompt], [*range(len(group.prompt))], [0] * len(group.prompt), []
@@ -197,9 +197,7 @@ def _packed(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
     } | _predictions(groups, starts, heads, firsts)
 
 
-def _prompt_once(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
-    import torch
-
+def _prompt_once(groups: Sequence[TokenGroup], pad_id: int) -> dict[str, torch.Tensor]:
     answers = [list(answer[:-1]) or [pad_id] for group in groups for answer in group.answers]
     ids, mask = _padded(answers, pad_id)
     longest, width = max(len(group.prompt) for group in groups), ids.shape[1]
@@ -224,8 +222,6 @@ def _prompt_once(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor
 
 
 def _padded(sequences: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
     longest = max(len(ids) for ids in sequences)
     ids = torch.tensor([[*s, *([fill] * (longest - len(s)))] for s in sequences])
     mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])

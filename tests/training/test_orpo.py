@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from cultural_palette.training.orpo import (  # noqa: E402
-    IGNORED,
-    OrpoSettings,
-    PreferenceRowError,
-    align,
-    encode,
-    log_odds,
-    orpo_loss,
-)
+from cultural_palette.training.align import align  # noqa: E402
+from cultural_palette.training.orpo import log_odds, orpo_loss  # noqa: E402
+from cultural_palette.training.orpo_settings import OrpoSettings  # noqa: E402
+from cultural_palette.training.preferences import Group, PreferenceRowError  # noqa: E402
+from cultural_palette.training.sequences import IGNORED, encode  # noqa: E402
 
 
 def test_log_odds_is_the_log_of_p_over_one_minus_p() -> None:
@@ -104,12 +102,16 @@ def test_an_empty_answer_and_a_missing_community_are_refused(
     tiny: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:
     tokenizer, _, base = tiny
-    with pytest.raises(PreferenceRowError, match="empty response"):
-        encode(tokenizer, [{"role": "user", "content": "hello"}], "", 32)
+    for only_end in ("", tokenizer.eos_token, tokenizer.eos_token * 2):
+        with pytest.raises(PreferenceRowError, match="no token but the end token"):
+            encode(tokenizer, [{"role": "user", "content": "hello"}], only_end, 32)
     prompt = [{"role": "user", "content": "hello"}]
+    blank = Group(prompt=prompt, chosen="a", rejected=["b", " "])
+    with pytest.raises(PreferenceRowError, match=r"row 0: empty response \(' '\)"):
+        align(base, [blank], tmp_path / "adapter", OrpoSettings())
     rows = [
-        {"prompt": prompt, "chosen": "a", "rejected": ["b", "c"]},
-        {"prompt": prompt, "chosen": "a", "rejected": ["b"]},
+        Group(prompt=prompt, chosen="a", rejected=["b", "c"]),
+        Group(prompt=prompt, chosen="a", rejected=["b"]),
     ]
     with pytest.raises(PreferenceRowError, match="row 1 has 1 rejected answers, row 0 has 2"):
         align(base, rows, tmp_path / "adapter", OrpoSettings())
@@ -120,8 +122,11 @@ def test_an_adapter_learns_to_prefer_its_own(tiny: tuple[Any, Any, Path], tmp_pa
     prompt = [{"role": "user", "content": "hello"}]
     rows = [{"prompt": prompt, "chosen": "good day", "rejected": ["bad night", "b c d"]}] * 32
     settings = OrpoSettings(learning_rate=5e-3, epochs=4, weight=0.5, rank=4, dropout=0.0, batch_size=8)
+    before_training = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     measures = align(base, rows, tmp_path / "adapter", settings)
     assert measures  # logged at least once
+    after_training = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    assert before_training[:2] == after_training[:2] and torch.equal(before_training[2], after_training[2])
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

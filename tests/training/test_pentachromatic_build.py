@@ -363,8 +363,9 @@ def test_a_map_of_two(tmp_path: Path, said: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_an_agent_trains_on_the_export(run: Path, tmp_path: Path, tiny: Any) -> None:
-    from cultural_palette.training.job import Job, run_job
-    from cultural_palette.training.orpo import OrpoSettings
+    from cultural_palette.training.job import run_job
+    from cultural_palette.training.jobs import Job
+    from cultural_palette.training.orpo_settings import OrpoSettings
 
     made(run, tmp_path / "ds", Plan(test_share=0))
     settings = OrpoSettings(epochs=1, rank=2, batch_size=6, max_length=256, logging_steps=1)

@@ -20,10 +20,11 @@ pytest.importorskip("torch")
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.cli import main
 from cultural_palette.training.checkpoints import last_whole_checkpoint
-from cultural_palette.training.job import Job, read_job, run_job
-from cultural_palette.training.orpo import OrpoSettings, TrainingError, chosen_layout, split
-from cultural_palette.training.preferences import PreferenceRowError, read_groups
-from cultural_palette.training.train import lay_out_jobs, load_config
+from cultural_palette.training.config import load_config
+from cultural_palette.training.job import run_job
+from cultural_palette.training.jobs import Job, lay_out_jobs, read_job
+from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError, resolve_layout
+from cultural_palette.training.preferences import PreferenceRowError, hold_out, read_groups
 from tests.conftest import ROOT
 
 KEYS = ("north", "south")
@@ -129,9 +130,8 @@ def test_jobs_are_one_an_agent_and_a_run_with_seeds_of_their_own(tmp_path: Path)
 
 def test_what_is_held_out_of_one_agent_is_held_out_of_all(data: Path) -> None:
     groups = read_groups(data, KEYS)
-    settings = replace(SMALL, eval_ratio=0.2)
-    held = [{row["prompt"][0]["content"] for row in split(groups[key], settings)[1]} for key in KEYS]
-    train, joint = split([*groups["north"], *groups["south"]], settings)
+    held = [{row["prompt"][0]["content"] for row in hold_out(groups[key], 0.2, 0)[1]} for key in KEYS]
+    train, joint = hold_out([*groups["north"], *groups["south"]], 0.2, 0)
     assert held[0] == held[1] == {row["prompt"][0]["content"] for row in joint} and len(held[0]) == 3
     assert not held[0] & {row["prompt"][0]["content"] for row in train}
 
@@ -166,10 +166,10 @@ def test_bad_configs_are_refused_by_key(tmp_path: Path, text: str, says: str) ->
 
 
 def test_auto_packs_where_the_prompt_can_not_be_kept() -> None:
-    assert chosen_layout(SMALL, on_gpu=False) == ("prompt_once", "sdpa")
+    assert resolve_layout(SMALL, on_gpu=False) == ("prompt_once", "sdpa")
     checkpointing = replace(SMALL, gradient_checkpointing=True)
-    assert chosen_layout(checkpointing, on_gpu=False) == ("packed", "sdpa")
-    assert chosen_layout(checkpointing, on_gpu=True) == ("packed", "flex_attention")
+    assert resolve_layout(checkpointing, on_gpu=False) == ("packed", "sdpa")
+    assert resolve_layout(checkpointing, on_gpu=True) == ("packed", "flex_attention")
 
 
 def test_the_command_trains_every_agent_and_the_joint_model_once(
@@ -221,7 +221,7 @@ def test_the_command_trains_every_agent_and_the_joint_model_once(
 
 
 def test_jobs_go_to_the_gpus_there_are(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cultural_palette.training import train
+    from cultural_palette.training import launch
 
     placed: list[tuple[str, str]] = []
 
@@ -230,22 +230,24 @@ def test_jobs_go_to_the_gpus_there_are(data: Path, tmp_path: Path, monkeypatch: 
         RunFolder(job.out).finish({"measures": {}})
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
 
-    monkeypatch.setattr(train, "_start", start)
-    monkeypatch.setattr(train, "devices", lambda: ["4", "7", "9"])
+    monkeypatch.setattr(launch, "_start", start)
+    monkeypatch.setattr(launch, "devices", lambda: ["4", "7", "9"])
     jobs = lay_out_jobs("base", data, tmp_path / "a", KEYS, SMALL)
-    train.run_jobs(jobs, lambda line: None)
+    launch.run_jobs(jobs, lambda line: None)
     assert sorted(placed) == [("joint", "9"), ("north", "4"), ("south", "7")]
     placed.clear()
-    train.run_jobs(lay_out_jobs("base", data, tmp_path / "b", KEYS, SMALL), lambda line: None, gpus_per_job=2)
+    launch.run_jobs(
+        lay_out_jobs("base", data, tmp_path / "b", KEYS, SMALL), lambda line: None, gpus_per_job=2
+    )
     assert placed == [("north", "4,7"), ("south", "4,7"), ("joint", "4,7")]
     with pytest.raises(TrainingError, match="gpus_per_job = 4: there are 3 GPUs"):
-        train.run_jobs(jobs[:0], lambda line: None, gpus_per_job=4)
+        launch.run_jobs(jobs[:0], lambda line: None, gpus_per_job=4)
 
 
 def test_a_base_that_can_not_be_trained_is_refused_before_any_job(tiny: Any, tmp_path: Path) -> None:
     import shutil
 
-    from cultural_palette.training.train import check_base
+    from cultural_palette.training.bases import check_base
 
     check_base(str(tiny[2]))
     with pytest.raises(TrainingError, match="can not be loaded"):

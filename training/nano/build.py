@@ -91,7 +91,9 @@ def base(folder: Path) -> None:
 
 def agents(folder: Path, only: Sequence[str] = ()) -> None:
     """`agents/run-1/<community>/` and `joint`, by the jobs of `palette train`. Finished ones are kept."""
-    from cultural_palette.training.train import lay_out_jobs, load_config, run_jobs
+    from cultural_palette.training.config import load_config
+    from cultural_palette.training.jobs import lay_out_jobs
+    from cultural_palette.training.launch import run_jobs
 
     jobs = lay_out_jobs(
         str(folder / "base"), folder, folder / "agents", COMMUNITIES, load_config(CONFIG).orpo, only=only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cultural_palette.training.estimate import spell
+from cultural_palette.training.durations import duration_words
 from cultural_palette.training.synthesis.run import Tally
 from cultural_palette.training.synthesis.teacher import Ledger
 
@@ -21,7 +21,7 @@ def progress_line(tally: Tally, ledger: Ledger, seconds: float | None = None) ->
     ]
     left = tally.wanted - tally.written - tally.failed
     if left > 0:
-        parts.append(f"{spell(left / rate)} left" if rate else "time left unknown yet")
+        parts.append(f"{duration_words(left / rate)} left" if rate else "time left unknown yet")
     parts.append(f"{_short(ledger.input_tokens)} tokens read, {_short(ledger.output_tokens)} written")
     parts.append(cost_words(tally, ledger))
     return " · ".join(parts)
