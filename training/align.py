@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer
 
 from cultural_palette.training.checkpoints import last_whole_checkpoint, save_whole
 from cultural_palette.training.orpo import MEASURES
 from cultural_palette.training.orpo_settings import OrpoSettings
 from cultural_palette.training.preferences import Group, check_groups, hold_out
+from cultural_palette.training.seeding import seeded
 from cultural_palette.training.trainers import Report, build_trainer, load_model
 
 
@@ -60,19 +57,3 @@ def last_measures(log: Sequence[Mapping[str, Any]], final: Mapping[str, float]) 
     logged = [row for row in log if "nll" in row]
     last = {key: logged[-1][key] for key in MEASURES} if logged else {}
     return last | {key: value for key, value in final.items() if key.removeprefix("eval_") in (*last, "loss")}
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's global generators for the block, and put them back as they were.
-
-    LoRA's start, dropout and transformers' Trainer draw from the global ones and take no other.
-    """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        set_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

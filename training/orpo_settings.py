@@ -26,9 +26,7 @@ class OrpoSettings:
 
     # Objective
     weight: float = 0.1  # lambda of the odds-ratio term, 0 or more; 0 leaves plain fine-tuning
-    nll: Literal["completion", "prompt_and_completion"] = (
-        "completion"  # tokens of the NLL; the other is TRL's
-    )
+    nll: Literal["completion", "prompt_and_completion"] = "completion"  # which tokens; TRL takes both
     trainer: Literal["grouped", "trl"] = "grouped"  # ours on whole groups, or TRL's own on pairs
 
     # What learns
@@ -50,9 +48,7 @@ class OrpoSettings:
     batch_size: int = 8  # groups on one device at a time
     accumulate: int = 1  # batches a step
     max_length: int = 1024  # tokens of a prompt and one answer, at least 8
-    layout: Literal["auto", "rows", "packed", "prompt_once"] = (
-        "auto"  # how a group meets the model: sequences.py
-    )
+    layout: Literal["auto", "rows", "packed", "prompt_once"] = "auto"  # of a group; see sequences.py
 
     # Device
     attention: Literal["auto", "sdpa", "flex_attention", "eager"] = "auto"  # transformers' implementation

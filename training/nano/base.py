@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from cultural_palette.training.align import seeded
+from cultural_palette.training.seeding import seeded
 from cultural_palette.training.sequences import IGNORED, encode, pad
 
 VOCABULARY = 4096

@@ -16,8 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
+from cultural_palette.embedded.chat_model import EmbeddedChatModel
 from cultural_palette.embedded.engine import BASE, META, Engine, get_engine
 from cultural_palette.prompts import render
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
@@ -81,9 +86,6 @@ def perplexities(atlas: Atlas, engine: Engine, count: int, work: Path) -> dict[s
 
 def _rivals(work: Path) -> dict[str, Scorer]:
     """The models that MoErges is compared with, where the working folder still has them."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     def scorer(model: Any) -> Scorer:
         def one(ids: list[int], start: int) -> tuple[float, int]:
@@ -157,8 +159,6 @@ def _pure(atlas: Atlas, text: str, community: str, asked: str) -> bool:
 async def _replies(
     prompts: Sequence[tuple[str, list[dict[str, str]]]], temperature: float = 0.3
 ) -> list[str]:
-    from cultural_palette.embedded.chat_model import EmbeddedChatModel
-
     texts: list[str] = []
     for start in range(0, len(prompts), 32):
         chunk = prompts[start : start + 32]

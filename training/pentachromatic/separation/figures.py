@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cultural_palette.artifacts import write_whole
 from cultural_palette.cultural_map import Community, CulturalMap
@@ -49,9 +52,6 @@ def figure_3(
 
     `labels`: each set's communities, (N,), in the order that its separation was computed in.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     marks = _marks(cultural_map)
     rows, columns = (2, len(sets)) if len(sets) > 1 else (1, 2)
     width = 4.4 * columns
@@ -93,9 +93,6 @@ def figure_8(
     topics: Topics | None, homes: Mapping[str, int], cultural_map: CulturalMap, caption: str, out: Path
 ) -> list[Path]:
     """Queries by topic (dark: confident, pale: below the threshold) and by where their writers were born."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     with mpl.rc_context(STYLE):
         if topics is None:
             figure = Figure(figsize=(4.6, 3.4))
@@ -216,8 +213,6 @@ def _marks(cultural_map: CulturalMap) -> dict[str, str]:
 
 
 def _handle(community: Community, mark: str) -> Any:
-    from matplotlib.lines import Line2D
-
     looks: dict[str, Any] = {
         "color": community.colour,
         "marker": mark,

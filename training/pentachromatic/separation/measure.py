@@ -133,7 +133,6 @@ def measure_topics(
     from cultural_palette.training.pentachromatic.separation.figures import figure_8
     from cultural_palette.training.pentachromatic.separation.topics import (
         ADVISED_WORDS,
-        TopicClassifier,
         homes_of,
         topics_of,
     )
@@ -144,6 +143,8 @@ def measure_topics(
     found, files = None, []
     caption = f"n = {len(queries):,} queries"
     if model is not None:
+        from cultural_palette.training.pentachromatic.separation.topic_classifier import TopicClassifier
+
         classifier = TopicClassifier(model)
         texts = [each.query for each in queries]
         encoded = encode_all(texts, classifier, places.cache, progress)

@@ -18,6 +18,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn import config_context
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import silhouette_samples
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cultural_palette.training.pentachromatic.separation.statistics import (
     RESAMPLES,
@@ -167,11 +174,6 @@ def probe(
 
     None with fewer than two queries, or when a fold would train on one community only.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     folds = min(FOLDS, len(np.unique(queries)))
     if folds < 2:
         return None
@@ -204,8 +206,6 @@ def probe(
 
 def plane(vectors: Floats) -> tuple[Floats, tuple[float, float]]:
     """First two principal components, (N, 2), and their shares of the variance; zeros if nothing varies."""
-    from sklearn.decomposition import PCA
-
     if vectors.shape[1] < 2 or len(vectors) < 2 or float(vectors.var(0).sum()) < 1e-12:
         return np.zeros((len(vectors), 2)), (0.0, 0.0)
     pca = PCA(n_components=2, svd_solver="full" if len(vectors) < 2000 else "covariance_eigh")
@@ -250,9 +250,6 @@ def _view(
 
 
 def _euclidean_silhouettes(points: Floats, labels: npt.NDArray[np.str_]) -> Floats:
-    from sklearn import config_context
-    from sklearn.metrics import silhouette_samples
-
     if not 2 <= len(np.unique(labels)) < len(points) or not points.any():
         return np.zeros(len(points))
     with config_context(working_memory=128):  # MiB of distances at a time
