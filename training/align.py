@@ -13,7 +13,8 @@ from cultural_palette.training.orpo import MEASURES
 from cultural_palette.training.orpo_settings import OrpoSettings
 from cultural_palette.training.preferences import Group, check_groups, hold_out
 from cultural_palette.training.seeding import seeded
-from cultural_palette.training.trainers import Report, build_trainer, load_model
+from cultural_palette.training.trainer_arguments import Report
+from cultural_palette.training.trainers import build_trainer, load_model
 
 
 def align(

@@ -65,6 +65,15 @@ class FrozenHeadLogps(torch.autograd.Function):
         return (gradient[:, None] * slope).to(slope.dtype), None, None, None, None
 
 
+def frozen_head_logps(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, chunk: int
+) -> torch.Tensor:
+    """`FrozenHeadLogps`, differentiable in `hidden`. (T) float32."""
+    apply: Any = FrozenHeadLogps.apply  # torch leaves it without types
+    logps: torch.Tensor = apply(hidden, weight, bias, targets, chunk)
+    return logps
+
+
 def head_logps(
     head: Any, hidden: torch.Tensor, targets: torch.Tensor, chunk: int | None = None
 ) -> torch.Tensor:
@@ -78,8 +87,7 @@ def head_logps(
     if chunk is None:
         chunk = max(1, CHUNK_BYTES // (4 * (head.out_features if hasattr(head, "out_features") else 32_000)))
     if plain and not head.weight.requires_grad and (head.bias is None or not head.bias.requires_grad):
-        logps: torch.Tensor = FrozenHeadLogps.apply(hidden, head.weight, head.bias, targets, chunk)
-        return logps
+        return frozen_head_logps(hidden, head.weight, head.bias, targets, chunk)
 
     def chunk_logps(states: torch.Tensor, chunk_targets: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = head(states).float()

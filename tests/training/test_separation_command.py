@@ -12,7 +12,7 @@ from cultural_palette.cli import dataset_measure
 from cultural_palette.cli.dataset_measure import measure
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import MapError, UsageError
-from cultural_palette.training.pentachromatic.separation import embeddings
+from cultural_palette.training.pentachromatic.separation import embeddings, topic_classifier
 from cultural_palette.training.pentachromatic.separation.tables import TableError
 from cultural_palette.training.pentachromatic.separation.texts import (
     Labelled,

@@ -24,6 +24,8 @@ from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.embedded.chat_model import EmbeddedChatModel
 from cultural_palette.embedded.engine import BASE, META, Engine, get_engine
+from cultural_palette.graph.build import build_palette
+from cultural_palette.graph.state import PaletteInput
 from cultural_palette.prompts import render
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
 from cultural_palette.training.nano.build import ROUTER_PHRASES, agent_folder
@@ -102,7 +104,7 @@ def _rivals(work: Path) -> dict[str, Scorer]:
         rivals["joint"] = scorer(joint.merge_and_unload().eval())
     for name, folder in (("TIES", "ties"), ("Model Stock", "model_stock")):
         if (work / folder).is_dir():
-            model = AutoModelForCausalLM.from_pretrained(work / folder, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(work / folder, dtype=torch.float32)
             rivals[name] = scorer(model.eval())
     return rivals
 
@@ -261,9 +263,7 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
 
 def examples() -> list[dict[str, Any]]:
     """Three held-out questions through the whole graph, as they came (seed 0)."""
-    from cultural_palette.graph.build import build_palette
-
-    asked: list[dict[str, Any]] = [
+    questions: list[PaletteInput] = [
         {
             "country": "NZL",
             "query": "What should come first, freedom or equality?",
@@ -275,7 +275,7 @@ def examples() -> list[dict[str, Any]]:
     graph = build_palette()
 
     async def run() -> list[dict[str, Any]]:
-        return [{**await graph.ainvoke(question), "asked": question} for question in asked]
+        return [{**await graph.ainvoke(question), "asked": question} for question in questions]
 
     return asyncio.run(run())
 
