@@ -16,8 +16,8 @@ from cultural_palette.errors import PaletteError, UsageError
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
     from cultural_palette.training.queries import Queries
-    from cultural_palette.training.synthesis.estimate import Estimate
-    from cultural_palette.training.synthesis.run import Job, Outcome, Tally
+    from cultural_palette.training.synthesis.estimate import SynthesisEstimate
+    from cultural_palette.training.synthesis.run import Outcome, SynthesisSpec, Tally
     from cultural_palette.training.synthesis.sitting import Sitting
     from cultural_palette.training.synthesis.teacher import Ledger
 
@@ -121,7 +121,7 @@ def synthesize(
     from cultural_palette.settings import get_settings, use_settings
     from cultural_palette.training.queries import Filters
     from cultural_palette.training.synthesis.prices import price_of
-    from cultural_palette.training.synthesis.run import Job
+    from cultural_palette.training.synthesis.run import SynthesisSpec
     from cultural_palette.training.synthesis.sitting import Sitting
     from cultural_palette.training.synthesis.teacher import parse_teacher
 
@@ -153,13 +153,13 @@ def synthesize(
             return
         filters = Filters(greetings=not keep_greetings, english_only=english_only)
         queries = _read(source or "", cultural_map, revision, filters)
-        job = Job(queries, cultural_map, model, context, limit)
+        spec = SynthesisSpec(queries, cultural_map, model, context, limit)
         if not as_json:
-            _say_queries(queries, job)
+            _say_queries(queries, spec)
         if dry_run:
             from cultural_palette.training.synthesis.estimate import estimate
 
-            _print_estimate(estimate(job.items, cultural_map, model, context, price), cultural_map, as_json)
+            _print_estimate(estimate(spec.items, cultural_map, model, context, price), cultural_map, as_json)
             return
         assert out is not None
         sitting = Sitting(
@@ -172,11 +172,11 @@ def synthesize(
             budget=budget,
         )
         if preview:
-            _preview(job, out, sitting, preview)
+            _preview(spec, out, sitting, preview)
         elif batch:
-            _batch(job, out, sitting, batch, results, as_json)
+            _batch(spec, out, sitting, batch, results, as_json)
         else:
-            _run(job, out, sitting, as_json)
+            _run(spec, out, sitting, as_json)
 
 
 def _check(
@@ -213,22 +213,22 @@ def _read(source: str, cultural_map: CulturalMap, revision: str | None, filters:
     return read_queries(Path(source), cultural_map, filters)
 
 
-def _say_queries(queries: Queries, job: Job) -> None:
-    kept = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in queries.counts.items())
-    click.echo(f"{queries.origin['dataset']}: {kept}", err=True)
+def _say_queries(queries: Queries, spec: SynthesisSpec) -> None:
+    counts = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in queries.counts.items())
+    click.echo(f"{queries.origin['dataset']}: {counts}", err=True)
     for fault in queries.faults[:5]:
         click.echo(f"set aside: {fault}", err=True)
     if (more := queries.counts["unreadable"] - 5) > 0:
         click.echo(f"set aside: {more:,} more rows that can not be read", err=True)
 
 
-def _print_estimate(found: Estimate, cultural_map: CulturalMap, as_json: bool) -> None:
+def _print_estimate(estimate: SynthesisEstimate, cultural_map: CulturalMap, as_json: bool) -> None:
     if as_json:
         import json
 
-        click.echo(json.dumps(found.as_json(), indent=2))
+        click.echo(json.dumps(estimate.as_json(), indent=2))
         return
-    for line in found.lines("continent" if cultural_map.key == "continents" else "community"):
+    for line in estimate.lines("continent" if cultural_map.key == "continents" else "community"):
         click.echo(line)
 
 
@@ -268,7 +268,7 @@ class _Ticker:
             click.echo("", err=True)
 
 
-def _run(job: Job, out: Path, sitting: Sitting, as_json: bool) -> None:
+def _run(spec: SynthesisSpec, out: Path, sitting: Sitting, as_json: bool) -> None:
     from cultural_palette.artifacts import RunFolder
     from cultural_palette.training.synthesis.sitting import INTERRUPTED, sit
 
@@ -278,7 +278,7 @@ def _run(job: Job, out: Path, sitting: Sitting, as_json: bool) -> None:
         return
     ticker = _Ticker()
     try:
-        outcome = sit(job, out, sitting, ticker, lambda text: click.echo(f"\n{text}", err=True))
+        outcome = sit(spec, out, sitting, ticker, lambda text: click.echo(f"\n{text}", err=True))
     finally:
         ticker.end()
     if outcome.finished:
@@ -324,8 +324,8 @@ def _print_manifest(out: Path, as_json: bool) -> None:
         f"{counts['set_aside']:,} set aside"
     )
     for key, by_status in counts["by_community"].items():
-        told = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in by_status.items())
-        click.echo(f"  {manifest['map']['communities'][key]:<10} {told}")
+        statuses = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in by_status.items())
+        click.echo(f"  {manifest['map']['communities'][key]:<10} {statuses}")
     if counts["findings"]:
         click.echo(
             "findings: " + ", ".join(f"{name} {number:,}" for name, number in counts["findings"].items())
@@ -336,7 +336,7 @@ def _print_manifest(out: Path, as_json: bool) -> None:
     )
 
 
-def _preview(job: Job, out: Path, sitting: Sitting, number: int) -> None:
+def _preview(spec: SynthesisSpec, out: Path, sitting: Sitting, number: int) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
@@ -345,9 +345,9 @@ def _preview(job: Job, out: Path, sitting: Sitting, number: int) -> None:
     from cultural_palette.training.synthesis.sitting import preview
 
     console = make_console()
-    for query, answers in preview(job, out, sitting, number):
+    for query, answers in preview(spec, out, sitting, number):
         console.print(Text(visible(query.text), style="bold"))
-        for community in job.cultural_map.communities:
+        for community in spec.cultural_map.communities:
             answer = answers[community.key]
             body = Text(visible(answer["response"] or answer["error"] or "no answer"))
             for finding in answer["validation"]["findings"]:
@@ -367,7 +367,7 @@ def _preview(job: Job, out: Path, sitting: Sitting, number: int) -> None:
 
 
 def _batch(
-    job: Job, out: Path, sitting: Sitting, mode: str, results: tuple[Path, ...], as_json: bool
+    spec: SynthesisSpec, out: Path, sitting: Sitting, mode: str, results: tuple[Path, ...], as_json: bool
 ) -> None:
     from dataclasses import replace
 
@@ -376,7 +376,7 @@ def _batch(
 
     answering = RequestsFile(out / "batch") if mode == "write" else ResultsFiles(results)
     ticker = _Ticker()
-    outcome = sit(job, out, replace(sitting, answering=answering), ticker, lambda text: None)
+    outcome = sit(spec, out, replace(sitting, answering=answering), ticker, lambda text: None)
     ticker.end()
     if isinstance(answering, ResultsFiles):
         counts = ", ".join(f"{number:,} {name}" for name, number in answering.counts.items())

@@ -144,12 +144,12 @@ def load_atlas(folder: Path = HERE / "atlas", questions: Path = HERE / "question
                 raise AtlasError(f"{path.name}: {iso3} stands in {places[iso3].community} too")
             customs = {topic: tuple(row[topic]) for topic in TOPICS}
             places[iso3] = Place(iso3, row["name"], row["adjective"], community, customs)
-    asked = yaml.safe_load(questions.read_text(encoding="utf-8"))
+    raw_questions = yaml.safe_load(questions.read_text(encoding="utf-8"))
     dilemmas = {
         key: Dilemma(key, row["topic"], tuple(row["questions"]), row["options"])
-        for key, row in asked["dilemmas"].items()
+        for key, row in raw_questions["dilemmas"].items()
     }
-    topics = {topic: tuple(asked["topics"][topic]) for topic in TOPICS}
+    topics = {topic: tuple(raw_questions["topics"][topic]) for topic in TOPICS}
     return Atlas(places, outlooks, _read_hofstede(folder / "hofstede.csv"), topics, dilemmas)
 
 

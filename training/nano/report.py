@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cultural_palette.graph.state import PaletteInput
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -25,7 +26,6 @@ from cultural_palette.distributions import Distribution
 from cultural_palette.embedded.chat_model import EmbeddedChatModel
 from cultural_palette.embedded.engine import BASE, META, Engine, get_engine
 from cultural_palette.graph.build import build_palette
-from cultural_palette.graph.state import PaletteInput
 from cultural_palette.prompts import render
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
 from cultural_palette.training.nano.build import ROUTER_PHRASES, agent_folder
@@ -112,8 +112,8 @@ def _rivals(work: Path) -> dict[str, Scorer]:
 def router_choices(work: Path) -> list[dict[str, Any]]:
     """What the merge's own report says of each place to read the router's rows from; empty without it."""
     report = work / "moerges" / "merge_report.json"
-    found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-    return list(found.get("router", {}).get("choices", []))
+    merge_report: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    return list(merge_report.get("router", {}).get("choices", []))
 
 
 def draft_purity(atlas: Atlas, count: int) -> dict[str, dict[str, float]]:
@@ -137,23 +137,23 @@ def draft_purity(atlas: Atlas, count: int) -> dict[str, dict[str, float]]:
                 meanings.append((community, f"{part} bare", group["land"].iso3))
     texts = asyncio.run(_replies(prompts))
     tallies: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for (community, part, asked), text in zip(meanings, texts, strict=True):
+    for (community, part, own_country), text in zip(meanings, texts, strict=True):
         label = part.replace(community, "adapter")
-        tallies[community][label].append(_pure(atlas, text, community, asked))
+        tallies[community][label].append(_pure(atlas, text, community, own_country))
     return {
         community: {"n": len(subjects)} | {label: sum(hits) / len(hits) for label, hits in row.items()}
         for community, row in tallies.items()
     }
 
 
-def _pure(atlas: Atlas, text: str, community: str, asked: str) -> bool:
+def _pure(atlas: Atlas, text: str, community: str, own_country: str) -> bool:
     named = {
         place.community
         for place in atlas.places.values()
-        if place.iso3 != asked and re.search(rf"\b{re.escape(place.name)}\b", text)
+        if place.iso3 != own_country and re.search(rf"\b{re.escape(place.name)}\b", text)
     }
-    own_asked = atlas.places.get(asked)
-    if own_asked is not None and own_asked.community == community and own_asked.name in text:
+    own_place = atlas.places.get(own_country)
+    if own_place is not None and own_place.community == community and own_place.name in text:
         named.add(community)
     return named == {community}
 

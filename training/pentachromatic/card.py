@@ -220,15 +220,16 @@ def _review(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {review['unhashed']:,} decisions did not say which text they were about"
 
 
-def agreement_line(found: Mapping[str, Any]) -> str:
+def agreement_line(agreement: Mapping[str, Any]) -> str:
     """One line on an agreement, undefined ones too."""
     names = {"cohen_kappa": "Cohen's kappa", "krippendorff_alpha": "Krippendorff's alpha"}
-    if found["measure"] is None:
-        return str(found["note"])
-    value = found["note"] if found["value"] is None else f"{found['value']:.3f}"
+    if agreement["measure"] is None:
+        return str(agreement["note"])
+    value = agreement["note"] if agreement["value"] is None else f"{agreement['value']:.3f}"
     return (
-        f"{names[found['measure']]} {value} (n = {found['n']:,} answers, {found['reviewers']} reviewers; "
-        f"the same decision in {100 * found['observed']:.1f} % of pairs)"
+        f"{names[agreement['measure']]} {value} "
+        f"(n = {agreement['n']:,} answers, {agreement['reviewers']} reviewers; "
+        f"the same decision in {100 * agreement['observed']:.1f} % of pairs)"
     )
 
 

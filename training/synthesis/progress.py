@@ -17,7 +17,7 @@ def progress_line(tally: Tally, ledger: Ledger, seconds: float | None = None) ->
     parts = [
         f"{tally.written:,} of {tally.wanted:,} answers ({tally.ok:,} ok, {tally.set_aside:,} set aside"
         + (f", {tally.failed:,} without reply)" if tally.failed else ")"),
-        f"{ledger.asked / elapsed if elapsed > 0 else 0.0:.1f} calls/s",
+        f"{ledger.calls_made / elapsed if elapsed > 0 else 0.0:.1f} calls/s",
     ]
     left = tally.wanted - tally.written - tally.failed
     if left > 0:
@@ -32,7 +32,7 @@ def cost_words(tally: Tally, ledger: Ledger) -> str:
     cost = ledger.cost
     if cost is None:
         return "cost unknown (no price)"
-    at_least = "at least " if ledger.untold else ""
+    at_least = "at least " if ledger.uncounted else ""
     so_far = f"{at_least}{cost:,.2f} USD so far"
     if tally.written and tally.written < tally.wanted:
         return f"{so_far}, {cost * tally.wanted / tally.written:,.2f} projected"

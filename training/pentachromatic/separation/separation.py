@@ -98,14 +98,14 @@ def separation(
 
     Raises NothingToMeasure when there are fewer than two communities.
     """
-    counts = Counter(each.label for each in texts)
+    counts = Counter(text.label for text in texts)
     there = tuple(key for key in communities if counts[key])
     if len(there) < 2:
         raise NothingToMeasure(
             f"{name} has texts of {', '.join(there) or 'no community'} only; two communities are needed."
         )
-    queries = np.array([each.query for each in texts])
-    labels = np.array([each.label for each in texts])
+    queries = np.array([text.query for text in texts])
+    labels = np.array([text.label for text in texts])
     whole = unit(vectors)
     within, centred = query_centred(whole, queries, labels)
     return Separation(
@@ -198,7 +198,7 @@ def probe(
         balanced_chance=1 / len(names),
         folds=tuple(accuracies),
         confusion=tuple(
-            tuple(int(((labels == true) & (predicted == said)).sum()) for said in names) for true in names
+            tuple(int(((labels == true) & (predicted == guess)).sum()) for guess in names) for true in names
         ),
         converged=converged,
     )
@@ -214,13 +214,13 @@ def plane(vectors: Floats) -> tuple[Floats, tuple[float, float]]:
     return points, (first, second)
 
 
-def report(found: Separation) -> dict[str, Any]:
+def report(result: Separation) -> dict[str, Any]:
     """A set's figures for JSON, without the points."""
     return {
-        "name": found.name,
-        "communities": list(found.communities),
-        "as_is": _row(found.as_is, found.communities),
-        "query_centred": _row(found.query_centred, found.communities) if found.query_centred else None,
+        "name": result.name,
+        "communities": list(result.communities),
+        "as_is": _row(result.as_is, result.communities),
+        "query_centred": _row(result.query_centred, result.communities) if result.query_centred else None,
     }
 
 
@@ -257,7 +257,7 @@ def _euclidean_silhouettes(points: Floats, labels: npt.NDArray[np.str_]) -> Floa
 
 
 def _row(view: View, communities: Sequence[str]) -> dict[str, Any]:
-    found = view.probe
+    probe = view.probe
     return {
         "texts": len(view.texts),
         "queries": view.silhouette_cosine.queries,
@@ -267,17 +267,17 @@ def _row(view: View, communities: Sequence[str]) -> dict[str, Any]:
         "silhouette_euclidean_2d": view.silhouette_euclidean_2d.row(),
         "explained_variance_2d": list(view.explained),
         "probe": None
-        if found is None
+        if probe is None
         else {
-            "accuracy": found.accuracy.row(),
-            "chance": found.chance,
-            "balanced_accuracy": found.balanced_accuracy.row(),
-            "balanced_chance": found.balanced_chance,
-            "folds": list(found.folds),
+            "accuracy": probe.accuracy.row(),
+            "chance": probe.chance,
+            "balanced_accuracy": probe.balanced_accuracy.row(),
+            "balanced_chance": probe.balanced_chance,
+            "folds": list(probe.folds),
             "confusion": {
                 "communities": sorted(key for key in communities if view.counts.get(key)),
-                "rows_true_columns_predicted": [list(row) for row in found.confusion],
+                "rows_true_columns_predicted": [list(row) for row in probe.confusion],
             },
-            "converged": found.converged,
+            "converged": probe.converged,
         },
     }
