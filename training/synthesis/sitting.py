@@ -147,7 +147,7 @@ def _minding_interrupts(teacher: Teacher, note: Callable[[str], None]) -> Iterat
 
     added = []
     for number in signals:
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
+        with suppress(RuntimeError, ValueError):  # not the main thread
             loop.add_signal_handler(number, first)
             added.append(number)
     try:
