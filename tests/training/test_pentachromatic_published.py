@@ -54,9 +54,16 @@ def test_our_export_comes_back_the_same(exported: Path, tmp_path: Path, kind: st
     assert "60 rows -> 15 answers" in done.output  # 3 queries x 5 communities x 4 rejected; 3 x 5
     build(SynthesisRun(tmp_path / "again"), tmp_path / "ds2", DatasetSettings(test_share=0))
     first, second = tmp_path / "ds" / "groups" / "train", tmp_path / "ds2" / "groups" / "train"
-    assert read_groups(first, COMMUNITIES) == read_groups(second, COMMUNITIES)
+    assert without_places(first) == without_places(second)
     card = (tmp_path / "ds2" / "README.md").read_text(encoding="utf-8")
     assert "`published`" in card and "Kirk et al." not in card
+
+
+def without_places(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    return {
+        key: [{name: value for name, value in group.items() if name != "place"} for group in groups]
+        for key, groups in read_groups(folder, COMMUNITIES).items()
+    }
 
 
 def test_a_column_names_the_community(exported: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cultural_palette.graph.state import PaletteInput
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -26,6 +25,7 @@ from cultural_palette.distributions import Distribution
 from cultural_palette.embedded.chat_model import EmbeddedChatModel
 from cultural_palette.embedded.engine import BASE, META, Engine, get_engine
 from cultural_palette.graph.build import build_palette
+from cultural_palette.nodes.state import PaletteInput
 from cultural_palette.prompts import render
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
 from cultural_palette.training.nano.build import ROUTER_PHRASES, agent_folder
