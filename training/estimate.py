@@ -26,7 +26,7 @@ GIB = 2**30
 class TrainingEstimate:
     """One job's. `tokens`: positions computed over all epochs; `memory_bytes`: of one device.
 
-    `exact`: every group was tokenised, not a sample.
+    `prompts_cut`, `answers_cut`: how many lose tokens to max_length. `exact`: every group was tokenised.
     """
 
     job: Job
@@ -40,6 +40,8 @@ class TrainingEstimate:
     parameters: int
     memory_bytes: int
     seconds: float
+    prompts_cut: int
+    answers_cut: int
     exact: bool
 
     def line(self) -> str:
@@ -48,8 +50,18 @@ class TrainingEstimate:
         return (
             f"{self.job.name}: {self.groups:,} groups, {self.sequences:,} sequences, {self.steps:,} steps; "
             f"{about}{self.tokens:,} tokens computed ({self.tokens_as_rows:,} without sharing prompts), "
-            f"longest group {self.longest:,}; trains {self.trained:,} of {self.parameters:,} weights; "
+            f"longest group {self.longest:,}{self._cut_words()}; "
+            f"trains {self.trained:,} of {self.parameters:,} weights; "
             f"estimated {self.memory_bytes / GIB:.2f} GiB and {duration_words(self.seconds)}"
+        )
+
+    def _cut_words(self) -> str:
+        if not (self.prompts_cut or self.answers_cut):
+            return ""
+        about = "" if self.exact else "about "
+        return (
+            f", CUT to max_length {self.job.settings.max_length:,}: {about}{self.prompts_cut:,} prompts and "
+            f"{self.answers_cut:,} answers"
         )
 
 
@@ -70,7 +82,8 @@ def estimate_training(jobs: Sequence[Job], flops: float | None = None) -> list[T
         groups, _ = hold_out(groups_for(by_community, job.agent), settings.eval_ratio, settings.seed)
         sample = groups[:: -(-len(groups) // SAMPLE)] if groups else []
         encoded = [encode_group(tokenizer, group, settings.max_length) for group in sample]
-        scale = len(groups) / max(1, len(sample)) * settings.epochs
+        rows_per_sample = len(groups) / max(1, len(sample))
+        scale = rows_per_sample * settings.epochs
         layout, _ = resolve_layout(settings, on_gpu)
         as_rows = round(scale * sum(group.tokens_as_rows for group in encoded))
         once = round(scale * sum(group.tokens_once for group in encoded))
@@ -93,6 +106,8 @@ def estimate_training(jobs: Sequence[Job], flops: float | None = None) -> list[T
                 parameters=total,
                 memory_bytes=memory(config, settings, total, trained, widest),
                 seconds=tokens * operations(settings) * total / (speed * USED),
+                prompts_cut=round(rows_per_sample * sum(group.prompt_cut > 0 for group in encoded)),
+                answers_cut=round(rows_per_sample * sum(group.answers_cut for group in encoded)),
                 exact=len(sample) == len(groups),
             )
         )

@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.errors import PaletteError
 from cultural_palette.provenance import file_sha256, installed_versions
 from cultural_palette.training.align import align
 from cultural_palette.training.jobs import Job, groups_for, read_job
-from cultural_palette.training.preferences import read_groups
+from cultural_palette.training.preferences import Group, read_groups
+from cultural_palette.training.sequences import encode_group
 
 PACKAGES = ("cultural-palette", "torch", "transformers", "peft", "accelerate", "trl")  # decide the numbers
 
@@ -40,6 +44,7 @@ def run_job(job: Job) -> dict[str, Any]:
         manifest = {
             **job.config(),
             "groups": len(groups),
+            "cut": count_cut(job.base, groups, job.settings.max_length),
             "measures": measures,
             "seconds": round(time.perf_counter() - started, 1),
             "inputs": {path.name: file_sha256(path) for path in job.inputs},
@@ -48,6 +53,16 @@ def run_job(job: Job) -> dict[str, Any]:
         }
         folder.finish(manifest)
     return manifest
+
+
+def count_cut(base: str, groups: Sequence[Group], max_length: int) -> dict[str, int]:
+    """Prompts and answers that lose tokens to `max_length`."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    encoded = [encode_group(tokenizer, group, max_length) for group in groups]
+    return {
+        "prompts": sum(group.prompt_cut > 0 for group in encoded),
+        "answers": sum(group.answers_cut for group in encoded),
+    }
 
 
 def saved(out: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 from cultural_palette.training.orpo_settings import Layout
 from cultural_palette.training.preferences import Group, PreferenceRowError
@@ -28,10 +29,15 @@ NOT_A_TOKEN = -1  # the segment of padding; the prompt is 0, the answers 1, 2, .
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """One prompt's tokens, then each answer's with its end token; the chosen answer first."""
+    """One prompt's tokens, then each answer's with its end token; the chosen answer first.
+
+    `prompt_cut`: tokens taken off the prompt; `answers_cut`: answers that lost their end.
+    """
 
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
+    prompt_cut: int = 0
+    answers_cut: int = 0
 
     @property
     def tokens_as_rows(self) -> int:
@@ -58,7 +64,7 @@ def end_token(tokenizer: Any, template: str) -> int:
 def encode(
     tokenizer: Any, prompt: Sequence[Mapping[str, str]], response: str, max_length: int
 ) -> dict[str, list[int]]:
-    """One sequence through the chat template, with exactly one end token; a long prompt is cut on the left.
+    """One sequence through the chat template, with exactly one end token; cut as `encode_group` says.
 
     `labels` are IGNORED over the prompt. Raises PreferenceRowError for a response without a token.
     """
@@ -72,16 +78,18 @@ def encode(
 
 
 def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
-    """A group's prompt and answers. The prompt is cut on the left until the longest answer fits beside it.
+    """A group's prompt and answers, each prompt with its answer at most `max_length` tokens.
 
-    `max_length`: tokens. At least one token of the prompt and of each answer stays. Raises PreferenceRowError
-    for an answer without a token of its own.
+    The prompt may have what the longest answer leaves, and half of `max_length` in any case: a longer one
+    loses the beginning of its last message, never the template's frame (start token, system message, earlier
+    turns, role headers). An answer that does not fit behind it loses its end, and its end token.
+
+    Raises PreferenceRowError, with the row's place, for a prompt that the template refuses or whose frame
+    does not fit, and for an answer without a token of its own.
     """
-    prompt = group["prompt"]
+    prompt, place = group["prompt"], group.get("place", "row")
     end = end_token(tokenizer, tokenizer.chat_template)
-    prompt_ids = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    prompt_ids = _prompt_ids(tokenizer, prompt, place)
     answers = []
     for text in (group["chosen"], *group["rejected"]):
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -89,12 +97,56 @@ def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
             ids.pop()
         if not ids:
             raise PreferenceRowError(
-                f"{group.get('place', 'row')}: the answer {text!r} to {prompt[-1]['content'][:80]!r} has no "
-                "token but the end token; take the row out"
+                f"{place}: the answer {text!r} to {prompt[-1]['content'][:80]!r} has no token but the end "
+                "token; take the row out"
             )
-        answers.append(tuple([*ids, end][: max_length - 1]))
-    room = max_length - max(map(len, answers))
-    return TokenGroup(tuple(prompt_ids[max(0, len(prompt_ids) - room) :]), tuple(answers))
+        answers.append([*ids, end])
+    room = max(max_length // 2, max_length - max(map(len, answers)))
+    whole = len(prompt_ids)
+    if whole > room:
+        prompt_ids = _cut_prompt(tokenizer, prompt, prompt_ids, room, place)
+    room = max_length - len(prompt_ids)
+    return TokenGroup(
+        tuple(prompt_ids),
+        tuple(tuple(answer[:room]) for answer in answers),
+        prompt_cut=whole - len(prompt_ids),
+        answers_cut=sum(len(answer) > room for answer in answers),
+    )
+
+
+def _prompt_ids(tokenizer: Any, prompt: Sequence[Mapping[str, str]], place: str) -> list[int]:
+    try:
+        ids = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in prompt)
+        raise PreferenceRowError(
+            f"{place}: the base's chat template refuses this prompt ({roles}): {error}"
+        ) from None
+    return list(ids)
+
+
+def _cut_prompt(
+    tokenizer: Any, prompt: Sequence[Mapping[str, str]], ids: list[int], room: int, place: str
+) -> list[int]:
+    """`ids` without the first tokens of the last message, so that `room` tokens hold it."""
+    empty = _prompt_ids(tokenizer, [*prompt[:-1], {**prompt[-1], "content": ""}], place)
+    before = _common(ids, empty)
+    after = min(_common(ids[::-1], empty[::-1]), len(empty) - before)
+    if before + after >= room:
+        raise PreferenceRowError(
+            f"{place}: the prompt is cut to {room} tokens, and what stands around its last message takes "
+            f"{before + after}: raise max_length, or take the row out"
+        )
+    return [*ids[:before], *ids[len(ids) - (room - before) :]]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens are the same from the beginning on."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def pad(sequences: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:

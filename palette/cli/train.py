@@ -82,9 +82,10 @@ def train(
     jobs = lay_out_jobs(model, data, out, keys, settings, runs, only, joint)
     check_data(jobs)
 
-    from cultural_palette.training.bases import check_base  # from here on with torch
+    from cultural_palette.training.bases import check_base, check_tokens  # from here on with torch
 
     check_base(model)
+    check_tokens(jobs)
     if dry_run:
         _print_estimate(jobs, as_json)
         return

@@ -263,6 +263,83 @@ def test_a_base_that_can_not_be_trained_is_refused_before_any_job(tiny: Any, tmp
             check_base(str(folder))
 
 
+STRICT = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--no-joint"])
+@pytest.mark.parametrize(
+    ("prompt", "north", "says"),
+    [
+        (
+            [("system", "a"), ("user", "b")],
+            "yes",
+            "template refuses this prompt (system, user)",
+        ),
+        ([("user", "a"), ("user", "b")], "yes", "Conversation roles must alternate user/assistant"),
+        ([("user", "a")], "<|end|>", "the answer '<|end|>' to 'a' has no token but the end token"),
+        ([("user", "a")], "yes <|new|>", "is not among the"),
+    ],
+)
+def test_rows_that_can_not_be_tokenised_are_refused_before_any_job(
+    tiny: Any, data: Path, tmp_path: Path, flag: str, prompt: Any, north: str, says: str
+) -> None:
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    base = shutil.copytree(tiny[2], tmp_path / "strict")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = STRICT
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|new|>"]}
+    )  # the embedding has no row for it
+    tokenizer.save_pretrained(base)
+    row = {
+        "prompt": [{"role": role, "content": content} for role, content in prompt],
+        "responses": {"north": north, "south": "b"},
+    }
+    data.write_text(answers() + json.dumps(row) + "\n")
+    (tmp_path / "poles.yaml").write_text(MAP)
+    arguments = ["train", "--map", str(tmp_path / "poles.yaml"), "--data", str(data), "--base", str(base)]
+    result = CliRunner().invoke(
+        main, [*arguments, "--out", str(tmp_path / "out"), flag], catch_exceptions=False
+    )
+    assert result.exit_code == 2 and says in result.output and f"{data}:17" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_max_length_cuts_is_counted_before_and_after(
+    tiny: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    long = {"prompt": "a b c d " * 50, "responses": {"north": "word " * 60, "south": "yes"}}
+    data.write_text(answers(4) + json.dumps(long) + "\n")
+    (tmp_path / "poles.yaml").write_text(MAP)
+    arguments = ["train", "--map", str(tmp_path / "poles.yaml"), "--data", str(data), "--base", str(tiny[2])]
+    arguments += [
+        "--out",
+        str(tmp_path / "out"),
+        "--only",
+        "north",
+        "--set",
+        "max_length=48",
+        "--set",
+        "rank=2",
+    ]
+    dry = CliRunner().invoke(main, [*arguments, "--dry-run"], catch_exceptions=False)
+    assert "CUT to max_length 48: 1 prompts and 1 answers" in dry.output
+    assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+    manifest = RunFolder(tmp_path / "out" / "run-1" / "north").manifest
+    assert manifest["cut"] == {"prompts": 1, "answers": 1}
+
+
 def test_a_job_that_fails_is_named_and_never_looks_finished(
     tiny: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
