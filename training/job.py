@@ -19,9 +19,11 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.errors import PaletteError
 from cultural_palette.provenance import file_sha256, installed_versions
 from cultural_palette.training.align import align
+from cultural_palette.training.identity import identity
 from cultural_palette.training.jobs import Job, groups_for, read_job
 from cultural_palette.training.preferences import Group, read_groups
 from cultural_palette.training.sequences import encode_group
+from cultural_palette.training.tethered import tether_if_told
 
 PACKAGES = ("cultural-palette", "torch", "transformers", "peft", "accelerate", "trl")  # decide the numbers
 
@@ -39,10 +41,12 @@ def run_job(job: Job) -> dict[str, Any]:
     if int(os.environ.get("RANK", "0")):  # another process of the same job keeps the folder
         align(job.base, groups, job.out, job.settings)
         return {}
-    with RunFolder(job.out, job.config()) as folder:
+    job_identity = identity(job)
+    with RunFolder(job.out, job_identity) as folder:
         measures = align(job.base, groups, job.out, job.settings, report=folder.append)
         manifest = {
             **job.config(),
+            "identity": job_identity,
             "groups": len(groups),
             "cut": count_cut(job.base, groups, job.settings.max_length),
             "measures": measures,
@@ -76,6 +80,7 @@ def saved(out: Path) -> dict[str, str]:
 
 def main() -> None:
     """Run the job of the folder on the command line; exit as `palette` does."""
+    tether_if_told()
     try:
         run_job(read_job(Path(sys.argv[1])))
     except PaletteError as error:

@@ -23,7 +23,10 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class Job:
-    """One agent of one run. `agent`: a community, or "joint"; `run`: 1, 2, ..; `out`: the folder it fills."""
+    """One agent of one run. `agent`: a community, or "joint"; `run`: 1, 2, ..; `out`: the folder it fills.
+
+    `base_identity`: what `identity.base_identity` says of the base, where it is known already.
+    """
 
     agent: str
     run: int
@@ -32,6 +35,7 @@ class Job:
     data: Path
     communities: tuple[str, ...]
     settings: OrpoSettings
+    base_identity: str | None = None
 
     @property
     def name(self) -> str:
@@ -51,7 +55,7 @@ class Job:
         return [self.data / f"groups_{key}.jsonl" for key in self.communities]
 
     def config(self) -> dict[str, Any]:
-        """What must stay the same when the job goes on."""
+        """What it was told, paths as they were given; `identity.identity` is what must stay the same."""
         return {
             "agent": self.agent,
             "run": self.run,
@@ -63,7 +67,8 @@ class Job:
 
     def write(self) -> None:
         """Put the spec where `read_job` finds it."""
-        write_whole(self.out / SPEC, json.dumps(self.config(), indent=2) + "\n")
+        spec = {**self.config(), "base_identity": self.base_identity}
+        write_whole(self.out / SPEC, json.dumps(spec, indent=2) + "\n")
 
 
 def read_job(out: Path) -> Job:
@@ -78,6 +83,7 @@ def read_job(out: Path) -> Job:
         data=Path(spec["data"]),
         communities=tuple(spec["communities"]),
         settings=OrpoSettings(**settings),
+        base_identity=spec["base_identity"],
     )
 
 

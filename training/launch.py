@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.errors import PaletteError
+from cultural_palette.training.identity import base_identity, identity
 from cultural_palette.training.jobs import Job
 from cultural_palette.training.orpo_settings import TrainingError
 
@@ -36,15 +39,19 @@ def devices() -> list[str]:
 def run_jobs(
     jobs: Sequence[Job], announce: Announce, gpus_per_job: int = 1, accelerate_config: Path | None = None
 ) -> None:
-    """Run what is not finished: one job a GPU (or `gpus_per_job`), one at a time without GPUs. A failed job
-    does not stop the others; at the end JobFailed names those that failed. Call again to go on.
+    """Run what is not finished: one job a GPU (or `gpus_per_job`), one at a time without GPUs.
+
+    A failed job does not stop the others; at the end JobFailed names those that failed. Call again to go on.
+    Raises TrainingError or ArtifactError, before any job starts, for a folder that another process works in
+    or that holds a job of other data, another base or other settings. The jobs end with this process.
     """
     waiting = []
-    for job in jobs:
+    for job in (replace(job, base_identity=base_identity(job.base)) for job in jobs):
         if job.finished:
             _same_as_before(job)
             announce(f"{job.name}: finished before; left as it is")
         else:
+            RunFolder(job.out, identity(job)).open().close()  # refuses one in use, or begun as another job
             waiting.append(job)
     slots = _slots(gpus_per_job)
     failed: list[Job] = []
@@ -92,6 +99,7 @@ def _slots(gpus_per_job: int) -> list[str]:
 
 def _start(job: Job, visible: str, gpus: int, accelerate_config: Path | None) -> subprocess.Popen[bytes]:
     job.write()
+    tethered = [sys.executable, "-m", "cultural_palette.training.tethered", str(os.getpid())]
     command = [sys.executable, "-m", "cultural_palette.training.job", str(job.out)]
     if gpus > 1 or accelerate_config:
         launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(gpus)]
@@ -99,14 +107,15 @@ def _start(job: Job, visible: str, gpus: int, accelerate_config: Path | None) ->
         command = [*launch, "--main_process_port", "0", *command[1:]]
     environment = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": visible} if visible else {})
     with (job.out / "log.txt").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        return subprocess.Popen([*tethered, *command], stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
 @contextmanager
 def _stopped_together(running: Mapping[int, tuple[Job, subprocess.Popen[bytes], float]]) -> Iterator[None]:
-    """However this ends, no job is left running behind it."""
+    """However this ends, by SIGTERM too, no job is left running behind it."""
     try:
-        yield
+        with _ending_on_sigterm():
+            yield
     finally:
         for _, process, _ in running.values():
             process.terminate()
@@ -117,10 +126,27 @@ def _stopped_together(running: Mapping[int, tuple[Job, subprocess.Popen[bytes], 
                 process.kill()
 
 
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as an exception does, and the process with its code."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _same_as_before(job: Job) -> None:
-    """A finished job of another config is not this one."""
-    finished, config = RunFolder(job.out).manifest, json.loads(json.dumps(job.config()))
-    if changed := [key for key in config if finished.get(key) != config[key]]:
+    """A finished job of other data, another base or other settings is not this one."""
+    finished, wanted = RunFolder(job.out).manifest.get("identity", {}), identity(job)
+    if changed := [key for key in wanted if finished.get(key) != wanted[key]]:
         raise TrainingError(
             f"{job.out} is finished, with another {', '.join(changed)}: "
             "take another --out, or remove that folder"

@@ -19,6 +19,7 @@ pytest.importorskip("torch")
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.cli import main
+from cultural_palette.errors import ArtifactError
 from cultural_palette.training.checkpoints import last_whole_checkpoint
 from cultural_palette.training.config import load_config
 from cultural_palette.training.job import run_job
@@ -401,6 +402,114 @@ def test_a_killed_job_goes_on_to_an_undisturbed_runs_weights(tiny: Any, data: Pa
     undisturbed, resumed = weights(whole.out), weights(killed.out)
     for key, value in undisturbed.items():
         assert torch.equal(value, resumed[key]), key
+
+
+def train_command(tiny: Any, data: Path, tmp_path: Path, *changes: str) -> list[str]:
+    (tmp_path / "poles.yaml").write_text(MAP)
+    command = ["train", "--map", str(tmp_path / "poles.yaml"), "--data", str(data), "--base", str(tiny[2])]
+    command += ["--out", str(tmp_path / "out"), "--only", "north"]
+    for change in ("rank=2", "batch_size=2", "max_length=64", *changes):
+        command += ["--set", change]
+    return command
+
+
+def start_training(command: list[str]) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cultural_palette", *command],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(condition: Any, timeout_s: float = 120) -> bool:
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal of a parent's death is Linux's")
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_jobs_end_with_the_command_that_started_them(
+    tiny: Any, data: Path, tmp_path: Path, ending: signal.Signals
+) -> None:
+    command = train_command(tiny, data, tmp_path, "epochs=2000", "logging_steps=1", "save_steps=100000")
+    out = tmp_path / "out" / "run-1" / "north"
+    process = start_training(command)
+    assert wait_for(lambda: (out / "rows.jsonl").is_file() and (out / "rows.jsonl").stat().st_size), (
+        (out / "log.txt").read_text() if (out / "log.txt").is_file() else "nothing began"
+    )
+    (job,) = children_of(process.pid)
+    second = CliRunner().invoke(main, command)  # while the first is at work
+    assert second.exit_code == 1 and f"{out} is in use by another run" in second.output
+    process.send_signal(ending)
+    assert process.wait(30) == (128 + signal.SIGTERM if ending == signal.SIGTERM else -signal.SIGKILL)
+    assert wait_for(lambda: not Path(f"/proc/{job}").exists() or "(zombie)" in status_of(job), 10)
+    rows = (out / "rows.jsonl").stat().st_size
+    time.sleep(1)
+    assert (out / "rows.jsonl").stat().st_size == rows
+    RunFolder(out).open().close()  # nobody holds it
+
+
+def status_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return "(zombie)"
+
+
+@pytest.mark.slow
+def test_a_job_is_the_content_of_its_data_base_and_settings(
+    tiny: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed or finished, a run goes on with the same content under any path, and with nothing else."""
+    import shutil
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = train_command(tiny, data, tmp_path, "epochs=60", "save_steps=5", "logging_steps=5")
+    out = tmp_path / "out" / "run-1" / "north"
+    process = start_training(command)
+    assert wait_for(lambda: last_whole_checkpoint(out / "checkpoints") is not None)
+    process.kill()
+    process.wait()
+    assert wait_for(lambda: not in_use(out), 10) and not RunFolder(out).finished
+
+    whole = data.read_text()
+    data.write_text(whole.replace("good day a b", "good day a c"))
+    changed = CliRunner().invoke(main, command)
+    assert changed.exit_code == 1 and "was begun with another config: data" in changed.output
+    data.write_text(whole)
+    other_base = shutil.copytree(tiny[2], tmp_path / "base")
+    (other_base / "config.json").write_text(
+        (other_base / "config.json").read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05')
+    )
+    swapped = CliRunner().invoke(main, [*command, "--base", str(other_base)])
+    assert swapped.exit_code == 1 and "was begun with another config: base" in swapped.output
+    again = CliRunner().invoke(main, [*command, "--set", "rank=3"])
+    assert again.exit_code == 1 and "was begun with another config: settings" in again.output
+
+    same_base = shutil.copytree(tiny[2], tmp_path / "same")
+    monkeypatch.chdir(tmp_path)
+    moved = CliRunner().invoke(main, [*command, "--data", data.name, "--base", str(same_base)])
+    assert moved.exit_code == 0 and RunFolder(out).finished, moved.output
+    once_more = CliRunner().invoke(main, command)
+    assert "finished before; left as it is" in once_more.output
+    data.write_text(whole.replace("good day a b", "good day a c"))
+    late = CliRunner().invoke(main, command)
+    assert late.exit_code == 2 and "is finished, with another data" in late.output
+
+
+def in_use(out: Path) -> bool:
+    try:
+        RunFolder(out).open().close()
+    except ArtifactError:
+        return True
+    return False
 
 
 def test_two_processes_train_what_one_does(tiny: Any, data: Path, tmp_path: Path) -> None:
