@@ -186,8 +186,8 @@ def _tell(manifest: Mapping[str, Any], out: Path, as_json: bool) -> None:
     if review := manifest["review"]:
         from cultural_palette.training.pentachromatic.card import agreement_line
 
-        found = ", ".join(f"{n:,} {name}" for name, n in review["counts"].items() if n)
-        click.echo(f"  review ({'gate on' if manifest['gate'] else 'gate off'}): {found}")
+        verdicts = ", ".join(f"{n:,} {name}" for name, n in review["counts"].items() if n)
+        click.echo(f"  review ({'gate on' if manifest['gate'] else 'gate off'}): {verdicts}")
         click.echo(f"  agreement: {agreement_line(review['agreement'])}")
     if "jsonl" in manifest["formats"]:
         click.echo(f"  train on it: palette train --data {out / 'groups' / 'train'} ...")

@@ -227,12 +227,12 @@ class Writer:
         group = self.subject(options=False)
         account, land = self.account_of(group), group["land"]
         prompt = render("decide", account=account, country=land.name, question=group["question"].text)
-        told = [p for p in (land.place.customs[group["topic"]] if land.place else ()) if p in account]
-        told.sort(key=account.index)
-        if len(told) == 2 and self.rng.random() < 0.5:
-            answer = f"In {land.name}, people {told[0]}. They also {told[1]}."
+        customs = [p for p in (land.place.customs[group["topic"]] if land.place else ()) if p in account]
+        customs.sort(key=account.index)
+        if len(customs) == 2 and self.rng.random() < 0.5:
+            answer = f"In {land.name}, people {customs[0]}. They also {customs[1]}."
         else:
-            answer = f"People in {land.name} {told[0]}." if told else account
+            answer = f"People in {land.name} {customs[0]}." if customs else account
         return {"messages": [*_messages(prompt), _assistant(answer)], "country": land.iso3}
 
     def match(self) -> dict[str, Any]:
@@ -541,14 +541,14 @@ class Writer:
         """The memory as `nodes/memory.py` writes it; at times a draft is missing or an earlier turn
         stands before.
         """
-        kept = dict(drafts)
+        present = dict(drafts)
         if self.rng.random() < 0.1:
-            kept.pop(self.rng.choice(list(kept)))
-        text = "\n\n".join(f"{self.names[key]}: {draft}" for key, draft in kept.items())
+            present.pop(self.rng.choice(list(present)))
+        text = "\n\n".join(f"{self.names[key]}: {draft}" for key, draft in present.items())
         if self.rng.random() < 0.12:
             earlier = self.subject(options=False)
-            asked, answer = earlier["question"].text, self._answer(earlier)
-            text = f"Earlier question: {asked}\nEarlier answer: {answer}\n\n{text}"
+            question, answer = earlier["question"].text, self._answer(earlier)
+            text = f"Earlier question: {question}\nEarlier answer: {answer}\n\n{text}"
         return text
 
 

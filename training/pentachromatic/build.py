@@ -196,7 +196,7 @@ def _write_rows(
     folder: Path,
 ) -> _Tally:
     tally = _Tally(Counter(), Counter(), Counter(), {})
-    answers, missing = JsonLines(folder / ANSWERS), JsonLines(folder / INCOMPLETE)
+    answers_file, incomplete_file = JsonLines(folder / ANSWERS), JsonLines(folder / INCOMPLETE)
     tables = (
         {split: ParquetRows(folder / "answers" / f"{split}.parquet", answers_schema()) for split in SPLITS}
         if PARQUET in settings.formats
@@ -204,33 +204,35 @@ def _write_rows(
     )
     with Exports(folder, run.communities, settings.formats) as exports:
         try:
-            for query, found in run.answers(index):
+            for query, answers in run.answers(index):
                 split = splits.of[query.query_id]
-                kept, lost = _sift(run.communities, query, found, settings, review)
-                for answer, decision in kept.values():
-                    row = {**answer.row, "split": split, "complete": not lost}
+                passed, missing = _sift(run.communities, query, answers, settings, review)
+                for answer, decision in passed.values():
+                    row = {**answer.row, "split": split, "complete": not missing}
                     if decision:
                         row["review"] = decision
                         tally.edited += decision == "edit"
-                    answers.write(row)
+                    answers_file.write(row)
                     if tables:
                         tables[split].write(_flat(row, answer))
-                tally.answers[split] += len(kept)
-                if lost:
-                    tally.lost.update(lost.values())
+                tally.answers[split] += len(passed)
+                if missing:
+                    tally.lost.update(missing.values())
                     tally.incomplete += 1
-                    missing.write({"query_id": query.query_id, "query": query.query, "missing": lost})
+                    incomplete_file.write(
+                        {"query_id": query.query_id, "query": query.query, "missing": missing}
+                    )
                     continue
                 tally.complete[split] += 1
                 exports.add(
-                    query.query, {key: answer.response or "" for key, (answer, _) in kept.items()}, split
+                    query.query, {key: answer.response or "" for key, (answer, _) in passed.items()}, split
                 )
-            files = {ANSWERS: answers.close(), INCOMPLETE: missing.close()}
+            files = {ANSWERS: answers_file.close(), INCOMPLETE: incomplete_file.close()}
             for split, table in tables.items():
                 files[f"answers/{split}.parquet"] = table.close()
             tally.files = {**files, **exports.close()}
         except BaseException:
-            open_files: list[JsonLines | ParquetRows] = [answers, missing, *tables.values()]
+            open_files: list[JsonLines | ParquetRows] = [answers_file, incomplete_file, *tables.values()]
             for file in open_files:
                 file.abandon()
             raise

@@ -55,7 +55,7 @@ def push_to_hub(
     manifest = take_reports(folder)
     if not allow_leakage:
         refuse_a_leak(manifest)
-    named = {each["path"] for config in configs(manifest) for each in config["data_files"]}
+    named = {file["path"] for config in configs(manifest) for file in config["data_files"]}
     api = HfApi()
     try:
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)

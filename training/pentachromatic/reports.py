@@ -37,7 +37,9 @@ def take_reports(folder: Path) -> dict[str, Any]:
     """Put the reports' figures into manifest and card; a report on other answers is refused."""
     manifest = load_manifest(folder)
     manifest["reports"] = {
-        name: found for name in REPORTS if (found := _figures(folder / f"{name}.json", manifest)) is not None
+        name: figures
+        for name in REPORTS
+        if (figures := _figures(folder / f"{name}.json", manifest)) is not None
     }
     finish(folder, manifest)
     return manifest

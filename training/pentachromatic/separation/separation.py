@@ -131,11 +131,11 @@ def query_centred(
     """Rows less their query's mean, for queries with two communities or more: (indices, (M, D))."""
     names, query = np.unique(queries, return_inverse=True)
     pairs = np.unique(np.stack([query, np.unique(labels, return_inverse=True)[1]]), axis=1)
-    kept = np.bincount(pairs[0], minlength=len(names)) > 1
+    comparable = np.bincount(pairs[0], minlength=len(names)) > 1
     means = np.zeros((len(names), vectors.shape[1]))
     np.add.at(means, query, vectors)
     means /= np.bincount(query)[:, None]
-    indices = np.flatnonzero(kept[query])
+    indices = np.flatnonzero(comparable[query])
     return indices, vectors[indices] - means[query[indices]]
 
 
@@ -158,8 +158,8 @@ def cosine_silhouettes(units: Floats, labels: npt.NDArray[np.str_]) -> Floats:
     outside[here, own] = np.inf
     nearest = outside.min(1)
     larger = np.maximum(inside, nearest)
-    found = np.where(larger > 1e-12, (nearest - inside) / np.where(larger > 1e-12, larger, 1.0), 0.0)
-    return np.where(alone, 0.0, found)
+    silhouettes = np.where(larger > 1e-12, (nearest - inside) / np.where(larger > 1e-12, larger, 1.0), 0.0)
+    return np.where(alone, 0.0, silhouettes)
 
 
 def probe(

@@ -117,8 +117,8 @@ def read_answers(folder: Path, split: str | None = None) -> Answers:
                 answer.query_id, answer.query, answer.community, answer.response, born or None
             )
     if not items:
-        told = f" in the split {split!r}" if split else ""
-        raise NothingToMeasure(f"{file} has no answer that is ok{told}.")
+        where = f" in the split {split!r}" if split else ""
+        raise NothingToMeasure(f"{file} has no answer that is ok{where}.")
     return Answers(file, file_sha256(file), tuple(items.values()), dict(counts))
 
 
