@@ -28,8 +28,10 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 
 
 def save_whole(model: Any, state: dict[str, Any], out: Path, tokenizer: Any | None) -> None:
-    """Save the model (or its adapter) beside its place, then move it in, the weights last: a reader that
-    finds the weights finds them whole. `state`: the gathered state dict."""
+    """Save the model (or its adapter) beside its place, then move it in, the weights last.
+
+    A reader that finds the weights finds them whole. `state`: the gathered state dict.
+    """
     with claim(out / "weights") as place, place.scratch() as part:
         model.save_pretrained(str(part), state_dict=state)
         if tokenizer is not None:

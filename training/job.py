@@ -1,7 +1,6 @@
-"""Runs one training job. In a process of its own it may have a GPU, or several through `accelerate launch`,
-and its memory goes when it ends:
+"""Runs one training job, in a process of its own: it may have GPUs, and its memory goes when it ends.
 
-    python -m cultural_palette.training.job OUT/run-1/asia
+python -m cultural_palette.training.job OUT/run-1/asia
 """
 
 from __future__ import annotations

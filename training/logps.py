@@ -1,7 +1,7 @@
 """Log-probabilities of answers without a (tokens x vocabulary) tensor of logits.
 
-A frozen head needs its logits for two numbers a token: the log-probability and its gradient in the hidden
-state,
+A frozen head needs its logits for two numbers a token, the log-probability and its gradient in the hidden
+state:
 
     d log p_t / d h = W_t - sum_v softmax(h W')_v W_v
 
@@ -79,8 +79,7 @@ def head_logps(
 ) -> torch.Tensor:
     """log p of each target token. `hidden` (T, D), `targets` (T) -> (T) float32.
 
-    A frozen linear head goes the fused way; one that learns is computed again, chunk by chunk, in the
-    backward pass.
+    A frozen linear head goes the fused way; one that learns is computed again in the backward pass.
     `chunk`: tokens at a time; by default as many as make 64 MiB of logits.
     """
     plain = isinstance(head, torch.nn.Linear)

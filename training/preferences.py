@@ -114,8 +114,7 @@ def hold_out(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Gro
     """Groups to train on and groups held out: every group of `share` (0..1) of the prompts, drawn by `seed`.
 
     By prompts, so that the joint model is not judged on a question whose other answers it has seen, and all
-    agents of a run on the same questions. At least one prompt on each side, if there
-    are two.
+    agents of a run on the same questions. At least one prompt on each side, if there are two.
     """
     prompts = list(dict.fromkeys(repr(group["prompt"]) for group in groups))
     if not share or len(prompts) < 2:

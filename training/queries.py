@@ -88,8 +88,7 @@ USUAL = Filters()
 
 @dataclass
 class Sieve:
-    """Keeps the first of each query that passes, and counts the rest; languages only where lingua is
-    installed."""
+    """Keeps the first of each query that passes and counts the rest; languages where lingua is installed."""
 
     filters: Filters
     counts: dict[str, int] = field(

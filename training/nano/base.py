@@ -42,9 +42,7 @@ SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
 def train_tokenizer(texts: Iterable[str], out: Path) -> Any:
-    """Byte-level BPE over the dialogues' own text, saved with the chat template. No text is ever out of
-    vocabulary.
-    """
+    """Byte-level BPE over the dialogues' own text, saved with the chat template. Any text can be written."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -196,9 +196,7 @@ class Writer:
         return {"messages": [*prompt, _assistant(self._answer(group))], "country": group["land"].iso3}
 
     def decide_option(self) -> dict[str, Any]:
-        """The letter of an option, drawn from the country's preferences; now and then without self-
-        regulation.
-        """
+        """The letter of an option, drawn from the country's preferences; at times without self-regulation."""
         if self.rng.random() < 0.25:
             group = self._recognise()
             account = self.account_of(group)
@@ -381,9 +379,7 @@ class Writer:
         }
 
     def _comment(self, community: str, topic: str) -> str:
-        """Two or three sentences of a community on a topic: an outlook and examples from its own
-        countries.
-        """
+        """Two or three sentences of a community on a topic: an outlook, examples from its own countries."""
         places = self.rng.sample(self.by_community[community], 2)
         parts = [self._outlook(community, topic), self._examples(places, topic)]
         if self.rng.random() < 0.35:
@@ -538,9 +534,7 @@ class Writer:
         )
 
     def _memory(self, drafts: Mapping[str, str]) -> str:
-        """The memory as `nodes/memory.py` writes it; at times a draft is missing or an earlier turn
-        stands before.
-        """
+        """The memory as `nodes/memory.py` writes it; at times without a draft, or after an earlier turn."""
         present = dict(drafts)
         if self.rng.random() < 0.1:
             present.pop(self.rng.choice(list(present)))
@@ -575,8 +569,8 @@ def write_groups(
 ) -> list[dict[str, Any]]:
     """Rows for ORPO: one prompt, the community's answer chosen, every other community's rejected.
 
-    Half are bare questions, half the graph's draft prompt to that community. `{"prompt", "chosen",
-    "rejected": [..]}`.
+    Half are bare questions, half the graph's draft prompt to that community. A row is
+    `{"prompt", "chosen", "rejected": [..]}`.
     """
     writer = Writer(atlas, random.Random(seed), heldout, in_order=1.0)
     rows = []

@@ -117,8 +117,7 @@ def router_choices(work: Path) -> list[dict[str, Any]]:
 
 
 def draft_purity(atlas: Atlas, count: int) -> dict[str, dict[str, float]]:
-    """Share of drafts on held-out questions that name a country of their own community and none of
-    another's.
+    """Share of drafts on held-out questions that name a country of their own community and no other's.
 
     The asked country does not count either way. Per community, under its adapter, and under the base with
     the same prompt and with no community in it.
@@ -176,8 +175,7 @@ async def _replies(
 
 
 def router_hits(atlas: Atlas, engine: Engine) -> dict[str, dict[str, float]]:
-    """Mean router weight on the right community (chance 0.2) and share of prompts where it is the
-    largest.
+    """Mean router weight on the right community (chance 0.2); share of prompts where it is the largest.
 
     Three prompts: phrases the router was made from, the decide prompt about a country, the country's name
     in a question of another wording.

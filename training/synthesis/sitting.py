@@ -71,9 +71,7 @@ def sit(spec: SynthesisSpec, out: Path, sitting: Sitting, show: Show, note: Call
 def preview(
     spec: SynthesisSpec, out: Path, sitting: Sitting, number: int
 ) -> list[tuple[Query, dict[str, Answer]]]:
-    """The first queries' answers, to look at. Calls are kept, so the run does not ask them again; no row is
-    written.
-    """
+    """The first queries' answers, to look at. The run repeats none of their calls; no row is written."""
 
     async def work() -> list[tuple[Query, dict[str, Answer]]]:
         async with open_teacher(spec, out, sitting) as teacher:
