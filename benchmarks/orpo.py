@@ -166,7 +166,7 @@ def run_trial(
     import torch
     from transformers import AutoTokenizer, TrainerCallback
 
-    from cultural_palette.training.orpo import OrpoSettings
+    from cultural_palette.training.orpo_settings import OrpoSettings
     from cultural_palette.training.trainers import build_trainer, load_model
 
     torch.set_num_threads(threads)

@@ -86,11 +86,11 @@ def memory(rows: int, concurrency: int) -> dict[str, Any]:
         await asyncio.sleep(0)
         return _row(_text(request.messages[0].text))
 
-    job = _job(-(-rows // 5))
+    spec = _spec(-(-rows // 5))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         sitting = Sitting(answering=answer, concurrency=concurrency)
-        outcome = sit(job, Path(folder) / "run", sitting, show, lambda text: None)
+        outcome = sit(spec, Path(folder) / "run", sitting, show, lambda text: None)
         size = sum(file.stat().st_size for file in (Path(folder) / "run").iterdir())
     return {
         "rows": outcome.tally.written,
@@ -101,26 +101,26 @@ def memory(rows: int, concurrency: int) -> dict[str, Any]:
     }
 
 
-def _job(queries: int) -> Any:
+def _spec(queries: int) -> Any:
     from cultural_palette.cultural_map import load_map
     from cultural_palette.models import ModelRef
     from cultural_palette.nodes.synthesis.state import SynthesisContext
     from cultural_palette.training.queries import Queries, Query, Source
-    from cultural_palette.training.synthesis.run import Job
+    from cultural_palette.training.synthesis.run import SynthesisSpec
 
     items = tuple(
         Query(f"q{number}", f"What is a good day, for the {number}th time of asking?", Source("made up"))
         for number in range(queries)
     )
     made_up = Queries(items, {"dataset": "made up"}, {"kept": queries, "unreadable": 0})
-    return Job(made_up, load_map("continents"), ModelRef("openai", "teacher"), SynthesisContext())
+    return SynthesisSpec(made_up, load_map("continents"), ModelRef("openai", "teacher"), SynthesisContext())
 
 
 def _whole_run(queries: int, concurrency: int, url: str, processes: int) -> dict[str, float]:
     from cultural_palette.training.synthesis.sitting import Sitting, sit
 
     sit_quietly: Callable[[Path, int], Any] = lambda out, number: sit(  # noqa: E731
-        _job(number),
+        _spec(number),
         out,
         Sitting(urls=(url,), concurrency=concurrency, processes=processes),
         lambda tally, ledger: None,
@@ -135,10 +135,10 @@ def _whole_run(queries: int, concurrency: int, url: str, processes: int) -> dict
 
 async def _client_alone(calls: int, concurrency: int, url: str) -> dict[str, float]:
     from cultural_palette.training.synthesis.pace import Pace
-    from cultural_palette.training.synthesis.server import Servers
+    from cultural_palette.training.synthesis.teacher_servers import TeacherServers
 
     body = {"model": "teacher", "messages": [{"role": "user", "content": "x" * 1500}]}
-    async with Servers([url], None, Pace(concurrency)) as servers:
+    async with TeacherServers([url], None, Pace(concurrency)) as servers:
         return await _many(calls, concurrency, lambda: servers.complete(body, 60))
 
 

@@ -19,20 +19,22 @@ def mark_whole(checkpoint: Path) -> None:
 
 def last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint whose writing ended; torn ones, of a killed run, are passed over."""
-    found = {
+    by_step = {
         int(match[1]): path
         for path in folder.glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / WHOLE).is_file()
     }
-    return str(found[max(found)]) if found else None
+    return str(by_step[max(by_step)]) if by_step else None
 
 
 def save_whole(model: Any, state: dict[str, Any], out: Path, tokenizer: Any | None) -> None:
-    """Save the model (or its adapter) beside its place, then move it in, the weights last: a reader that
-    finds the weights finds them whole. `state`: the gathered state dict."""
+    """Save the model (or its adapter) beside its place, then move it in, the weights last.
+
+    A reader that finds the weights finds them whole. `state`: the gathered state dict.
+    """
     with claim(out / "weights") as place, place.scratch() as part:
         model.save_pretrained(str(part), state_dict=state)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(part))
-        for path in sorted(part.iterdir(), key=lambda each: (each.name in WEIGHTS, each.name)):
+        for path in sorted(part.iterdir(), key=lambda file: (file.name in WEIGHTS, file.name)):
             path.replace(out / path.name)

@@ -1,15 +1,20 @@
-"""What a training run will need, before it runs: sequences, tokens, memory, time. Estimates, and marked as
-such."""
+"""What training jobs will need, before they run: sequences, tokens, memory, time. All of it estimated."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cultural_palette.training.job import Job, rows_of
-from cultural_palette.training.orpo import OrpoSettings, chosen_layout, split
-from cultural_palette.training.preferences import read_groups
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from cultural_palette.training.durations import duration_words
+from cultural_palette.training.jobs import Job, groups_for
+from cultural_palette.training.orpo_settings import OrpoSettings, resolve_layout
+from cultural_palette.training.preferences import hold_out, read_groups
 from cultural_palette.training.sequences import encode_group
 
 SAMPLE = 1000  # groups that are tokenised; more are scaled up
@@ -18,9 +23,11 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One job's. `tokens`: positions computed over all epochs; `memory_bytes`: of one device; `exact`: all
-    counted."""
+class TrainingEstimate:
+    """One job's. `tokens`: positions computed over all epochs; `memory_bytes`: of one device.
+
+    `prompts_cut`, `answers_cut`: how many lose tokens to max_length. `exact`: every group was tokenised.
+    """
 
     job: Job
     groups: int
@@ -33,6 +40,8 @@ class Estimate:
     parameters: int
     memory_bytes: int
     seconds: float
+    prompts_cut: int
+    answers_cut: int
     exact: bool
 
     def line(self) -> str:
@@ -41,105 +50,112 @@ class Estimate:
         return (
             f"{self.job.name}: {self.groups:,} groups, {self.sequences:,} sequences, {self.steps:,} steps; "
             f"{about}{self.tokens:,} tokens computed ({self.tokens_as_rows:,} without sharing prompts), "
-            f"longest group {self.longest:,}; trains {self.trained:,} of {self.parameters:,} weights; "
-            f"estimated {self.memory_bytes / GIB:.2f} GiB and {spell(self.seconds)}"
+            f"longest group {self.longest:,}{self._cut_words()}; "
+            f"trains {self.trained:,} of {self.parameters:,} weights; "
+            f"estimated {self.memory_bytes / GIB:.2f} GiB and {duration_words(self.seconds)}"
+        )
+
+    def _cut_words(self) -> str:
+        if not (self.prompts_cut or self.answers_cut):
+            return ""
+        about = "" if self.exact else "about "
+        return (
+            f", CUT to max_length {self.job.settings.max_length:,}: {about}{self.prompts_cut:,} prompts and "
+            f"{self.answers_cut:,} answers"
         )
 
 
-def estimate(jobs: Sequence[Job], flops: float | None = None) -> list[Estimate]:
-    """One for each job. `flops`: matrix floating-point operations a second of the device; measured when
-    None."""
-    import torch
-    from transformers import AutoConfig, AutoTokenizer
-
+def estimate_training(jobs: Sequence[Job], flops: float | None = None) -> list[TrainingEstimate]:
+    """One for each job. `flops`: matrix floating-point operations a second of the device; None: measured."""
     if not jobs:
         return []
     first = jobs[0]
     tokenizer = AutoTokenizer.from_pretrained(first.base)
     config = AutoConfig.from_pretrained(first.base)
-    groups = read_groups(first.data, first.communities)
+    by_community = read_groups(first.data, first.communities)
     speed = flops or measured_flops(first.settings.precision)
     total, trained = weights(config, first.settings)
     on_gpu = torch.cuda.is_available()
-    done = []
+    estimates = []
     for job in jobs:
-        rows, _ = split(rows_of(groups, job.agent), job.settings)
-        sample = rows[:: -(-len(rows) // SAMPLE)] if rows else []
-        encoded = [encode_group(tokenizer, row, job.settings.max_length) for row in sample]
-        scale = len(rows) / max(1, len(sample)) * job.settings.epochs
-        layout, _ = chosen_layout(job.settings, on_gpu)
+        settings = job.settings
+        groups, _ = hold_out(groups_for(by_community, job.agent), settings.eval_ratio, settings.seed)
+        sample = groups[:: -(-len(groups) // SAMPLE)] if groups else []
+        encoded = [encode_group(tokenizer, group, settings.max_length) for group in sample]
+        rows_per_sample = len(groups) / max(1, len(sample))
+        scale = rows_per_sample * settings.epochs
+        layout, _ = resolve_layout(settings, on_gpu)
         as_rows = round(scale * sum(group.tokens_as_rows for group in encoded))
         once = round(scale * sum(group.tokens_once for group in encoded))
-        tokens = as_rows if layout == "rows" or job.settings.trainer == "trl" else once
+        tokens = as_rows if layout == "rows" or settings.trainer == "trl" else once
         longest = max((group.tokens_once for group in encoded), default=0)
         widest = max(
             (group.tokens_as_rows if layout == "rows" else group.tokens_once for group in encoded), default=0
         )
-        batch = job.settings.batch_size * job.settings.accumulate
-        done.append(
-            Estimate(
+        batch = settings.batch_size * settings.accumulate
+        estimates.append(
+            TrainingEstimate(
                 job=job,
-                groups=len(rows),
-                sequences=sum(1 + len(row["rejected"]) for row in rows),
+                groups=len(groups),
+                sequences=sum(1 + len(group["rejected"]) for group in groups),
                 longest=longest,
                 tokens=tokens,
                 tokens_as_rows=as_rows,
-                steps=round(job.settings.epochs * -(-len(rows) // batch)),
+                steps=round(settings.epochs * -(-len(groups) // batch)),
                 trained=trained,
                 parameters=total,
-                memory_bytes=memory(config, job.settings, total, trained, widest),
-                seconds=tokens * operations(job.settings) * total / (speed * USED),
-                exact=len(sample) == len(rows),
+                memory_bytes=memory(config, settings, total, trained, widest),
+                seconds=tokens * operations(settings) * total / (speed * USED),
+                prompts_cut=round(rows_per_sample * sum(group.prompt_cut > 0 for group in encoded)),
+                answers_cut=round(rows_per_sample * sum(group.answers_cut for group in encoded)),
+                exact=len(sample) == len(groups),
             )
         )
-    return done
+    return estimates
 
 
 def weights(config: Any, settings: OrpoSettings) -> tuple[int, int]:
     """(all weights, those that learn), counted on a model without storage."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     build: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
         model = build(config)
         total = sum(p.numel() for p in model.parameters())
         if not settings.rank:
             return total, total
-        targets = "all-linear" if settings.targets == ("all-linear",) else list(settings.targets)
-        tuned = get_peft_model(
-            model, LoraConfig(r=settings.rank, target_modules=targets, task_type="CAUSAL_LM")
-        )
+        lora = LoraConfig(r=settings.rank, target_modules=settings.lora_targets, task_type="CAUSAL_LM")
+        tuned = get_peft_model(model, lora)
         return total, sum(p.numel() for p in tuned.parameters() if p.requires_grad)
 
 
 def operations(settings: OrpoSettings) -> int:
-    """Floating-point operations a weight and token: 2 forward, 2 for the inputs' gradient, 2 for the
-    weights' when they learn, 2 more to compute again what checkpointing dropped."""
+    """Floating-point operations a weight and token.
+
+    2 forward, 2 for the inputs' gradient, 2 for the weights' when they learn, 2 more to compute again what
+    checkpointing dropped.
+    """
     return 4 + (0 if settings.rank else 2) + (2 if settings.gradient_checkpointing else 0)
 
 
 def memory(config: Any, settings: OrpoSettings, total: int, trained: int, widest: int) -> int:
-    """Bytes on one device: weights; gradient and Adam's two moments of what learns, float32; activations of
-    a batch."""
-    held = 4 if settings.precision == "float32" or not settings.rank else 2
+    """Bytes on one device: weights, gradient and Adam's moments of what learns, a batch's activations.
+
+    `total`, `trained`: weights; `widest`: positions of the widest group.
+    """
+    weight_bytes = 4 if settings.precision == "float32" or not settings.rank else 2
     size = 4 if settings.precision == "float32" else 2
-    states = total * held + trained * 12 + (trained * 4 if settings.rank else 0)
+    states = total * weight_bytes + trained * 12 + (trained * 4 if settings.rank else 0)
     positions = settings.batch_size * widest
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
     layer = positions * (10 * hidden + 4 * inner) * size
-    kept = positions * hidden * size * config.num_hidden_layers
-    activations = kept + layer if settings.gradient_checkpointing else layer * config.num_hidden_layers
+    checkpointed = positions * hidden * size * config.num_hidden_layers
+    activations = (
+        checkpointed + layer if settings.gradient_checkpointing else layer * config.num_hidden_layers
+    )
     return int(states + activations)
 
 
 def measured_flops(precision: str) -> float:
     """Operations a second of a matrix product on the device that would train; under a second."""
-    import time
-
-    import torch
-
     gpu = torch.cuda.is_available()
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     size = 8192 if gpu else 768
@@ -153,10 +169,3 @@ def measured_flops(precision: str) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
-
-
-def spell(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

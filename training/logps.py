@@ -1,7 +1,7 @@
 """Log-probabilities of answers without a (tokens x vocabulary) tensor of logits.
 
-A frozen head needs its logits for two numbers a token: the log-probability and its gradient in the hidden
-state,
+A frozen head needs its logits for two numbers a token, the log-probability and its gradient in the hidden
+state:
 
     d log p_t / d h = W_t - sum_v softmax(h W')_v W_v
 
@@ -10,67 +10,68 @@ so both are computed in the forward pass, a chunk of tokens at a time, and the l
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
 
 from cultural_palette.errors import UsageError
 from cultural_palette.training.sequences import NOT_A_TOKEN
 
-if TYPE_CHECKING:
-    import torch
-
 CHUNK_BYTES = 64 * 2**20  # of float32 logits at a time
 
 
-@functools.cache
-def frozen_head() -> Any:
-    """The autograd Function (hidden, weight, bias, targets, chunk) -> log p of each target (T), float32."""
-    import torch
+class FrozenHeadLogps(torch.autograd.Function):
+    """log p of each target under a frozen linear head; keeps (T, D) for the backward pass, never (T, V)."""
 
-    class FrozenHeadLogps(torch.autograd.Function):
-        """log p of each target under a frozen linear head; keeps (T, D) for the backward pass, never (T,
-        V)."""
-
-        @staticmethod
-        def forward(
-            ctx: Any,
-            hidden: torch.Tensor,
-            weight: torch.Tensor,
-            bias: torch.Tensor | None,
-            targets: torch.Tensor,
-            chunk: int,
-        ) -> torch.Tensor:
-            """`hidden` (T, D), `weight` (V, D), `bias` (V) or None, `targets` (T), `chunk`: tokens. Returns
-            (T) float32."""
-            logps = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-            slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-            for start in range(0, len(targets), chunk):
-                span = slice(start, start + chunk)
-                logits = (hidden[span].to(weight.dtype) @ weight.T).float()
-                if bias is not None:
-                    logits += bias
-                wanted = targets[span, None]
-                peak = logits.logsumexp(-1, keepdim=True)
-                logps[span] = (logits.gather(1, wanted) - peak)[:, 0]
-                if slope is not None:
-                    probabilities = torch.exp_(logits.sub_(peak))
-                    slope[span] = (weight[targets[span]] - probabilities.to(weight.dtype) @ weight).to(
-                        slope.dtype
-                    )
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        chunk: int,
+    ) -> torch.Tensor:
+        """(T) float32, of `hidden` (T, D), `weight` (V, D), `bias` (V), `targets` (T), by `chunk` tokens."""
+        logps = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(targets), chunk):
+            span = slice(start, start + chunk)
+            logits = (hidden[span].to(weight.dtype) @ weight.T).float()
+            if bias is not None:
+                logits += bias
+            target_logits = logits.gather(1, targets[span, None])
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            logps[span] = (target_logits - normaliser)[:, 0]
             if slope is not None:
-                ctx.save_for_backward(slope)
-            return logps
+                probabilities = torch.exp_(logits.sub_(normaliser))
+                slope[span] = (weight[targets[span]] - probabilities.to(weight.dtype) @ weight).to(
+                    slope.dtype
+                )
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        return logps
 
-        @staticmethod
-        def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-            """`gradient` (T) -> (T, D)."""
-            (slope,) = ctx.saved_tensors
-            return (gradient[:, None] * slope).to(slope.dtype), None, None, None, None
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        """`gradient` (T) -> (T, D)."""
+        (slope,) = ctx.saved_tensors
+        return (gradient[:, None] * slope).to(slope.dtype), None, None, None, None
 
-    return FrozenHeadLogps
+
+def frozen_head_logps(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, chunk: int
+) -> torch.Tensor:
+    """`FrozenHeadLogps`, differentiable in `hidden`. (T) float32."""
+    apply: Any = FrozenHeadLogps.apply  # torch leaves it without types
+    logps: torch.Tensor = apply(hidden, weight, bias, targets, chunk)
+    return logps
 
 
 def head_logps(
@@ -78,26 +79,21 @@ def head_logps(
 ) -> torch.Tensor:
     """log p of each target token. `hidden` (T, D), `targets` (T) -> (T) float32.
 
-    A frozen linear head goes the fused way; one that learns is computed again, chunk by chunk, in the
-    backward pass.
+    A frozen linear head goes the fused way; one that learns is computed again in the backward pass.
     `chunk`: tokens at a time; by default as many as make 64 MiB of logits.
     """
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
     plain = isinstance(head, torch.nn.Linear)
     if chunk is None:
         chunk = max(1, CHUNK_BYTES // (4 * (head.out_features if hasattr(head, "out_features") else 32_000)))
     if plain and not head.weight.requires_grad and (head.bias is None or not head.bias.requires_grad):
-        logps: torch.Tensor = frozen_head().apply(hidden, head.weight, head.bias, targets, chunk)
-        return logps
+        return frozen_head_logps(hidden, head.weight, head.bias, targets, chunk)
 
-    def some(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    def chunk_logps(states: torch.Tensor, chunk_targets: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = head(states).float()
-        return logits.log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+        return logits.log_softmax(-1).gather(1, chunk_targets[:, None])[:, 0]
 
     parts = [
-        checkpoint(some, hidden[at : at + chunk], targets[at : at + chunk], use_reentrant=False)
+        checkpoint(chunk_logps, hidden[at : at + chunk], targets[at : at + chunk], use_reentrant=False)
         for at in range(0, len(targets), chunk)
     ]
     return torch.cat(parts)
@@ -110,23 +106,20 @@ def hidden_states(inner: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor
         return _prompt_once(inner, decoder, batch)
     if "segments" in batch:
         mask = block_mask(batch["segments"], inner.config._attn_implementation, inner.dtype)
-        given = {"attention_mask": mask, "position_ids": batch["position_ids"]}
+        inputs = {"attention_mask": mask, "position_ids": batch["position_ids"]}
     else:
-        given = {"attention_mask": batch["attention_mask"]}
-    states: torch.Tensor = decoder(input_ids=batch["input_ids"], use_cache=False, **given).last_hidden_state
+        inputs = {"attention_mask": batch["attention_mask"]}
+    states: torch.Tensor = decoder(input_ids=batch["input_ids"], use_cache=False, **inputs).last_hidden_state
     return states.flatten(0, 1)
 
 
 def _prompt_once(inner: Any, decoder: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    import torch
-    from transformers import DynamicCache
-
     prompts, mask = batch["prompt_ids"], batch["prompt_mask"]
     copies = len(batch["input_ids"]) // len(prompts)
-    places = (mask.cumsum(1) - 1).clamp(min=0)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=inner.config)
     first = decoder(
-        input_ids=prompts, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
+        input_ids=prompts, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     )
     cache.batch_repeat_interleave(copies)
     whole = torch.cat([mask.repeat_interleave(copies, 0), batch["attention_mask"]], 1)
@@ -148,22 +141,19 @@ def block_mask(segments: torch.Tensor, attention: str, dtype: torch.dtype) -> An
     `segments` (G, L): 0 the prompt, 1.. the answers, -1 padding (which sees only itself, so that no row is
     empty). A BlockMask for flex attention; else (G, 1, L, L), boolean for sdpa, additive for eager.
     """
-    import torch
-
     if attention == "flex_attention":
-        from torch.nn.attention.flex_attention import create_block_mask
 
-        def seen(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            asker, asked = segments[batch, query], segments[batch, key]
-            real = (asker != NOT_A_TOKEN) & ((asked == 0) | (asked == asker))
-            return (query >= key) & (real | (query == key))
+        def sees(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            query_segment, key_segment = segments[batch, query], segments[batch, key]
+            same = (query_segment != NOT_A_TOKEN) & ((key_segment == 0) | (key_segment == query_segment))
+            return (query >= key) & (same | (query == key))
 
         count, length = segments.shape
-        return create_block_mask(seen, count, None, length, length, device=str(segments.device))
-    asker, asked = segments[:, :, None], segments[:, None, :]
+        return create_block_mask(sees, count, None, length, length, device=str(segments.device))
+    query_segment, key_segment = segments[:, :, None], segments[:, None, :]
     causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
-    real = (asker != NOT_A_TOKEN) & ((asked == 0) | (asked == asker))
-    mask = (causal & (real | torch.eye(len(causal), dtype=torch.bool, device=segments.device)))[:, None]
+    same = (query_segment != NOT_A_TOKEN) & ((key_segment == 0) | (key_segment == query_segment))
+    mask = (causal & (same | torch.eye(len(causal), dtype=torch.bool, device=segments.device)))[:, None]
     if attention == "sdpa":
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
@@ -172,14 +162,15 @@ def block_mask(segments: torch.Tensor, attention: str, dtype: torch.dtype) -> An
 def group_logps(
     inner: Any, batch: Mapping[str, torch.Tensor], prompt_too: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Summed log-probabilities of a laid-out batch, float32: `answers` (N) and, when asked, `prompts` (G)."""
-    import torch
+    """Summed log-probabilities of a laid-out batch, float32.
 
+    `answers` (N); with `prompt_too` also `prompts` (G).
+    """
     where, targets, owner = batch["where"], batch["targets"], batch["owner"]
     count, groups = len(batch["lengths"]), len(batch["prompt_lengths"])
     if not prompt_too:
-        kept = owner < count
-        where, targets, owner = where[kept], targets[kept], owner[kept]
+        of_answers = owner < count
+        where, targets, owner = where[of_answers], targets[of_answers], owner[of_answers]
     hidden = hidden_states(inner, batch).index_select(0, where)
     logps = head_logps(inner.get_output_embeddings(), hidden, targets)
     sums = torch.zeros(count + groups, device=logps.device).index_add(0, owner, logps)

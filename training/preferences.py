@@ -1,31 +1,40 @@
 """Preference rows: what may be trained on, and each community's groups out of one file of answers.
 
-Two forms of JSONL, told apart by their keys; `prompt` is a list of chat messages in both:
+Two forms of JSONL, told apart by their keys; `prompt` is a list of chat messages in both.
 
-    {"prompt": [..], "chosen": "..", "rejected": ["..", ..]}     one community's groups:
-    `groups_<community>.jsonl` {"prompt": [..], "responses": {"asia": "..", "europe": ".."}}   every
-    community's answer: one file for all
+    {"prompt": [..], "chosen": "..", "rejected": ["..", ..]}
+        one community's groups, in a file `groups_<community>.jsonl`; with `"community": ".."` in each row,
+        one file may hold several communities' groups
 
-A grouped row may carry `"community": ".."`; then one file may hold several communities' groups.
+    {"prompt": [..], "responses": {"asia": "..", "europe": ".."}}
+        every community's answer, one file for all
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from cultural_palette.errors import UsageError
 from cultural_palette.jsonl import read_rows, refuse
 
-Row = dict[str, Any]
+
+class Group(TypedDict):
+    """One community's answer to a prompt, and those it is preferred to. `place`: its "file:line"."""
+
+    prompt: list[dict[str, str]]
+    chosen: str
+    rejected: list[str]
+    place: NotRequired[str]
 
 
 class PreferenceRowError(UsageError):
     """A preference row that cannot be trained on; names the row and what it lacks."""
 
 
-def read_groups(data: Path, communities: Sequence[str]) -> dict[str, list[Row]]:
+def read_groups(data: Path, communities: Sequence[str]) -> dict[str, list[Group]]:
     """Each community's grouped rows, from a file or from a folder of `groups_<community>.jsonl`.
 
     A response row makes one group for every community: its answer chosen, all others rejected, in the map's
@@ -33,35 +42,35 @@ def read_groups(data: Path, communities: Sequence[str]) -> dict[str, list[Row]]:
     """
     if data.is_dir():
         files = {key: data / f"groups_{key}.jsonl" for key in communities}
-        if lost := [key for key, file in files.items() if not file.is_file()]:
+        if missing := [key for key, file in files.items() if not file.is_file()]:
             raise PreferenceRowError(
-                f"{data} has no {files[lost[0]].name}; "
+                f"{data} has no {files[missing[0]].name}; "
                 f"a folder needs one file for each of {', '.join(communities)}"
             )
         return {
-            key: [_grouped(row, place) for row, place in read_rows(file, refuse(PreferenceRowError))]
+            key: [_group(row, place) for row, place in read_rows(file, refuse(PreferenceRowError))]
             for key, file in files.items()
         }
     if not data.is_file():
         raise PreferenceRowError(f"No file or folder {data}.")
-    groups: dict[str, list[Row]] = {each: [] for each in communities}
-    own = _community_of(data)
+    groups: dict[str, list[Group]] = {key: [] for key in communities}
+    file_community = _community_of(data)
     for row, place in read_rows(data, refuse(PreferenceRowError)):
         if "responses" in row:
             for key, group in groups_of(row, communities, place).items():
                 groups[key].append(group)
         else:
-            community = row.get("community", own)
+            community = row.get("community", file_community)
             if community not in groups:
                 raise PreferenceRowError(
                     f"{place}: community {community!r} is not one of {', '.join(communities)}; "
                     f'give "community", or "responses" of every community'
                 )
-            groups[community].append(_grouped(row, place))
+            groups[community].append(_group(row, place))
     return groups
 
 
-def groups_of(row: Mapping[str, Any], communities: Sequence[str], place: str = "row") -> dict[str, Row]:
+def groups_of(row: Mapping[str, Any], communities: Sequence[str], place: str = "row") -> dict[str, Group]:
     """One group for each community of a row {prompt, responses: {community: text}}."""
     answers = row["responses"]
     if not isinstance(answers, Mapping):
@@ -72,53 +81,77 @@ def groups_of(row: Mapping[str, Any], communities: Sequence[str], place: str = "
         raise PreferenceRowError(
             f"{place}: answer of {unknown[0]!r}, which the map has not; it has {', '.join(communities)}"
         )
-    rows = {
+    raw_groups = {
         key: {
             "prompt": row.get("prompt"),
             "chosen": answers[key],
-            "rejected": [answers[o] for o in communities if o != key],
+            "rejected": [answers[other] for other in communities if other != key],
         }
         for key in communities
     }
-    return {key: _grouped(group, f"{place}, {key}") for key, group in rows.items()}
+    return {key: _group(group, f"{place}, {key}") for key, group in raw_groups.items()}
 
 
-def check_groups(rows: Sequence[Mapping[str, Any]], where: str = "") -> None:
-    """Refuse no rows, and rows with different numbers of rejected answers. `where`: named before the
-    trouble."""
+def check_groups(groups: Sequence[Group], where: str = "") -> None:
+    """Refuse what can not be trained on: no groups, one without an answer, or different numbers of answers.
+
+    `where`: named before the trouble. Raises PreferenceRowError.
+    """
     prefix = f"{where}: " if where else ""
-    if not rows:
+    if not groups:
         raise PreferenceRowError(f"{prefix}no preference rows to train on")
-    rejected = len(rows[0]["rejected"])
-    for number, row in enumerate(rows):
-        if len(row["rejected"]) != rejected or not rejected:
+    rejected = len(groups[0]["rejected"])
+    for number, group in enumerate(groups):
+        if len(group["rejected"]) != rejected or not rejected:
             raise PreferenceRowError(
-                f"{prefix}row {number} has {len(row['rejected'])} rejected answers, row 0 has {rejected}: "
+                f"{prefix}row {number} has {len(group['rejected'])} rejected answers, row 0 has {rejected}: "
                 "a community is missing"
             )
-        if empty := [text for text in (row["chosen"], *row["rejected"]) if not text.strip()]:
-            raise PreferenceRowError(f"{prefix}row {number} has an empty response ({empty[0]!r})")
+        _refuse_empty(group, f"{prefix}row {number}")
+
+
+def hold_out(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
+    """Groups to train on and groups held out: every group of `share` (0..1) of the prompts, drawn by `seed`.
+
+    By prompts, so that the joint model is not judged on a question whose other answers it has seen, and all
+    agents of a run on the same questions. At least one prompt on each side, if there are two.
+    """
+    prompts = list(dict.fromkeys(repr(group["prompt"]) for group in groups))
+    if not share or len(prompts) < 2:
+        return list(groups), []
+    count = min(len(prompts) - 1, max(1, round(len(prompts) * share)))
+    chosen = set(random.Random(seed).sample(prompts, count))
+    train = [group for group in groups if repr(group["prompt"]) not in chosen]
+    return train, [group for group in groups if repr(group["prompt"]) in chosen]
 
 
 def _community_of(file: Path) -> str | None:
     return file.stem.removeprefix("groups_") if file.stem.startswith("groups_") else None
 
 
-def _grouped(row: Mapping[str, Any], place: str) -> Row:
+def _group(row: Mapping[str, Any], place: str) -> Group:
     prompt, chosen, rejected = row.get("prompt"), row.get("chosen"), row.get("rejected")
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
-    if not (isinstance(prompt, list) and prompt and all(_is_message(each) for each in prompt)):
+    if not (isinstance(prompt, list) and prompt and all(_is_message(message) for message in prompt)):
         raise PreferenceRowError(f'{place}: "prompt" is no list of messages with role and content')
     if not isinstance(chosen, str) or not isinstance(rejected, list) or not rejected:
         raise PreferenceRowError(f'{place}: needs "chosen", a text, and "rejected", a list of texts')
-    for text in (chosen, *rejected):
-        if not isinstance(text, str) or not text.strip():
-            raise PreferenceRowError(f"{place}: empty response ({text!r}): every community must answer")
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    group = Group(prompt=prompt, chosen=chosen, rejected=rejected, place=place)
+    _refuse_empty(group, place)
+    return group
 
 
-def _is_message(each: object) -> bool:
+def _refuse_empty(group: Group, place: str) -> None:
+    """The one place that refuses an empty response; `sequences.encode_group` refuses one without a token."""
+    for response in (group["chosen"], *group["rejected"]):
+        if not isinstance(response, str) or not response.strip():
+            raise PreferenceRowError(f"{place}: empty response ({response!r}): every community must answer")
+
+
+def _is_message(value: object) -> bool:
     return (
-        isinstance(each, dict) and isinstance(each.get("role"), str) and isinstance(each.get("content"), str)
+        isinstance(value, dict)
+        and isinstance(value.get("role"), str)
+        and isinstance(value.get("content"), str)
     )

@@ -72,11 +72,14 @@ def load_prism(
             f"{conversations} has no opening prompt to answer."
             + (f" The first trouble: {sieve.faults[0]}." if sieve.faults else "")
         )
-    found = sieve.done(items, _origin(conversations, survey, path, revision))
+    queries = sieve.done(items, _origin(conversations, survey, path, revision))
     countries = {item.source.birth_country for item in items} - {None}
-    told = {f"birth_{key}": number for key, number in homes.items()}
+    birth_counts = {f"birth_{key}": number for key, number in homes.items()}
     return Queries(
-        found.items, found.origin, {**found.counts, **told, "birth_countries": len(countries)}, found.faults
+        queries.items,
+        queries.origin,
+        {**queries.counts, **birth_counts, "birth_countries": len(countries)},
+        queries.faults,
     )
 
 
@@ -96,12 +99,12 @@ def _country(user: Any, birth: Mapping[str, Any], homes: dict[str, int]) -> str 
     if user not in birth:
         homes["not_in_survey"] += 1
         return None
-    told = birth[user]
-    if not isinstance(told, str) or told.strip().casefold() in ("", NOT_TOLD):
+    country = birth[user]
+    if not isinstance(country, str) or country.strip().casefold() in ("", NOT_TOLD):
         homes["not_told"] += 1
         return None
     try:
-        return find_country(told).iso3
+        return find_country(country).iso3
     except UnknownCountry:
         homes["unknown_country"] += 1
         return None
@@ -117,14 +120,14 @@ def _local(path: Path) -> tuple[Path, Path]:
 def _only(folder: Path, name: str) -> Path:
     if (folder / name).is_file():
         return folder / name
-    found = sorted(folder.glob(f"*{name}")) if folder.is_dir() else []
-    if len(found) != 1:
-        there = f"{len(found)} files that end so" if found else "none"
+    matches = sorted(folder.glob(f"*{name}")) if folder.is_dir() else []
+    if len(matches) != 1:
+        there = f"{len(matches)} files that end so" if matches else "none"
         raise UsageError(
             f"PRISM needs {CONVERSATIONS} and {SURVEY} in one folder; {folder} has {there} for {name}. "
             f"'--queries prism' loads both from the hub ({HUB})."
         )
-    return found[0]
+    return matches[0]
 
 
 def _from_hub(revision: str | None) -> tuple[Path, Path]:
@@ -141,9 +144,9 @@ def _from_hub(revision: str | None) -> tuple[Path, Path]:
             for name in (CONVERSATIONS, SURVEY)
         ]
     except Exception as error:  # the hub's client has a family of its own for no network, no such revision
-        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UsageError(
-            f"PRISM can not be loaded from the hub ({HUB}, {told}). Download {CONVERSATIONS} and {SURVEY} "
+            f"PRISM can not be loaded from the hub ({HUB}, {reason}). Download {CONVERSATIONS} and {SURVEY} "
             "into a folder and give it: --queries prism:FOLDER."
         ) from error
     return files[0], files[1]

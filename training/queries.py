@@ -88,8 +88,7 @@ USUAL = Filters()
 
 @dataclass
 class Sieve:
-    """Keeps the first of each query that passes, and counts the rest; languages only where lingua is
-    installed."""
+    """Keeps the first of each query that passes and counts the rest; languages where lingua is installed."""
 
     filters: Filters
     counts: dict[str, int] = field(
@@ -221,7 +220,9 @@ def is_english(text: str, detector: Any) -> bool:
     """Whether a text may be English. Short ones are hard to tell: only a clear other language says no."""
     if text.isascii() and len(PLAIN_ENGLISH & set(normalised(text).split())) > 1:
         return True
-    sureness = {each.language.name: each.value for each in detector.compute_language_confidence_values(text)}
+    sureness = {
+        value.language.name: value.value for value in detector.compute_language_confidence_values(text)
+    }
     return bool(TIMES_AS_LIKELY * sureness["ENGLISH"] >= max(sureness.values()))
 
 

@@ -1,10 +1,11 @@
-"""Token sequences from chat rows, and the three ways to lay a group of answers to one prompt before the
-model.
+"""Token sequences from chat rows, and three ways to lay a group of answers to one prompt before the model.
 
-    rows         every answer behind its own copy of the prompt               runs everywhere
-    packed       the prompt once, the answers behind it under a block mask    flex attention on a GPU, dense
-    on the CPU prompt_once  the prompt's keys and values computed once, then every answer    not with
-    gradient checkpointing
+    rows         every answer behind its own copy of the prompt
+                 runs everywhere
+    packed       the prompt once, the answers behind it under a block mask
+                 flex attention on a GPU, a dense mask on the CPU
+    prompt_once  the prompt's keys and values computed once, then every answer
+                 not with gradient checkpointing
 
 All three give the same log-probabilities; they differ in how often the prompt is computed.
 """
@@ -14,25 +15,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from cultural_palette.training.preferences import PreferenceRowError
+import torch
+from jinja2 import TemplateError
 
-if TYPE_CHECKING:
-    import torch
+from cultural_palette.training.orpo_settings import Layout
+from cultural_palette.training.preferences import Group, PreferenceRowError
 
 IGNORED = -100
-Layout = Literal["rows", "packed", "prompt_once"]
-LAYOUTS: tuple[Layout, ...] = ("rows", "packed", "prompt_once")
 NOT_A_TOKEN = -1  # the segment of padding; the prompt is 0, the answers 1, 2, ..
 
 
 @dataclass(frozen=True)
-class Group:
-    """One prompt's tokens, then each answer's with its end token; the chosen answer first."""
+class TokenGroup:
+    """One prompt's tokens, then each answer's with its end token; the chosen answer first.
+
+    `prompt_cut`: tokens taken off the prompt; `answers_cut`: answers that lost their end.
+    """
 
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
+    prompt_cut: int = 0
+    answers_cut: int = 0
 
     @property
     def tokens_as_rows(self) -> int:
@@ -47,8 +52,7 @@ class Group:
 
 @functools.lru_cache(maxsize=8)
 def end_token(tokenizer: Any, template: str) -> int:
-    """The token that closes an assistant's turn in the chat template (`<|eot_id|>`, `<|im_end|>`); else the
-    eos."""
+    """The token that closes an assistant's turn in the chat template, such as `<|eot_id|>`; else the eos."""
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "PALETTE"}]
     tail = tokenizer.apply_chat_template(chat, tokenize=False).rpartition("PALETTE")[2]
     special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
@@ -60,44 +64,93 @@ def end_token(tokenizer: Any, template: str) -> int:
 def encode(
     tokenizer: Any, prompt: Sequence[Mapping[str, str]], response: str, max_length: int
 ) -> dict[str, list[int]]:
-    """One sequence through the chat template, with exactly one end token; a prompt too long is cut from the
-    left.
+    """One sequence through the chat template, with exactly one end token; cut as `encode_group` says.
 
-    `labels` are IGNORED over the prompt. Raises PreferenceRowError for an empty response.
+    `labels` are IGNORED over the prompt. Raises PreferenceRowError for a response without a token.
     """
-    group = encode_group(tokenizer, {"prompt": prompt, "chosen": response, "rejected": ()}, max_length)
-    head, tail = group.prompt, group.answers[0]
-    return {"input_ids": [*head, *tail], "labels": [*([IGNORED] * len(head)), *tail]}
+    alone = Group(prompt=[dict(message) for message in prompt], chosen=response, rejected=[])
+    group = encode_group(tokenizer, alone, max_length)
+    answer = group.answers[0]
+    return {
+        "input_ids": [*group.prompt, *answer],
+        "labels": [*([IGNORED] * len(group.prompt)), *answer],
+    }
 
 
-def encode_group(tokenizer: Any, row: Mapping[str, Any], max_length: int) -> Group:
-    """A row's prompt and answers. The prompt is cut from the left until the longest answer fits beside it.
+def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
+    """A group's prompt and answers, each prompt with its answer at most `max_length` tokens.
 
-    `max_length`: tokens. At least one token of the prompt and of each answer stays. Raises
-    PreferenceRowError.
+    The prompt may have what the longest answer leaves, and half of `max_length` in any case: a longer one
+    loses the beginning of its last message, never the template's frame (start token, system message, earlier
+    turns, role headers). An answer that does not fit behind it loses its end, and its end token.
+
+    Raises PreferenceRowError, with the row's place, for a prompt that the template refuses or whose frame
+    does not fit, and for an answer without a token of its own.
     """
-    prompt = row["prompt"]
+    prompt, place = group["prompt"], group.get("place", "row")
     end = end_token(tokenizer, tokenizer.chat_template)
-    head = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    prompt_ids = _prompt_ids(tokenizer, prompt, place)
     answers = []
-    for text in (row["chosen"], *row["rejected"]):
-        tail = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        while tail and tail[-1] == end:
-            tail.pop()
-        if not tail or not text.strip():
+    for text in (group["chosen"], *group["rejected"]):
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        while ids and ids[-1] == end:
+            ids.pop()
+        if not ids:
             raise PreferenceRowError(
-                f"empty response to {prompt[-1]['content'][:80]!r}: every community must answer; "
-                "take the row out"
+                f"{place}: the answer {text!r} to {prompt[-1]['content'][:80]!r} has no token but the end "
+                "token; take the row out"
             )
-        answers.append(tuple([*tail, end][: max_length - 1]))
-    room = max_length - max(map(len, answers))
-    return Group(tuple(head[max(0, len(head) - room) :]), tuple(answers))
+        answers.append([*ids, end])
+    room = max(max_length // 2, max_length - max(map(len, answers)))
+    whole = len(prompt_ids)
+    if whole > room:
+        prompt_ids = _cut_prompt(tokenizer, prompt, prompt_ids, room, place)
+    room = max_length - len(prompt_ids)
+    return TokenGroup(
+        tuple(prompt_ids),
+        tuple(tuple(answer[:room]) for answer in answers),
+        prompt_cut=whole - len(prompt_ids),
+        answers_cut=sum(len(answer) > room for answer in answers),
+    )
+
+
+def _prompt_ids(tokenizer: Any, prompt: Sequence[Mapping[str, str]], place: str) -> list[int]:
+    try:
+        ids = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in prompt)
+        raise PreferenceRowError(
+            f"{place}: the base's chat template refuses this prompt ({roles}): {error}"
+        ) from None
+    return list(ids)
+
+
+def _cut_prompt(
+    tokenizer: Any, prompt: Sequence[Mapping[str, str]], ids: list[int], room: int, place: str
+) -> list[int]:
+    """`ids` without the first tokens of the last message, so that `room` tokens hold it."""
+    empty = _prompt_ids(tokenizer, [*prompt[:-1], {**prompt[-1], "content": ""}], place)
+    before = _common(ids, empty)
+    after = min(_common(ids[::-1], empty[::-1]), len(empty) - before)
+    if before + after >= room:
+        raise PreferenceRowError(
+            f"{place}: the prompt is cut to {room} tokens, and what stands around its last message takes "
+            f"{before + after}: raise max_length, or take the row out"
+        )
+    return [*ids[:before], *ids[len(ids) - (room - before) :]]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens are the same from the beginning on."""
+    return next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def pad(sequences: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
     """Right-padded tensors (B, L): input_ids, labels, attention_mask."""
-    import torch
-
     longest = max(len(s["input_ids"]) for s in sequences)
     fill = {"input_ids": pad_id, "labels": IGNORED}
     batch = {
@@ -109,7 +162,7 @@ def pad(sequences: Sequence[Mapping[str, list[int]]], pad_id: int) -> dict[str, 
     return batch
 
 
-def lay_out(groups: Sequence[Group], layout: Layout, pad_id: int) -> dict[str, torch.Tensor]:
+def lay_out(groups: Sequence[TokenGroup], layout: Layout, pad_id: int) -> dict[str, torch.Tensor]:
     """A batch of groups as tensors; G groups of K answers each make N = G K answers, numbered group by group.
 
     Common to the layouts, over the T tokens to be predicted: `where` (T), the flat position whose hidden
@@ -122,15 +175,16 @@ def lay_out(groups: Sequence[Group], layout: Layout, pad_id: int) -> dict[str, t
 
 
 def _predictions(
-    groups: Sequence[Group],
+    groups: Sequence[TokenGroup],
     starts: Sequence[Sequence[int]],
     heads: Sequence[int],
     firsts: Sequence[Sequence[int]],
 ) -> dict[str, torch.Tensor]:
-    """`starts[g][k]`: flat position of answer k's first token; `firsts[g][k]`: of what predicts that token;
-    `heads[g]`: of the prompt's first token."""
-    import torch
+    """What `lay_out` promises of every layout, from the flat positions of a layout.
 
+    `starts[g][k]`: of answer k's first token; `firsts[g][k]`: of the token that predicts it; `heads[g]`: of
+    the prompt's first token.
+    """
     where: list[int] = []
     targets: list[int] = []
     owner: list[int] = []
@@ -154,7 +208,7 @@ def _predictions(
     }
 
 
-def _rows(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
+def _rows(groups: Sequence[TokenGroup], pad_id: int) -> dict[str, torch.Tensor]:
     sequences = [[*group.prompt, *answer[:-1]] for group in groups for answer in group.answers]
     ids, mask = _padded(sequences, pad_id)
     width, number = ids.shape[1], 0
@@ -168,9 +222,7 @@ def _rows(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask} | _predictions(groups, starts, heads, firsts)
 
 
-def _packed(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
-    import torch
-
+def _packed(groups: Sequence[TokenGroup], pad_id: int) -> dict[str, torch.Tensor]:
     sequences, positions, segments, heads, starts, firsts = [], [], [], [], [], []
     for group in groups:
         ids, places, parts, own = [*group.prompt], [*range(len(group.prompt))], [0] * len(group.prompt), []
@@ -197,9 +249,7 @@ def _packed(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
     } | _predictions(groups, starts, heads, firsts)
 
 
-def _prompt_once(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor]:
-    import torch
-
+def _prompt_once(groups: Sequence[TokenGroup], pad_id: int) -> dict[str, torch.Tensor]:
     answers = [list(answer[:-1]) or [pad_id] for group in groups for answer in group.answers]
     ids, mask = _padded(answers, pad_id)
     longest, width = max(len(group.prompt) for group in groups), ids.shape[1]
@@ -224,8 +274,6 @@ def _prompt_once(groups: Sequence[Group], pad_id: int) -> dict[str, torch.Tensor
 
 
 def _padded(sequences: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    import torch
-
     longest = max(len(ids) for ids in sequences)
     ids = torch.tensor([[*s, *([fill] * (longest - len(s)))] for s in sequences])
     mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])

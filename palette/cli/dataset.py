@@ -54,21 +54,21 @@ def build(
 
     Only a query that every community answered gives preferences; the others are listed in incomplete.jsonl.
     """
-    from cultural_palette.training.pentachromatic.build import Plan, read_excluded
+    from cultural_palette.training.pentachromatic.build import DatasetSettings, read_excluded
     from cultural_palette.training.pentachromatic.build import build as build_dataset
     from cultural_palette.training.pentachromatic.card import Licence
-    from cultural_palette.training.pentachromatic.run import SynthesisRun
+    from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun
 
     excluded = read_excluded(exclude) if exclude else None
-    plan = Plan(test_share, seed, gate, formats, Licence(licence, languages), excluded)
+    settings = DatasetSettings(test_share, seed, gate, formats, Licence(licence, languages), excluded)
     source = SynthesisRun(run, unfinished=unfinished)
     index = source.index()
     review = None
     if decisions:
-        from cultural_palette.training.review.merge import load_review
+        from cultural_palette.training.review.reconcile import load_review
 
         review = load_review(decisions, index, source.name)
-    _tell(build_dataset(source, out, plan, index=index, review=review, overwrite=overwrite), out, as_json)
+    _tell(build_dataset(source, out, settings, index=index, review=review, overwrite=overwrite), out, as_json)
 
 
 @dataset.command()
@@ -142,10 +142,10 @@ def read(
 
     cultural_map = load_map(get_settings(map=map_name).map)
     pairs = {}
-    for each in given:
-        key, equals, file = each.partition("=")
+    for assignment in given:
+        key, equals, file = assignment.partition("=")
         if not equals:
-            raise UsageError(f"--community {each!r}: expected KEY=FILE")
+            raise UsageError(f"--community {assignment!r}: expected KEY=FILE")
         pairs[Path(file)] = cultural_map.community(key).key
     if not (paths := list(dict.fromkeys([*files, *pairs]))):
         raise UsageError("No files: name one for each community.")
@@ -186,8 +186,8 @@ def _tell(manifest: Mapping[str, Any], out: Path, as_json: bool) -> None:
     if review := manifest["review"]:
         from cultural_palette.training.pentachromatic.card import agreement_line
 
-        found = ", ".join(f"{n:,} {name}" for name, n in review["counts"].items() if n)
-        click.echo(f"  review ({'gate on' if manifest['gate'] else 'gate off'}): {found}")
+        verdicts = ", ".join(f"{n:,} {name}" for name, n in review["counts"].items() if n)
+        click.echo(f"  review ({'gate on' if manifest['gate'] else 'gate off'}): {verdicts}")
         click.echo(f"  agreement: {agreement_line(review['agreement'])}")
     if "jsonl" in manifest["formats"]:
         click.echo(f"  train on it: palette train --data {out / 'groups' / 'train'} ...")

@@ -276,8 +276,10 @@ def _tell_leakage(result: Mapping[str, Any], out: Path) -> None:
             f"({row['pairs_with_queries']:,} pairs with queries, {row['pairs_with_answers']:,} with answers)"
         )
     for pair in result["examples"][:3]:
-        said = "no containment" if pair["containment"] is None else f"containment {pair['containment']:.2f}"
-        click.echo(f"  {pair['query_ids'][0]} ({pair['kind']}), Jaccard {pair['jaccard']:.2f}, {said}")
+        containment = (
+            "no containment" if pair["containment"] is None else f"containment {pair['containment']:.2f}"
+        )
+        click.echo(f"  {pair['query_ids'][0]} ({pair['kind']}), Jaccard {pair['jaccard']:.2f}, {containment}")
         click.echo(f"    survey: {_cut(pair['question'])}")
         click.echo(f"    text:   {_cut(pair['text'])}")
     click.echo(f"{'passed' if result['passed'] else 'NOT passed'}: {out / 'leakage.json'}")

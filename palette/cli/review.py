@@ -35,7 +35,7 @@ def export(
     Every reviewer of the same --sample and --seed gets the same queries.
     """
     from cultural_palette.errors import UsageError
-    from cultural_palette.training.pentachromatic.run import SynthesisRun
+    from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun
     from cultural_palette.training.review.export import Selection, export_csv, export_html
 
     if out.exists() and not overwrite:
@@ -67,7 +67,7 @@ def import_(
     run: Path, files: tuple[Path, ...], out: Path, resolve: Path | None, unfinished: bool, overwrite: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Merge reviewers' FILES (JSON or CSV) on RUN into one review, with their agreement.
+    """Reconcile reviewers' FILES (JSON or CSV) on RUN into one review, with their agreement.
 
     Any reject rejects; else an edit replaces the answer (edits that differ stay unresolved and do not pass);
     else it is approved.
@@ -76,25 +76,25 @@ def import_(
 
     from cultural_palette.errors import UsageError
     from cultural_palette.training.pentachromatic.card import agreement_line
-    from cultural_palette.training.pentachromatic.run import SynthesisRun
+    from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun
     from cultural_palette.training.review.decisions import read_decisions
-    from cultural_palette.training.review.merge import REVIEW, merge
+    from cultural_palette.training.review.reconcile import REVIEW, reconcile
 
     if (out / REVIEW).exists() and not overwrite:
         raise UsageError(f"{out / REVIEW} is there already. Take another --out, or say --overwrite.")
     source = SynthesisRun(run, unfinished=unfinished)
     read = [read_decisions(path) for path in files]
-    merged = merge(read, source.index(), source.name, read_decisions(resolve) if resolve else None)
-    path = merged.write(out)
-    summary = merged.summary()
+    review = reconcile(read, source.index(), source.name, read_decisions(resolve) if resolve else None)
+    path = review.write(out)
+    summary = review.summary()
     if as_json:
         click.echo(json.dumps(summary, ensure_ascii=False, indent=2))
         return
     for file in read:
         blank = f", {file.undecided:,} left blank" if file.undecided else ""
         click.echo(f"{file.path}: {file.reviewer}, {len(file.decisions):,} decisions{blank}")
-    found = ", ".join(f"{n:,} {name}" for name, n in summary["counts"].items() if n)
-    click.echo(f"{path}: {found}")
+    counts = ", ".join(f"{n:,} {name}" for name, n in summary["counts"].items() if n)
+    click.echo(f"{path}: {counts}")
     click.echo(f"  agreement: {agreement_line(summary['agreement'])}")
-    if merged.unhashed:
-        click.echo(f"  {merged.unhashed:,} decisions do not say which text they are about", err=True)
+    if review.unhashed:
+        click.echo(f"  {review.unhashed:,} decisions do not say which text they are about", err=True)

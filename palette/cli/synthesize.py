@@ -4,24 +4,70 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from cultural_palette.cli.flag_groups import flag_groups
 from cultural_palette.cli.lookup import json_option, map_option
 from cultural_palette.errors import PaletteError, UsageError
 
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
     from cultural_palette.training.queries import Queries
-    from cultural_palette.training.synthesis.estimate import Estimate
-    from cultural_palette.training.synthesis.run import Job, Outcome, Tally
+    from cultural_palette.training.synthesis.estimate import SynthesisEstimate
+    from cultural_palette.training.synthesis.run import Outcome, SynthesisSpec, Tally
     from cultural_palette.training.synthesis.sitting import Sitting
     from cultural_palette.training.synthesis.teacher import Ledger
 
 EVERY_S, EVERY_ON_TERMINAL_S = 30.0, 0.5
+
+
+@dataclass(frozen=True)
+class QueryFlags:
+    """What is answered."""
+
+    source: str | None
+    revision: str | None
+    limit: int | None
+    keep_greetings: bool
+    english_only: bool
+
+
+@dataclass(frozen=True)
+class AnswerFlags:
+    """How an answer is made: the fields of SynthesisContext that shape it."""
+
+    max_rounds: int
+    validation: Literal["auto", "teacher", "checks"]
+    temperature: float
+    seed: int
+    max_tokens: int | None
+
+
+@dataclass(frozen=True)
+class CallFlags:
+    """How calls travel and what they may cost; nothing of it changes an answer."""
+
+    concurrency: int | None
+    processes: int
+    timeout_s: float
+    retries: int
+    prices: Path | None
+    budget: float | None
+
+
+@dataclass(frozen=True)
+class ModeFlags:
+    """What is done: a run, or an estimate, a preview, the providers' batch files."""
+
+    dry_run: bool
+    queries_count: int | None
+    preview: int | None
+    batch: str | None
+    results: tuple[Path, ...]
 
 
 @click.command()
@@ -85,31 +131,15 @@ EVERY_S, EVERY_ON_TERMINAL_S = 30.0, 0.5
     "--results", multiple=True, type=click.Path(path_type=Path), help="With --batch read; may be repeated."
 )
 @json_option
+@flag_groups(queries=QueryFlags, answers=AnswerFlags, calls=CallFlags, mode=ModeFlags)
 def synthesize(
-    source: str | None,
-    revision: str | None,
+    queries: QueryFlags,
+    answers: AnswerFlags,
+    calls: CallFlags,
+    mode: ModeFlags,
     teachers: tuple[str, ...],
     out: Path | None,
     map_name: str | None,
-    limit: int | None,
-    max_rounds: int,
-    validation: Any,
-    temperature: float,
-    seed: int,
-    max_tokens: int | None,
-    keep_greetings: bool,
-    english_only: bool,
-    concurrency: int | None,
-    processes: int,
-    timeout_s: float,
-    retries: int,
-    prices: Path | None,
-    budget: float | None,
-    dry_run: bool,
-    queries_count: int | None,
-    preview: int | None,
-    batch: str | None,
-    results: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Make the dataset's answers: a teacher answers every query for every community.
@@ -119,9 +149,8 @@ def synthesize(
     from cultural_palette.cultural_map import load_map
     from cultural_palette.nodes.synthesis.state import SynthesisContext
     from cultural_palette.settings import get_settings, use_settings
-    from cultural_palette.training.queries import Filters
     from cultural_palette.training.synthesis.prices import price_of
-    from cultural_palette.training.synthesis.run import Job
+    from cultural_palette.training.synthesis.run import SynthesisSpec
     from cultural_palette.training.synthesis.sitting import Sitting
     from cultural_palette.training.synthesis.teacher import parse_teacher
 
@@ -129,106 +158,92 @@ def synthesize(
     cultural_map = load_map(settings.map)
     model, urls = parse_teacher(teachers, settings)
     own_server = any("api.openai.com" not in url for url in urls)
-    price = price_of(model, prices, batch=batch is not None, own_server=own_server)
-    if budget is not None and price is None:
+    price = price_of(model, calls.prices, batch=mode.batch is not None, own_server=own_server)
+    if calls.budget is not None and price is None:
         raise UsageError(
             f"--budget needs a price for {model}: give a file with --prices (see docs/synthesis.md)."
         )
-    context = SynthesisContext(
-        temperature=temperature,
-        max_tokens=max_tokens,
-        seed=seed,
-        max_rounds=max_rounds,
-        validation=validation,
-        timeout_s=timeout_s,
-    )
-    _check(source, out, dry_run, queries_count, batch, results, model.in_process)
+    context = SynthesisContext(timeout_s=calls.timeout_s, **asdict(answers))
+    _check(queries, mode, out, model.in_process)
     with use_settings(settings):
-        if queries_count is not None:
+        if mode.queries_count is not None:
             from cultural_palette.training.synthesis.estimate import estimate
 
             _print_estimate(
-                estimate(queries_count, cultural_map, model, context, price), cultural_map, as_json
+                estimate(mode.queries_count, cultural_map, model, context, price), cultural_map, as_json
             )
             return
-        filters = Filters(greetings=not keep_greetings, english_only=english_only)
-        queries = _read(source or "", cultural_map, revision, filters)
-        job = Job(queries, cultural_map, model, context, limit)
+        queries_read = _read(queries, cultural_map)
+        spec = SynthesisSpec(queries_read, cultural_map, model, context, queries.limit)
         if not as_json:
-            _say_queries(queries, job)
-        if dry_run:
+            _say_queries(queries_read, spec)
+        if mode.dry_run:
             from cultural_palette.training.synthesis.estimate import estimate
 
-            _print_estimate(estimate(job.items, cultural_map, model, context, price), cultural_map, as_json)
+            _print_estimate(estimate(spec.items, cultural_map, model, context, price), cultural_map, as_json)
             return
         assert out is not None
         sitting = Sitting(
             urls=urls,
             key=settings.api_key.get_secret_value() if settings.api_key else None,
-            concurrency=concurrency or (16 if model.in_process else 64),
-            processes=processes,
-            retries=retries,
+            concurrency=calls.concurrency or (16 if model.in_process else 64),
+            processes=calls.processes,
+            retries=calls.retries,
             price=price,
-            budget=budget,
+            budget=calls.budget,
         )
-        if preview:
-            _preview(job, out, sitting, preview)
-        elif batch:
-            _batch(job, out, sitting, batch, results, as_json)
+        if mode.preview:
+            _preview(spec, out, sitting, mode.preview)
+        elif mode.batch:
+            _batch(spec, out, sitting, mode, as_json)
         else:
-            _run(job, out, sitting, as_json)
+            _run(spec, out, sitting, as_json)
 
 
-def _check(
-    source: str | None,
-    out: Path | None,
-    dry_run: bool,
-    queries_count: int | None,
-    batch: str | None,
-    results: Sequence[Path],
-    in_process: bool,
-) -> None:
+def _check(queries: QueryFlags, mode: ModeFlags, out: Path | None, in_process: bool) -> None:
     """Refuse flags that do not go together."""
-    if queries_count is not None and not dry_run:
+    if mode.queries_count is not None and not mode.dry_run:
         raise UsageError("--queries-count goes with --dry-run.")
-    if source is None and queries_count is None:
+    if queries.source is None and mode.queries_count is None:
         raise UsageError("No queries: give --queries prism, prism:FOLDER, or a CSV or JSONL file.")
-    if out is None and not dry_run:
+    if out is None and not mode.dry_run:
         raise UsageError("No folder: give --out, such as runs/pentachromatic.")
-    if batch == "read" and not results:
+    if mode.batch == "read" and not mode.results:
         raise UsageError("--batch read needs --results FILE, the provider's results.")
-    if results and batch != "read":
+    if mode.results and mode.batch != "read":
         raise UsageError("--results goes with --batch read.")
-    if batch and in_process:
+    if mode.batch and in_process:
         raise UsageError("--batch is for providers' servers (openai:...), not for a model in this process.")
 
 
-def _read(source: str, cultural_map: CulturalMap, revision: str | None, filters: Any) -> Queries:
+def _read(flags: QueryFlags, cultural_map: CulturalMap) -> Queries:
     from cultural_palette.training.prism import load_prism
-    from cultural_palette.training.queries import read_queries
+    from cultural_palette.training.queries import Filters, read_queries
 
-    name, _, path = source.partition(":")
+    filters = Filters(greetings=not flags.keep_greetings, english_only=flags.english_only)
+    name, _, path = (flags.source or "").partition(":")
     if name == "prism":
-        return load_prism(cultural_map, Path(path) if path else None, revision=revision, filters=filters)
-    return read_queries(Path(source), cultural_map, filters)
+        folder = Path(path) if path else None
+        return load_prism(cultural_map, folder, revision=flags.revision, filters=filters)
+    return read_queries(Path(flags.source or ""), cultural_map, filters)
 
 
-def _say_queries(queries: Queries, job: Job) -> None:
-    kept = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in queries.counts.items())
-    click.echo(f"{queries.origin['dataset']}: {kept}", err=True)
+def _say_queries(queries: Queries, spec: SynthesisSpec) -> None:
+    counts = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in queries.counts.items())
+    click.echo(f"{queries.origin['dataset']}: {counts}", err=True)
     for fault in queries.faults[:5]:
         click.echo(f"set aside: {fault}", err=True)
     if (more := queries.counts["unreadable"] - 5) > 0:
         click.echo(f"set aside: {more:,} more rows that can not be read", err=True)
 
 
-def _print_estimate(found: Estimate, cultural_map: CulturalMap, as_json: bool) -> None:
+def _print_estimate(estimate: SynthesisEstimate, cultural_map: CulturalMap, as_json: bool) -> None:
     if as_json:
         import json
 
-        click.echo(json.dumps(found.as_json(), indent=2))
+        click.echo(json.dumps(estimate.as_json(), indent=2))
         return
-    for line in found.lines("continent" if cultural_map.key == "continents" else "community"):
+    for line in estimate.lines("continent" if cultural_map.key == "continents" else "community"):
         click.echo(line)
 
 
@@ -268,7 +283,7 @@ class _Ticker:
             click.echo("", err=True)
 
 
-def _run(job: Job, out: Path, sitting: Sitting, as_json: bool) -> None:
+def _run(spec: SynthesisSpec, out: Path, sitting: Sitting, as_json: bool) -> None:
     from cultural_palette.artifacts import RunFolder
     from cultural_palette.training.synthesis.sitting import INTERRUPTED, sit
 
@@ -278,7 +293,7 @@ def _run(job: Job, out: Path, sitting: Sitting, as_json: bool) -> None:
         return
     ticker = _Ticker()
     try:
-        outcome = sit(job, out, sitting, ticker, lambda text: click.echo(f"\n{text}", err=True))
+        outcome = sit(spec, out, sitting, ticker, lambda text: click.echo(f"\n{text}", err=True))
     finally:
         ticker.end()
     if outcome.finished:
@@ -324,8 +339,8 @@ def _print_manifest(out: Path, as_json: bool) -> None:
         f"{counts['set_aside']:,} set aside"
     )
     for key, by_status in counts["by_community"].items():
-        told = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in by_status.items())
-        click.echo(f"  {manifest['map']['communities'][key]:<10} {told}")
+        statuses = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in by_status.items())
+        click.echo(f"  {manifest['map']['communities'][key]:<10} {statuses}")
     if counts["findings"]:
         click.echo(
             "findings: " + ", ".join(f"{name} {number:,}" for name, number in counts["findings"].items())
@@ -336,7 +351,7 @@ def _print_manifest(out: Path, as_json: bool) -> None:
     )
 
 
-def _preview(job: Job, out: Path, sitting: Sitting, number: int) -> None:
+def _preview(spec: SynthesisSpec, out: Path, sitting: Sitting, number: int) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
@@ -345,9 +360,9 @@ def _preview(job: Job, out: Path, sitting: Sitting, number: int) -> None:
     from cultural_palette.training.synthesis.sitting import preview
 
     console = make_console()
-    for query, answers in preview(job, out, sitting, number):
+    for query, answers in preview(spec, out, sitting, number):
         console.print(Text(visible(query.text), style="bold"))
-        for community in job.cultural_map.communities:
+        for community in spec.cultural_map.communities:
             answer = answers[community.key]
             body = Text(visible(answer["response"] or answer["error"] or "no answer"))
             for finding in answer["validation"]["findings"]:
@@ -366,17 +381,13 @@ def _preview(job: Job, out: Path, sitting: Sitting, number: int) -> None:
     click.echo(f"The calls are kept in {out}; the run will not ask them again.", err=True)
 
 
-def _batch(
-    job: Job, out: Path, sitting: Sitting, mode: str, results: tuple[Path, ...], as_json: bool
-) -> None:
-    from dataclasses import replace
-
+def _batch(spec: SynthesisSpec, out: Path, sitting: Sitting, mode: ModeFlags, as_json: bool) -> None:
     from cultural_palette.training.synthesis.batch import ENDPOINT, RequestsFile, ResultsFiles
     from cultural_palette.training.synthesis.sitting import sit
 
-    answering = RequestsFile(out / "batch") if mode == "write" else ResultsFiles(results)
+    answering = RequestsFile(out / "batch") if mode.batch == "write" else ResultsFiles(mode.results)
     ticker = _Ticker()
-    outcome = sit(job, out, replace(sitting, answering=answering), ticker, lambda text: None)
+    outcome = sit(spec, out, replace(sitting, answering=answering), ticker, lambda text: None)
     ticker.end()
     if isinstance(answering, ResultsFiles):
         counts = ", ".join(f"{number:,} {name}" for name, number in answering.counts.items())

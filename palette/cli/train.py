@@ -11,7 +11,7 @@ import click
 from cultural_palette.cli.lookup import json_option, map_option
 
 if TYPE_CHECKING:
-    from cultural_palette.training.job import Job
+    from cultural_palette.training.jobs import Job
 
 
 @click.command()
@@ -61,15 +61,8 @@ def train(
     from cultural_palette.cultural_map import load_map
     from cultural_palette.errors import UsageError
     from cultural_palette.settings import get_settings
-    from cultural_palette.training.train import (
-        TrainConfig,
-        check_base,
-        check_data,
-        lay_out_jobs,
-        load_config,
-        run_jobs,
-        settings_from,
-    )
+    from cultural_palette.training.config import TrainConfig, load_config, settings_from
+    from cultural_palette.training.jobs import check_data, lay_out_jobs
 
     config = load_config(config_file) if config_file else TrainConfig()
     values = {}
@@ -88,10 +81,16 @@ def train(
     keys = [community.key for community in cultural_map.communities]
     jobs = lay_out_jobs(model, data, out, keys, settings, runs, only, joint)
     check_data(jobs)
+
+    from cultural_palette.training.bases import check_base, check_tokens  # from here on with torch
+
     check_base(model)
+    check_tokens(jobs)
     if dry_run:
-        _estimate(jobs, as_json)
+        _print_estimate(jobs, as_json)
         return
+    from cultural_palette.training.launch import run_jobs
+
     run_jobs(jobs, lambda line: click.echo(line, err=as_json), gpus_per_job, accelerate_config)
     if as_json:
         import json
@@ -101,22 +100,24 @@ def train(
         click.echo(json.dumps({job.name: RunFolder(job.out).manifest for job in jobs}, indent=2))
 
 
-def _estimate(jobs: Sequence[Job], as_json: bool) -> None:
+def _print_estimate(jobs: Sequence[Job], as_json: bool) -> None:
     import json
     from dataclasses import asdict
 
-    from cultural_palette.training.estimate import estimate, spell
+    from cultural_palette.training.durations import duration_words
+    from cultural_palette.training.estimate import estimate_training
 
-    found = estimate(jobs)
+    estimates = estimate_training(jobs)
     if as_json:
         rows = [
-            {"job": each.job.name} | {k: v for k, v in asdict(each).items() if k != "job"} for each in found
+            {"job": estimate.job.name, **{k: v for k, v in asdict(estimate).items() if k != "job"}}
+            for estimate in estimates
         ]
         click.echo(json.dumps({"jobs": rows}, indent=2))
         return
-    for each in found:
-        click.echo(each.line())
+    for estimate in estimates:
+        click.echo(estimate.line())
     click.echo(
-        f"{len(found)} jobs, {sum(each.tokens for each in found):,} tokens, "
-        f"{spell(sum(each.seconds for each in found))} one after the other (estimated)"
+        f"{len(estimates)} jobs, {sum(estimate.tokens for estimate in estimates):,} tokens, "
+        f"{duration_words(sum(estimate.seconds for estimate in estimates))} one after the other (estimated)"
     )

@@ -154,7 +154,7 @@ def run_rows(file: Path) -> int:
 
 
 def synthesis_index(file: Path) -> int:
-    from cultural_palette.training.pentachromatic.run import SynthesisRun
+    from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun
 
     (file.parent / "manifest.json").write_text(json.dumps({"map": "continents", "communities": COMMUNITIES}))
     run = SynthesisRun(file.parent)

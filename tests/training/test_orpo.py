@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from cultural_palette.training.orpo import (  # noqa: E402
-    IGNORED,
-    OrpoSettings,
-    PreferenceRowError,
-    align,
-    encode,
-    log_odds,
-    orpo_loss,
-)
+from cultural_palette.training.align import align  # noqa: E402
+from cultural_palette.training.orpo import log_odds, orpo_loss  # noqa: E402
+from cultural_palette.training.orpo_settings import OrpoSettings  # noqa: E402
+from cultural_palette.training.preferences import Group, PreferenceRowError  # noqa: E402
+from cultural_palette.training.sequences import IGNORED, encode, encode_group  # noqa: E402
 
 
 def test_log_odds_is_the_log_of_p_over_one_minus_p() -> None:
@@ -83,6 +81,38 @@ def test_a_long_prompt_is_cut_from_the_left_and_the_answer_stays(tiny: tuple[Any
     assert row["input_ids"].count(tokenizer.eos_token_id) == 2  # the user's turn and the answer, none doubled
 
 
+def test_one_long_answer_leaves_the_prompt_and_the_other_answers_whole(tiny: tuple[Any, Any, Path]) -> None:
+    """900 words rejected: its own end is cut, to the half of max_length that is its at most."""
+    tokenizer, _, _ = tiny
+    prompt = [{"role": "user", "content": "good day a b c d"}]
+    group = Group(prompt=prompt, chosen="yes indeed", rejected=["word " * 900])
+    alone = encode_group(tokenizer, Group(prompt=prompt, chosen="yes indeed", rejected=["b"]), 128)
+    tokens = encode_group(tokenizer, group, 128)
+    assert tokens.prompt == alone.prompt and tokens.answers[0] == alone.answers[0]
+    assert len(tokens.prompt) + len(tokens.answers[1]) == 128
+    assert tokens.answers[1][-1] != tokenizer.eos_token_id  # it does not end here
+    assert (tokens.prompt_cut, tokens.answers_cut) == (0, 1)
+    assert (alone.prompt_cut, alone.answers_cut) == (0, 0)
+
+
+def test_a_cut_prompt_keeps_its_frame_and_the_end_of_its_last_message(tiny: tuple[Any, Any, Path]) -> None:
+    tokenizer, _, _ = tiny
+    turns = [
+        {"role": "system", "content": "yes"},
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "good day"},
+    ]
+    prompt = [*turns, {"role": "user", "content": "a b c d " * 100 + "word night"}]
+    tokens = encode_group(tokenizer, Group(prompt=prompt, chosen="word " * 20, rejected=["b"]), 64)
+    text = tokenizer.decode(tokens.prompt)
+    assert text.startswith("<|system|>yes<|end|><|user|>hello<|end|><|assistant|>good day<|end|><|user|>")
+    assert text.endswith("word night<|end|><|assistant|>") and tokens.prompt_cut > 100
+    assert len(tokens.prompt) + len(tokens.answers[0]) == 64 and tokens.answers_cut == 0
+    row = Group(prompt=prompt, chosen="b", rejected=["b"], place="answers.jsonl:7")
+    with pytest.raises(PreferenceRowError, match=r"jsonl:7: the prompt is cut to .* raise max_length"):
+        encode_group(tokenizer, row, 12)
+
+
 def test_a_template_that_ends_a_turn_by_itself_gets_no_second_end(tiny: tuple[Any, Any, Path]) -> None:
     """ChatML closes with <|im_end|> and a line break, whatever the tokenizer's eos is."""
     from copy import deepcopy
@@ -104,12 +134,16 @@ def test_an_empty_answer_and_a_missing_community_are_refused(
     tiny: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:
     tokenizer, _, base = tiny
-    with pytest.raises(PreferenceRowError, match="empty response"):
-        encode(tokenizer, [{"role": "user", "content": "hello"}], "", 32)
+    for only_end in ("", tokenizer.eos_token, tokenizer.eos_token * 2):
+        with pytest.raises(PreferenceRowError, match="no token but the end token"):
+            encode(tokenizer, [{"role": "user", "content": "hello"}], only_end, 32)
     prompt = [{"role": "user", "content": "hello"}]
+    blank = Group(prompt=prompt, chosen="a", rejected=["b", " "])
+    with pytest.raises(PreferenceRowError, match=r"row 0: empty response \(' '\)"):
+        align(base, [blank], tmp_path / "adapter", OrpoSettings())
     rows = [
-        {"prompt": prompt, "chosen": "a", "rejected": ["b", "c"]},
-        {"prompt": prompt, "chosen": "a", "rejected": ["b"]},
+        Group(prompt=prompt, chosen="a", rejected=["b", "c"]),
+        Group(prompt=prompt, chosen="a", rejected=["b"]),
     ]
     with pytest.raises(PreferenceRowError, match="row 1 has 1 rejected answers, row 0 has 2"):
         align(base, rows, tmp_path / "adapter", OrpoSettings())
@@ -120,13 +154,16 @@ def test_an_adapter_learns_to_prefer_its_own(tiny: tuple[Any, Any, Path], tmp_pa
     prompt = [{"role": "user", "content": "hello"}]
     rows = [{"prompt": prompt, "chosen": "good day", "rejected": ["bad night", "b c d"]}] * 32
     settings = OrpoSettings(learning_rate=5e-3, epochs=4, weight=0.5, rank=4, dropout=0.0, batch_size=8)
+    before_training = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     measures = align(base, rows, tmp_path / "adapter", settings)
     assert measures  # logged at least once
+    after_training = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    assert before_training[:2] == after_training[:2] and torch.equal(before_training[2], after_training[2])
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from cultural_palette.training.logps import group_logps
-    from cultural_palette.training.sequences import encode_group, lay_out
+    from cultural_palette.training.sequences import lay_out
 
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     batch = lay_out([encode_group(tokenizer, rows[0], 64)], "rows", tokenizer.pad_token_id)

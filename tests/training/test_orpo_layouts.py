@@ -10,9 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from cultural_palette.training.align import align  # noqa: E402
 from cultural_palette.training.logps import answering_with_logps, block_mask, group_logps, head_logps  # noqa: E402
-from cultural_palette.training.orpo import OrpoSettings, align  # noqa: E402
-from cultural_palette.training.sequences import LAYOUTS, Group, encode_group, lay_out  # noqa: E402
+from cultural_palette.training.orpo_settings import LAYOUTS, OrpoSettings  # noqa: E402
+from cultural_palette.training.sequences import TokenGroup, encode_group, lay_out  # noqa: E402
 
 
 def row(question: str, *answers: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ ROWS = [
 ]
 
 
-def groups(tokenizer: Any) -> list[Group]:
+def groups(tokenizer: Any) -> list[TokenGroup]:
     return [encode_group(tokenizer, each, 64) for each in ROWS]
 
 
@@ -51,7 +52,7 @@ def test_every_layout_gives_a_plain_forwards_logps(tiny: tuple[Any, Any, Path], 
 
 def test_an_answer_of_one_token_works_in_every_layout(tiny: tuple[Any, Any, Path]) -> None:
     tokenizer, model, _ = tiny
-    group = [Group((5, 6, 7), ((8,), (9,)))]
+    group = [TokenGroup((5, 6, 7), ((8,), (9,)))]
     with torch.no_grad():
         sums = [
             group_logps(model, lay_out(group, layout, tokenizer.pad_token_id))["answers"]
@@ -109,12 +110,12 @@ def test_the_fused_head_is_log_softmax(frozen: bool, chunk: int) -> None:
 
 
 def test_the_fused_head_passes_gradcheck() -> None:
-    from cultural_palette.training.logps import frozen_head
+    from cultural_palette.training.logps import frozen_head_logps
 
     torch.manual_seed(0)
     hidden = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     weight, targets = torch.randn(9, 5, dtype=torch.float64), torch.tensor([0, 3, 8, 3])
-    slope = torch.autograd.grad(frozen_head().apply(hidden, weight, None, targets, 2).sum(), hidden)[0]
+    slope = torch.autograd.grad(frozen_head_logps(hidden, weight, None, targets, 2).sum(), hidden)[0]
     by_hand = weight[targets] - (hidden @ weight.T).softmax(-1) @ weight
     assert torch.allclose(slope, by_hand, atol=1e-6)  # the log-probability itself is float32
 

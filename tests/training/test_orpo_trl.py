@@ -10,7 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl.experimental.orpo")
 
-from cultural_palette.training.orpo import OrpoSettings, align  # noqa: E402
+from cultural_palette.training.align import align  # noqa: E402
+from cultural_palette.training.orpo_settings import OrpoSettings  # noqa: E402
 from cultural_palette.training.trainers import build_trainer, load_model  # noqa: E402
 
 PROMPT = [{"role": "user", "content": "hello"}]

@@ -16,13 +16,13 @@ pytest.importorskip("datasketch")
 from cultural_palette.artifacts import MANIFEST, RunFolder
 from cultural_palette.cli import main
 from cultural_palette.errors import ArtifactError, UsageError
-from cultural_palette.training.pentachromatic.build import Plan, build, new_folder
+from cultural_palette.training.pentachromatic.build import DatasetSettings, build, new_folder
 from cultural_palette.training.pentachromatic.forms import FORMS
-from cultural_palette.training.pentachromatic.run import RunRowError, SynthesisRun, text_hash
 from cultural_palette.training.pentachromatic.streams import JsonLines
+from cultural_palette.training.pentachromatic.synthesis_run import RunRowError, SynthesisRun, text_hash
 from cultural_palette.training.preferences import check_groups, read_groups
 from cultural_palette.training.review.decisions import Decision, DecisionsFile
-from cultural_palette.training.review.merge import merge
+from cultural_palette.training.review.reconcile import reconcile
 from tests.training.pentachromatic_runs import COMMUNITIES, question, row, set_aside, write_run
 
 
@@ -30,8 +30,8 @@ def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def made(path: Path, out: Path, plan: Plan | None = None, **more: Any) -> dict[str, Any]:
-    return build(SynthesisRun(path), out, plan or Plan(), **more)
+def made(path: Path, out: Path, plan: DatasetSettings | None = None, **more: Any) -> dict[str, Any]:
+    return build(SynthesisRun(path), out, plan or DatasetSettings(), **more)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_counts_follow_from_the_queries(run: Path, tmp_path: Path) -> None:
-    manifest = made(run, tmp_path / "ds", Plan(test_share=0.3))
+    manifest = made(run, tmp_path / "ds", DatasetSettings(test_share=0.3))
     # 12 queries x 5 communities = 60 answers; each community has 12 x (5 - 1) = 48 pairs, all have 240
     assert manifest["counts"]["complete"] == 12
     assert manifest["counts"]["answers"] == 60
@@ -64,7 +64,7 @@ def test_the_papers_size(tmp_path: Path) -> None:
         return row(n, community, steps=None, usage=None)
 
     run = SynthesisRun(write_run(tmp_path / "run", 7_805, small))
-    manifest = build(run, tmp_path / "ds", Plan(formats=("jsonl",)))
+    manifest = build(run, tmp_path / "ds", DatasetSettings(formats=("jsonl",)))
     assert manifest["counts"]["answers"] == 39_025
     assert manifest["counts"]["pairs_per_community"] == 31_220
     assert manifest["counts"]["pairs"] == 156_100
@@ -78,7 +78,7 @@ def test_the_papers_size(tmp_path: Path) -> None:
 
 
 def test_what_palette_train_reads(run: Path, tmp_path: Path) -> None:
-    made(run, tmp_path / "ds", Plan(test_share=0))
+    made(run, tmp_path / "ds", DatasetSettings(test_share=0))
     groups = read_groups(tmp_path / "ds" / "groups" / "train", COMMUNITIES)
     for key in COMMUNITIES:
         check_groups(groups[key])
@@ -89,7 +89,7 @@ def test_what_palette_train_reads(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_three_forms_say_the_same(run: Path, tmp_path: Path) -> None:
-    made(run, tmp_path / "ds", Plan(test_share=0))
+    made(run, tmp_path / "ds", DatasetSettings(test_share=0))
     folder = tmp_path / "ds"
     pairs = rows(folder / "preferences" / "train" / "asia.jsonl")[:4]
     own, other = row(0, "asia")["response"], row(0, "africa")["response"]
@@ -108,7 +108,7 @@ def test_the_three_forms_say_the_same(run: Path, tmp_path: Path) -> None:
 def test_parquet_holds_what_jsonl_holds(run: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    manifest = made(run, tmp_path / "ds", Plan(test_share=0.3))
+    manifest = made(run, tmp_path / "ds", DatasetSettings(test_share=0.3))
     folder = tmp_path / "ds"
     for path in [path for path in manifest["files"] if path.endswith(".jsonl") and "/" in path]:
         table = pq.read_table(folder / Path(path).with_suffix(".parquet"))
@@ -121,7 +121,7 @@ def test_parquet_holds_what_jsonl_holds(run: Path, tmp_path: Path) -> None:
 
 
 def test_no_query_is_in_both_splits(run: Path, tmp_path: Path) -> None:
-    made(run, tmp_path / "ds", Plan(test_share=0.4))
+    made(run, tmp_path / "ds", DatasetSettings(test_share=0.4))
     sides: dict[str, set[str]] = {}
     for each in rows(tmp_path / "ds" / "answers.jsonl"):
         sides.setdefault(each["query_id"], set()).add(each["split"])
@@ -135,7 +135,7 @@ def test_an_incomplete_query_gives_no_preferences_and_is_listed(tmp_path: Path) 
             return set_aside(n, community)
         return None if (n, community) == (2, "europe") else row(n, community)
 
-    manifest = made(write_run(tmp_path / "run", 4, change), tmp_path / "ds", Plan(test_share=0))
+    manifest = made(write_run(tmp_path / "run", 4, change), tmp_path / "ds", DatasetSettings(test_share=0))
     assert manifest["counts"]["complete"] == 2
     assert manifest["counts"]["incomplete"] == 2
     assert manifest["counts"]["missing_answers"] == {"absent": 1, "set_aside": 1}
@@ -164,7 +164,7 @@ def test_a_later_row_replaces_an_earlier_one(tmp_path: Path) -> None:
             folder.append(set_aside(0, community) if community == "asia" else row(0, community))
         folder.append(row(0, "asia", response="At the second try."))
         folder.finish({"map": "continents", "communities": list(COMMUNITIES)})
-    manifest = made(tmp_path / "run", tmp_path / "ds", Plan(test_share=0))
+    manifest = made(tmp_path / "run", tmp_path / "ds", DatasetSettings(test_share=0))
     assert manifest["source"]["rows_replaced"] == 1
     assert manifest["source"]["statuses"] == {"ok": 5}
     assert (
@@ -178,7 +178,7 @@ def test_rows_in_any_order_are_joined_by_query(tmp_path: Path) -> None:
             for n in (1, 0):
                 folder.append(row(n, community))
         folder.finish({"map": "continents", "communities": list(COMMUNITIES)})
-    made(tmp_path / "run", tmp_path / "ds", Plan(test_share=0))
+    made(tmp_path / "run", tmp_path / "ds", DatasetSettings(test_share=0))
     groups = read_groups(tmp_path / "ds" / "groups" / "train", COMMUNITIES)
     assert groups["africa"][1]["rejected"] == [row(0, c)["response"] for c in COMMUNITIES[1:]]
 
@@ -205,8 +205,8 @@ def test_the_gate_lets_the_approved_and_edited_pass_only(run: Path, tmp_path: Pa
     index = source.index()
     said = approved(0) | approved(1) | approved(2)
     said |= {"p0_asia": ("edit", "clumsy", "A better one."), "p1_europe": ("reject", "stereotype")}
-    review = merge([decisions("ann", **said)], index, "run")
-    plan = Plan(test_share=0, gate=True)
+    review = reconcile([decisions("ann", **said)], index, "run")
+    plan = DatasetSettings(test_share=0, gate=True)
     manifest = build(source, tmp_path / "ds", plan, index=index, review=review)
     assert manifest["counts"]["complete"] == 2  # queries 0 and 2; 1 lost Europe, the other nine are undecided
     assert manifest["counts"]["missing_answers"] == {"rejected": 1, "undecided": 45}
@@ -223,15 +223,15 @@ def test_the_gate_lets_the_approved_and_edited_pass_only(run: Path, tmp_path: Pa
 def test_without_the_gate_rejects_go_and_the_undecided_stay(run: Path, tmp_path: Path) -> None:
     source = SynthesisRun(run)
     index = source.index()
-    review = merge([decisions("ann", p3_asia=("reject", "stereotype"))], index, "run")
-    manifest = build(source, tmp_path / "ds", Plan(test_share=0), index=index, review=review)
+    review = reconcile([decisions("ann", p3_asia=("reject", "stereotype"))], index, "run")
+    manifest = build(source, tmp_path / "ds", DatasetSettings(test_share=0), index=index, review=review)
     assert manifest["counts"]["complete"] == 11
     assert manifest["counts"]["missing_answers"] == {"rejected": 1}
 
 
 def test_the_gate_needs_decisions(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there are no decisions"):
-        made(run, tmp_path / "ds", Plan(gate=True))
+        made(run, tmp_path / "ds", DatasetSettings(gate=True))
 
 
 def test_excluded_queries_are_left_out_whole(run: Path, tmp_path: Path) -> None:
@@ -254,9 +254,9 @@ def test_a_finished_dataset_is_not_overwritten_unasked(run: Path, tmp_path: Path
     made(run, out)
     before = (out / MANIFEST).read_bytes()
     with pytest.raises(UsageError, match="there already"):
-        made(run, out, Plan(seed=1))
+        made(run, out, DatasetSettings(seed=1))
     assert (out / MANIFEST).read_bytes() == before
-    assert made(run, out, Plan(seed=1), overwrite=True)["splits"]["seed"] == 1
+    assert made(run, out, DatasetSettings(seed=1), overwrite=True)["splits"]["seed"] == 1
     assert sorted(each.name for each in tmp_path.iterdir()) == ["ds", "run"]
 
 
@@ -308,7 +308,7 @@ def test_an_unfinished_run_is_refused_unless_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not finished"):
         SynthesisRun(tmp_path / "run")
     source = SynthesisRun(tmp_path / "run", unfinished=True)
-    manifest = build(source, tmp_path / "ds", Plan())
+    manifest = build(source, tmp_path / "ds", DatasetSettings())
     assert manifest["source"]["finished"] is False
     assert "(not finished)" in (tmp_path / "ds" / "README.md").read_text(encoding="utf-8")
 
@@ -334,7 +334,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: str, says: st
 
 def test_half_a_surrogate_pair_does_not_stop_the_export(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 1, lambda n, c: row(n, c, response=f"{c} \ud83d broken"))
-    made(run, tmp_path / "ds", Plan(test_share=0))
+    made(run, tmp_path / "ds", DatasetSettings(test_share=0))
     assert (
         rows(tmp_path / "ds" / "groups" / "train" / "groups_asia.jsonl")[0]["chosen"] == "asia \ufffd broken"
     )
@@ -355,7 +355,7 @@ def test_a_map_of_two(tmp_path: Path, said: dict[str, Any]) -> None:
             for key in keys:
                 folder.append(row(n, key))
         folder.finish(said)
-    manifest = made(tmp_path / "run", tmp_path / "ds", Plan(test_share=0))
+    manifest = made(tmp_path / "run", tmp_path / "ds", DatasetSettings(test_share=0))
     assert manifest["map"] == "poles"
     assert manifest["counts"]["pairs_per_community"] == 3
     assert len(read_groups(tmp_path / "ds" / "groups" / "train", keys)["south"]) == 3
@@ -363,10 +363,11 @@ def test_a_map_of_two(tmp_path: Path, said: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_an_agent_trains_on_the_export(run: Path, tmp_path: Path, tiny: Any) -> None:
-    from cultural_palette.training.job import Job, run_job
-    from cultural_palette.training.orpo import OrpoSettings
+    from cultural_palette.training.job import run_job
+    from cultural_palette.training.jobs import Job
+    from cultural_palette.training.orpo_settings import OrpoSettings
 
-    made(run, tmp_path / "ds", Plan(test_share=0))
+    made(run, tmp_path / "ds", DatasetSettings(test_share=0))
     settings = OrpoSettings(epochs=1, rank=2, batch_size=6, max_length=256, logging_steps=1)
     data = tmp_path / "ds" / "groups" / "train"
     job = Job("asia", 1, tmp_path / "asia", str(tiny[2]), data, COMMUNITIES, settings)

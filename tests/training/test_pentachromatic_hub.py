@@ -16,11 +16,11 @@ pytest.importorskip("huggingface_hub")
 
 from cultural_palette.cli import main
 from cultural_palette.errors import ArtifactError, PaletteError, UsageError
-from cultural_palette.training.pentachromatic.build import Plan, build
+from cultural_palette.training.pentachromatic.build import DatasetSettings, build
 from cultural_palette.training.pentachromatic.card import Licence
 from cultural_palette.training.pentachromatic.hub import push_to_hub
-from cultural_palette.training.pentachromatic.run import SynthesisRun
 from cultural_palette.training.pentachromatic.streams import facts
+from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun
 from tests.training.pentachromatic_runs import COMMUNITIES, question, row, write_run
 
 
@@ -28,7 +28,7 @@ from tests.training.pentachromatic_runs import COMMUNITIES, question, row, write
 def folder(tmp_path: Path) -> Path:
     manifest = {"queries": {"filters": {"duplicates": 7, "greetings": 3}}, "max_rounds": 4}
     run = SynthesisRun(write_run(tmp_path / "run", 10, manifest=manifest))
-    build(run, tmp_path / "ds", Plan(test_share=0.3, seed=5))
+    build(run, tmp_path / "ds", DatasetSettings(test_share=0.3, seed=5))
     return tmp_path / "ds"
 
 
@@ -86,7 +86,7 @@ def test_load_dataset_finds_every_config_and_split(folder: Path, tmp_path: Path)
 
 def test_a_licence_and_a_language_of_ones_own(tmp_path: Path) -> None:
     run = SynthesisRun(write_run(tmp_path / "run", 2))
-    build(run, tmp_path / "ds", Plan(licence=Licence("cc-by-4.0", ("en", "sw"))))
+    build(run, tmp_path / "ds", DatasetSettings(licence=Licence("cc-by-4.0", ("en", "sw"))))
     front, text = card(tmp_path / "ds")
     assert (front["license"], front["language"]) == ("cc-by-4.0", ["en", "sw"])
     assert "license_name" not in front
@@ -98,7 +98,7 @@ def test_a_licence_and_a_language_of_ones_own(tmp_path: Path) -> None:
 def test_a_models_or_a_sources_name_can_not_break_the_card(tmp_path: Path) -> None:
     odd = "---\nlicense: mit\n"
     run = SynthesisRun(write_run(tmp_path / "run", 2, lambda n, c: row(n, c, teacher=odd)))
-    build(run, tmp_path / "ds", Plan())
+    build(run, tmp_path / "ds", DatasetSettings())
     front, _ = card(tmp_path / "ds")
     assert front["license"] == "other"
 

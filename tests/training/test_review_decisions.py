@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from cultural_palette.cli import main
-from cultural_palette.training.pentachromatic.run import SynthesisRun, text_hash
+from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun, text_hash
 from cultural_palette.training.review.agreement import agreement
 from cultural_palette.training.review.decisions import (
     Decision,
@@ -23,7 +23,7 @@ from cultural_palette.training.review.decisions import (
     unguarded,
 )
 from cultural_palette.training.review.export import Selection, export_csv
-from cultural_palette.training.review.merge import UNRESOLVED, load_review, merge
+from cultural_palette.training.review.reconcile import UNRESOLVED, load_review, reconcile
 from tests.training.pentachromatic_runs import COMMUNITIES, question, row, set_aside, write_run
 
 
@@ -144,7 +144,7 @@ def test_a_reviewer_may_not_contradict_themselves(run: Path, tmp_path: Path) -> 
         for n, each in enumerate((decision(0, "asia"), decision(0, "asia", "reject")))
     ]
     with pytest.raises(ReviewError, match="otherwise than in another file"):
-        merge(files, SynthesisRun(run).index(), "run")
+        reconcile(files, SynthesisRun(run).index(), "run")
 
 
 # ---- merging ----
@@ -162,7 +162,7 @@ def test_the_rule(run: Path, tmp_path: Path) -> None:
         decision(0, "asia", "edit", text="A", reason="typo"), decision(0, "europe", "edit", text="C"),
     )  # fmt: skip
     index = SynthesisRun(run).index()
-    review = merge([read_decisions(ann), read_decisions(ben)], index, "run")
+    review = reconcile([read_decisions(ann), read_decisions(ben)], index, "run")
     found = {key: each.decision for (_, key), each in review.verdicts.items()}
     assert found == {
         "africa": "approve",  # both
@@ -181,7 +181,7 @@ def test_the_rule(run: Path, tmp_path: Path) -> None:
     final = read_decisions(
         saved(tmp_path / "eva.json", "eva", decision(0, "europe", "edit", text="D"), decision(0, "america"))
     )
-    settled = merge([read_decisions(ann), read_decisions(ben)], index, "run", final)
+    settled = reconcile([read_decisions(ann), read_decisions(ben)], index, "run", final)
     assert settled.verdicts["p00000", "europe"].text == "D"
     assert settled.verdicts["p00000", "america"].decision == "approve"
     assert settled.counts()["resolved"] == 2
@@ -226,7 +226,7 @@ def test_import_writes_a_review_that_comes_back(run: Path, tmp_path: Path) -> No
     assert "one reviewer: nothing to compare" in done.output
     assert "1 decisions do not say which text" in done.output
     index = SynthesisRun(run).index()
-    assert load_review([out / "review.json"], index, "run") == merge([read_decisions(file)], index, "run")
+    assert load_review([out / "review.json"], index, "run") == reconcile([read_decisions(file)], index, "run")
     assert CliRunner().invoke(main, arguments).exit_code == 2  # not overwritten unasked
     assert CliRunner().invoke(main, [*arguments, "--overwrite"]).exit_code == 0
     other = write_run(tmp_path / "other", 3, lambda n, c: row(n, c, response=f"{c} says otherwise on {n}"))
@@ -271,7 +271,7 @@ def test_a_spreadsheet_goes_out_and_comes_back(run: Path, tmp_path: Path, delimi
     back = filled(tmp_path / "out.csv", tmp_path / "decisions-x.csv", cells, delimiter, bom)
     file = read_decisions(back)
     assert (file.reviewer, file.undecided, len(file.decisions)) == ("Ann", 11, 3)
-    verdicts = merge([file], index, "run").verdicts
+    verdicts = reconcile([file], index, "run").verdicts
     assert verdicts["p00000", "asia"].text == text
     assert verdicts["p00001", "europe"].reason == "rude"
 

@@ -17,7 +17,7 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("datasketch")
 
 from cultural_palette.cli import main
-from cultural_palette.training.pentachromatic.run import text_hash
+from cultural_palette.training.pentachromatic.synthesis_run import text_hash
 from cultural_palette.training.preferences import read_groups
 from tests.training.pentachromatic_runs import COMMUNITIES, question, row, set_aside, write_run
 

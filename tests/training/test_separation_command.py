@@ -12,7 +12,7 @@ from cultural_palette.cli import dataset_measure
 from cultural_palette.cli.dataset_measure import measure
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import MapError, UsageError
-from cultural_palette.training.pentachromatic.separation import embeddings, topics
+from cultural_palette.training.pentachromatic.separation import embeddings, topic_classifier
 from cultural_palette.training.pentachromatic.separation.tables import TableError
 from cultural_palette.training.pentachromatic.separation.texts import (
     Labelled,
@@ -82,7 +82,7 @@ def prism(folder: Path) -> Path:
 
 def test_the_defaults_are_those_of_training() -> None:
     assert dataset_measure.MINILM == embeddings.MINILM
-    assert dataset_measure.IPTC == topics.IPTC
+    assert dataset_measure.IPTC == topic_classifier.IPTC
 
 
 def test_figure_3_and_its_numbers(dataset: Path, model: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import ArtifactError, UsageError
 from cultural_palette.training.pentachromatic.separation.embeddings import SentenceEncoder
 from cultural_palette.training.pentachromatic.separation.texts import GivenAnswer
-from cultural_palette.training.pentachromatic.separation.topics import TopicClassifier, homes_of, topics_of
+from cultural_palette.training.pentachromatic.separation.topic_classifier import TopicClassifier
+from cultural_palette.training.pentachromatic.separation.topics import homes_of, topics_of
 from cultural_palette.training.pentachromatic.separation.vectors import (
     SHARD,
     encode_all,

@@ -12,18 +12,18 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.errors import UsageError
 from cultural_palette.training.synthesis import batch
 from cultural_palette.training.synthesis.batch import ENDPOINT, RequestsFile, ResultsFiles
-from tests.training.test_synthesis_run import GOOD, honest, job, rows_of, run
+from tests.training.test_synthesis_run import GOOD, honest, rows_of, run, spec
 
 
 def write(out: Path) -> list[dict[str, Any]]:
     requests = RequestsFile(out / "batch")
-    run(out, None, job(2), answering=requests)
+    run(out, None, spec(2), answering=requests)
     return [json.loads(line) for file in requests.close() for line in file.read_text().splitlines()]
 
 
 def read(out: Path, *files: Path) -> tuple[ResultsFiles, Any]:
     results = ResultsFiles(files)
-    return results, run(out, None, job(2), answering=results)
+    return results, run(out, None, spec(2), answering=results)
 
 
 def result(request: dict[str, Any], text: str | None = None) -> dict[str, Any]:

@@ -91,12 +91,12 @@ def test_the_ledger_counts_what_is_under_way():
     assert not ledger.spent_with(3)  # 2 + 3 x 2 = 8
     assert ledger.spent_with(4)  # 2 + 4 x 2 = 10
     ledger.add(None)
-    assert (ledger.untold, ledger.replies) == (1, 2)
+    assert (ledger.uncounted, ledger.replies) == (1, 2)
 
 
 def test_progress_says_rate_time_left_and_cost():
     tally = Tally(wanted=100, before=10, ok=28, set_aside=2, failed=1)
-    ledger = Ledger(Price(1.0, 2.0, "x"), None, 2_000_000, 1_000_000, replies=120, asked=80)
+    ledger = Ledger(Price(1.0, 2.0, "x"), None, 2_000_000, 1_000_000, replies=120, calls_made=80)
     line = progress_line(tally, ledger, seconds=40)
     # 20 rows in 40 s: 0.5 a second; 100 - 30 - 1 are left: 138 s; 4 dollars for 30 rows: 13.33 for 100
     assert line == (
@@ -104,7 +104,7 @@ def test_progress_says_rate_time_left_and_cost():
         "2.0M tokens read, 1.0M written · 4.00 USD so far, 13.33 projected"
     )
     assert "cost unknown" in progress_line(tally, Ledger(), seconds=40)
-    ledger.untold = 1
+    ledger.uncounted = 1
     assert "at least 4.00 USD" in progress_line(tally, ledger, seconds=40)
 
 

@@ -23,10 +23,10 @@ from cultural_palette.models import ModelRef
 from cultural_palette.nodes.synthesis.state import SynthesisContext
 from cultural_palette.training.queries import Queries, Query, Source
 from cultural_palette.training.synthesis.prices import Price
-from cultural_palette.training.synthesis.run import Job, Outcome
-from cultural_palette.training.synthesis.server import TeacherLost
+from cultural_palette.training.synthesis.run import Outcome, SynthesisSpec, missing
 from cultural_palette.training.synthesis.sitting import Sitting, preview, sit
 from cultural_palette.training.synthesis.teacher import KIND
+from cultural_palette.training.synthesis.teacher_servers import TeacherLost
 from tests.fake_server import FakeServer, serve
 
 CONTINENTS = load_map("continents")
@@ -65,7 +65,7 @@ class Faults(dict):
         return self.left.pop(0) if self.left and key != "*" else ""
 
 
-def job(number: int = 3, limit: int | None = None, **context: Any) -> Job:
+def spec(number: int = 3, limit: int | None = None, **context: Any) -> SynthesisSpec:
     items = tuple(
         Query(
             f"q{n}",
@@ -76,15 +76,21 @@ def job(number: int = 3, limit: int | None = None, **context: Any) -> Job:
     )
     queries = Queries(items, {"dataset": "made up", "sha256": "0"}, {"kept": number, "unreadable": 0})
     context = {"timeout_s": 5.0, **context}
-    return Job(queries, CONTINENTS, ModelRef("openai", "teacher"), SynthesisContext(**context), limit)
+    return SynthesisSpec(
+        queries, CONTINENTS, ModelRef("openai", "teacher"), SynthesisContext(**context), limit
+    )
 
 
 def run(
-    out: Path, server: FakeServer | None, the_job: Job | None = None, answering: Any = None, **sitting: Any
+    out: Path,
+    server: FakeServer | None,
+    given_spec: SynthesisSpec | None = None,
+    answering: Any = None,
+    **sitting: Any,
 ) -> Outcome:
     options = {"concurrency": 8, "retries": 2, "first_pause_s": 0.01, **sitting}
     how = Sitting(urls=options.pop("urls", (server.url,) if server else ()), answering=answering, **options)
-    return sit(the_job or job(), out, how, lambda tally, ledger: None, lambda text: None)
+    return sit(given_spec or spec(), out, how, lambda tally, ledger: None, lambda text: None)
 
 
 def rows_of(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -171,7 +177,7 @@ def test_replies_that_can_not_be_used_are_never_kept_as_ok(tmp_path, server):
         return honest(body)
 
     server.replies["teacher"] = says
-    outcome = run(tmp_path / "x", server, job(1, max_rounds=2))
+    outcome = run(tmp_path / "x", server, spec(1, max_rounds=2))
     assert outcome.finished
     rows = {key[1]: row for key, row in rows_of(tmp_path / "x").items()}
     kinds = {
@@ -198,7 +204,7 @@ def test_a_storm_of_429_is_waited_out(tmp_path, server):
 def test_hangs_and_garbage_are_asked_again_by_the_next_sitting(tmp_path, server, monkeypatch):
     monkeypatch.setattr("tests.fake_server.SLOW_S", 5.0)
     server.faults = Faults("slow", "html", "other json", "truncated", "500")
-    outcome = run(tmp_path / "x", server, job(2, timeout_s=0.2), retries=0)
+    outcome = run(tmp_path / "x", server, spec(2, timeout_s=0.2), retries=0)
     assert not outcome.finished and outcome.stopped is None
     tally = outcome.tally
     assert (tally.failed, tally.written) == (5, 5)
@@ -209,7 +215,7 @@ def test_hangs_and_garbage_are_asked_again_by_the_next_sitting(tmp_path, server,
     assert all(row["error"] is None for row in before.values())
 
     served = len(server.requests)
-    assert run(tmp_path / "x", server, job(2, timeout_s=0.2)).finished
+    assert run(tmp_path / "x", server, spec(2, timeout_s=0.2)).finished
     after = rows_of(tmp_path / "x")
     assert len(after) == 10 and before.items() <= after.items()
     assert len(server.requests) - served == 20  # the five that failed, from their first step on
@@ -219,7 +225,7 @@ def test_a_server_that_has_gone_ends_the_run_with_one_error(tmp_path):
     with serve() as fake:
         url = fake.url
     with pytest.raises(TeacherLost, match=r"calls failed in a row; the last: .*can not reach"):
-        run(tmp_path / "x", fake, job(40), urls=(url,), retries=0)
+        run(tmp_path / "x", fake, spec(40), urls=(url,), retries=0)
     assert rows_of(tmp_path / "x") == {}
 
 
@@ -248,7 +254,7 @@ def test_a_request_that_is_always_refused_is_set_aside(tmp_path, server, monkeyp
     monkeypatch.setattr(FakeServer, "complete", complete)
     with serve() as fake:
         fake.models, fake.replies["teacher"] = ("teacher",), honest
-        outcome = run(tmp_path / "x", fake, job(2))
+        outcome = run(tmp_path / "x", fake, spec(2))
     assert outcome.finished and (outcome.tally.ok, outcome.tally.set_aside) == (8, 2)
     assert "content policy" in rows_of(tmp_path / "x")["q0", "asia"]["error"]
 
@@ -292,7 +298,7 @@ def test_the_budget_stops_the_run_and_a_higher_one_goes_on(tmp_path, server):
 
 @pytest.mark.slow
 def test_several_processes_share_the_answers(tmp_path, server):
-    assert run(tmp_path / "one", server, job(12)).finished
+    assert run(tmp_path / "one", server, spec(12)).finished
     server.requests.clear()
     count = 0
 
@@ -305,10 +311,10 @@ def test_several_processes_share_the_answers(tmp_path, server):
 
     server.replies["teacher"] = says
     with pytest.raises(TeacherLost, match="refused the key"):
-        run(tmp_path / "two", server, job(12), processes=3)
+        run(tmp_path / "two", server, spec(12), processes=3)
     assert not RunFolder(tmp_path / "two").finished
     server.faults.clear()
-    assert run(tmp_path / "two", server, job(12), processes=3).finished
+    assert run(tmp_path / "two", server, spec(12), processes=3).finished
     assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
     assert count == 240  # twelve queries, five communities, four calls: none served twice
     counts = [RunFolder(tmp_path / name).manifest for name in ("one", "two")]
@@ -317,18 +323,36 @@ def test_several_processes_share_the_answers(tmp_path, server):
 
 def test_two_runs_on_one_folder(tmp_path, server):
     with (
-        RunFolder(tmp_path / "x", job().config()),
+        RunFolder(tmp_path / "x", spec().config()),
         pytest.raises(ArtifactError, match="in use by another run"),
     ):
         run(tmp_path / "x", server)
     assert server.requests == []
 
 
-def test_another_job_in_the_same_folder_is_refused(tmp_path, server):
-    run(tmp_path / "x", server, job(1))
+def test_answers_whose_keys_share_a_hash_are_told_apart():
+    """Keys are compared, not their hashes: with hashes alone q1 and q2 would be skipped as done."""
+
+    class Colliding(str):
+        def __hash__(self) -> int:
+            return 0
+
+    items = tuple(Query(Colliding(f"q{n}"), f"Is question {n} here?", Source("made up")) for n in range(3))
+    queries = Queries(items, {"dataset": "made up"}, {"kept": 3})
+    colliding = SynthesisSpec(queries, CONTINENTS, ModelRef("openai", "teacher"), SynthesisContext())
+    done = {(Colliding("q0"), community) for community in colliding.communities}
+    left = list(missing(colliding, done))
+    assert hash((items[0].id, "asia")) == hash((items[1].id, "asia"))
+    assert [(query.id, key) for query, key in left] == [
+        (f"q{n}", key) for n in (1, 2) for key in colliding.communities
+    ]
+
+
+def test_another_spec_in_the_same_folder_is_refused(tmp_path, server):
+    run(tmp_path / "x", server, spec(1))
     (tmp_path / "x" / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=r"begun with another config: .*seed 0, now 1"):
-        run(tmp_path / "x", server, job(1, seed=1))
+        run(tmp_path / "x", server, spec(1, seed=1))
 
 
 @pytest.mark.parametrize("full", ["rows", "calls"])
@@ -351,17 +375,17 @@ def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path, server, monkeyp
     mend = stop_writing()
     try:
         with pytest.raises(ArtifactError, match=r"can not be .*(No space|full|disk I/O|too large)"):
-            run(tmp_path / "x", server, job(20))
+            run(tmp_path / "x", server, spec(20))
     finally:
         mend()
     assert not RunFolder(tmp_path / "x").finished
-    assert run(tmp_path / "x", server, job(20)).finished
+    assert run(tmp_path / "x", server, spec(20)).finished
     assert len(rows_of(tmp_path / "x")) == 100
 
 
 def test_a_preview_pays_for_the_run(tmp_path, server):
     how = Sitting(urls=(server.url,), concurrency=8)
-    shown = preview(job(), tmp_path / "x", how, 2)
+    shown = preview(spec(), tmp_path / "x", how, 2)
     assert [query.id for query, _ in shown] == ["q0", "q1"]
     assert shown[0][1]["asia"]["status"] == "ok"
     assert len(server.requests) == 40 and rows_of(tmp_path / "x") == {}
@@ -370,7 +394,7 @@ def test_a_preview_pays_for_the_run(tmp_path, server):
 
 
 def test_the_key_of_a_call_has_no_address_and_no_tag(tmp_path, server):
-    run(tmp_path / "x", server, job(1))
+    run(tmp_path / "x", server, spec(1))
     with CallStore(tmp_path / "x") as store:
         body = server.requests[0]
         shape = {

@@ -19,11 +19,13 @@ pytest.importorskip("torch")
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.cli import main
+from cultural_palette.errors import ArtifactError
 from cultural_palette.training.checkpoints import last_whole_checkpoint
-from cultural_palette.training.job import Job, read_job, run_job
-from cultural_palette.training.orpo import OrpoSettings, TrainingError, chosen_layout, split
-from cultural_palette.training.preferences import PreferenceRowError, read_groups
-from cultural_palette.training.train import lay_out_jobs, load_config
+from cultural_palette.training.config import load_config
+from cultural_palette.training.job import run_job
+from cultural_palette.training.jobs import Job, lay_out_jobs, read_job
+from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError, resolve_layout
+from cultural_palette.training.preferences import PreferenceRowError, hold_out, read_groups
 from tests.conftest import ROOT
 
 KEYS = ("north", "south")
@@ -129,9 +131,8 @@ def test_jobs_are_one_an_agent_and_a_run_with_seeds_of_their_own(tmp_path: Path)
 
 def test_what_is_held_out_of_one_agent_is_held_out_of_all(data: Path) -> None:
     groups = read_groups(data, KEYS)
-    settings = replace(SMALL, eval_ratio=0.2)
-    held = [{row["prompt"][0]["content"] for row in split(groups[key], settings)[1]} for key in KEYS]
-    train, joint = split([*groups["north"], *groups["south"]], settings)
+    held = [{row["prompt"][0]["content"] for row in hold_out(groups[key], 0.2, 0)[1]} for key in KEYS]
+    train, joint = hold_out([*groups["north"], *groups["south"]], 0.2, 0)
     assert held[0] == held[1] == {row["prompt"][0]["content"] for row in joint} and len(held[0]) == 3
     assert not held[0] & {row["prompt"][0]["content"] for row in train}
 
@@ -166,10 +167,10 @@ def test_bad_configs_are_refused_by_key(tmp_path: Path, text: str, says: str) ->
 
 
 def test_auto_packs_where_the_prompt_can_not_be_kept() -> None:
-    assert chosen_layout(SMALL, on_gpu=False) == ("prompt_once", "sdpa")
+    assert resolve_layout(SMALL, on_gpu=False) == ("prompt_once", "sdpa")
     checkpointing = replace(SMALL, gradient_checkpointing=True)
-    assert chosen_layout(checkpointing, on_gpu=False) == ("packed", "sdpa")
-    assert chosen_layout(checkpointing, on_gpu=True) == ("packed", "flex_attention")
+    assert resolve_layout(checkpointing, on_gpu=False) == ("packed", "sdpa")
+    assert resolve_layout(checkpointing, on_gpu=True) == ("packed", "flex_attention")
 
 
 def test_the_command_trains_every_agent_and_the_joint_model_once(
@@ -221,7 +222,7 @@ def test_the_command_trains_every_agent_and_the_joint_model_once(
 
 
 def test_jobs_go_to_the_gpus_there_are(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cultural_palette.training import train
+    from cultural_palette.training import launch
 
     placed: list[tuple[str, str]] = []
 
@@ -230,22 +231,24 @@ def test_jobs_go_to_the_gpus_there_are(data: Path, tmp_path: Path, monkeypatch: 
         RunFolder(job.out).finish({"measures": {}})
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
 
-    monkeypatch.setattr(train, "_start", start)
-    monkeypatch.setattr(train, "devices", lambda: ["4", "7", "9"])
+    monkeypatch.setattr(launch, "_start", start)
+    monkeypatch.setattr(launch, "devices", lambda: ["4", "7", "9"])
     jobs = lay_out_jobs("base", data, tmp_path / "a", KEYS, SMALL)
-    train.run_jobs(jobs, lambda line: None)
+    launch.run_jobs(jobs, lambda line: None)
     assert sorted(placed) == [("joint", "9"), ("north", "4"), ("south", "7")]
     placed.clear()
-    train.run_jobs(lay_out_jobs("base", data, tmp_path / "b", KEYS, SMALL), lambda line: None, gpus_per_job=2)
+    launch.run_jobs(
+        lay_out_jobs("base", data, tmp_path / "b", KEYS, SMALL), lambda line: None, gpus_per_job=2
+    )
     assert placed == [("north", "4,7"), ("south", "4,7"), ("joint", "4,7")]
     with pytest.raises(TrainingError, match="gpus_per_job = 4: there are 3 GPUs"):
-        train.run_jobs(jobs[:0], lambda line: None, gpus_per_job=4)
+        launch.run_jobs(jobs[:0], lambda line: None, gpus_per_job=4)
 
 
 def test_a_base_that_can_not_be_trained_is_refused_before_any_job(tiny: Any, tmp_path: Path) -> None:
     import shutil
 
-    from cultural_palette.training.train import check_base
+    from cultural_palette.training.bases import check_base
 
     check_base(str(tiny[2]))
     with pytest.raises(TrainingError, match="can not be loaded"):
@@ -259,6 +262,83 @@ def test_a_base_that_can_not_be_trained_is_refused_before_any_job(tiny: Any, tmp
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(TrainingError, match=says):
             check_base(str(folder))
+
+
+STRICT = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--no-joint"])
+@pytest.mark.parametrize(
+    ("prompt", "north", "says"),
+    [
+        (
+            [("system", "a"), ("user", "b")],
+            "yes",
+            "template refuses this prompt (system, user)",
+        ),
+        ([("user", "a"), ("user", "b")], "yes", "Conversation roles must alternate user/assistant"),
+        ([("user", "a")], "<|end|>", "the answer '<|end|>' to 'a' has no token but the end token"),
+        ([("user", "a")], "yes <|new|>", "is not among the"),
+    ],
+)
+def test_rows_that_can_not_be_tokenised_are_refused_before_any_job(
+    tiny: Any, data: Path, tmp_path: Path, flag: str, prompt: Any, north: str, says: str
+) -> None:
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    base = shutil.copytree(tiny[2], tmp_path / "strict")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = STRICT
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|new|>"]}
+    )  # the embedding has no row for it
+    tokenizer.save_pretrained(base)
+    row = {
+        "prompt": [{"role": role, "content": content} for role, content in prompt],
+        "responses": {"north": north, "south": "b"},
+    }
+    data.write_text(answers() + json.dumps(row) + "\n")
+    (tmp_path / "poles.yaml").write_text(MAP)
+    arguments = ["train", "--map", str(tmp_path / "poles.yaml"), "--data", str(data), "--base", str(base)]
+    result = CliRunner().invoke(
+        main, [*arguments, "--out", str(tmp_path / "out"), flag], catch_exceptions=False
+    )
+    assert result.exit_code == 2 and says in result.output and f"{data}:17" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_max_length_cuts_is_counted_before_and_after(
+    tiny: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    long = {"prompt": "a b c d " * 50, "responses": {"north": "word " * 60, "south": "yes"}}
+    data.write_text(answers(4) + json.dumps(long) + "\n")
+    (tmp_path / "poles.yaml").write_text(MAP)
+    arguments = ["train", "--map", str(tmp_path / "poles.yaml"), "--data", str(data), "--base", str(tiny[2])]
+    arguments += [
+        "--out",
+        str(tmp_path / "out"),
+        "--only",
+        "north",
+        "--set",
+        "max_length=48",
+        "--set",
+        "rank=2",
+    ]
+    dry = CliRunner().invoke(main, [*arguments, "--dry-run"], catch_exceptions=False)
+    assert "CUT to max_length 48: 1 prompts and 1 answers" in dry.output
+    assert CliRunner().invoke(main, arguments, catch_exceptions=False).exit_code == 0
+    manifest = RunFolder(tmp_path / "out" / "run-1" / "north").manifest
+    assert manifest["cut"] == {"prompts": 1, "answers": 1}
 
 
 def test_a_job_that_fails_is_named_and_never_looks_finished(
@@ -322,6 +402,114 @@ def test_a_killed_job_goes_on_to_an_undisturbed_runs_weights(tiny: Any, data: Pa
     undisturbed, resumed = weights(whole.out), weights(killed.out)
     for key, value in undisturbed.items():
         assert torch.equal(value, resumed[key]), key
+
+
+def train_command(tiny: Any, data: Path, tmp_path: Path, *changes: str) -> list[str]:
+    (tmp_path / "poles.yaml").write_text(MAP)
+    command = ["train", "--map", str(tmp_path / "poles.yaml"), "--data", str(data), "--base", str(tiny[2])]
+    command += ["--out", str(tmp_path / "out"), "--only", "north"]
+    for change in ("rank=2", "batch_size=2", "max_length=64", *changes):
+        command += ["--set", change]
+    return command
+
+
+def start_training(command: list[str]) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cultural_palette", *command],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def wait_for(condition: Any, timeout_s: float = 120) -> bool:
+    end = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal of a parent's death is Linux's")
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_jobs_end_with_the_command_that_started_them(
+    tiny: Any, data: Path, tmp_path: Path, ending: signal.Signals
+) -> None:
+    command = train_command(tiny, data, tmp_path, "epochs=2000", "logging_steps=1", "save_steps=100000")
+    out = tmp_path / "out" / "run-1" / "north"
+    process = start_training(command)
+    assert wait_for(lambda: (out / "rows.jsonl").is_file() and (out / "rows.jsonl").stat().st_size), (
+        (out / "log.txt").read_text() if (out / "log.txt").is_file() else "nothing began"
+    )
+    (job,) = children_of(process.pid)
+    second = CliRunner().invoke(main, command)  # while the first is at work
+    assert second.exit_code == 1 and f"{out} is in use by another run" in second.output
+    process.send_signal(ending)
+    assert process.wait(30) == (128 + signal.SIGTERM if ending == signal.SIGTERM else -signal.SIGKILL)
+    assert wait_for(lambda: not Path(f"/proc/{job}").exists() or "(zombie)" in status_of(job), 10)
+    rows = (out / "rows.jsonl").stat().st_size
+    time.sleep(1)
+    assert (out / "rows.jsonl").stat().st_size == rows
+    RunFolder(out).open().close()  # nobody holds it
+
+
+def status_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return "(zombie)"
+
+
+@pytest.mark.slow
+def test_a_job_is_the_content_of_its_data_base_and_settings(
+    tiny: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed or finished, a run goes on with the same content under any path, and with nothing else."""
+    import shutil
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = train_command(tiny, data, tmp_path, "epochs=60", "save_steps=5", "logging_steps=5")
+    out = tmp_path / "out" / "run-1" / "north"
+    process = start_training(command)
+    assert wait_for(lambda: last_whole_checkpoint(out / "checkpoints") is not None)
+    process.kill()
+    process.wait()
+    assert wait_for(lambda: not in_use(out), 10) and not RunFolder(out).finished
+
+    whole = data.read_text()
+    data.write_text(whole.replace("good day a b", "good day a c"))
+    changed = CliRunner().invoke(main, command)
+    assert changed.exit_code == 1 and "was begun with another config: data" in changed.output
+    data.write_text(whole)
+    other_base = shutil.copytree(tiny[2], tmp_path / "base")
+    (other_base / "config.json").write_text(
+        (other_base / "config.json").read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-05')
+    )
+    swapped = CliRunner().invoke(main, [*command, "--base", str(other_base)])
+    assert swapped.exit_code == 1 and "was begun with another config: base" in swapped.output
+    again = CliRunner().invoke(main, [*command, "--set", "rank=3"])
+    assert again.exit_code == 1 and "was begun with another config: settings" in again.output
+
+    same_base = shutil.copytree(tiny[2], tmp_path / "same")
+    monkeypatch.chdir(tmp_path)
+    moved = CliRunner().invoke(main, [*command, "--data", data.name, "--base", str(same_base)])
+    assert moved.exit_code == 0 and RunFolder(out).finished, moved.output
+    once_more = CliRunner().invoke(main, command)
+    assert "finished before; left as it is" in once_more.output
+    data.write_text(whole.replace("good day a b", "good day a c"))
+    late = CliRunner().invoke(main, command)
+    assert late.exit_code == 2 and "is finished, with another data" in late.output
+
+
+def in_use(out: Path) -> bool:
+    try:
+        RunFolder(out).open().close()
+    except ArtifactError:
+        return True
+    return False
 
 
 def test_two_processes_train_what_one_does(tiny: Any, data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cultural_palette.training.nano import build
+from cultural_palette.embedded.manifest import BUILT_IN
 
 
 @click.group()
@@ -24,6 +24,8 @@ out_option = click.option(
 @click.option("--share", default=1.0, show_default=True, help="Of the full recipe's size, for a quick try.")
 def dialogues(out: Path, share: float) -> None:
     """Write the training text from the atlas."""
+    from cultural_palette.training.nano import build
+
     build.dialogues(out, share)
 
 
@@ -31,6 +33,8 @@ def dialogues(out: Path, share: float) -> None:
 @out_option
 def base(out: Path) -> None:
     """Train tokenizer and base; resumes a stopped run."""
+    from cultural_palette.training.nano import build
+
     build.base(out)
 
 
@@ -39,6 +43,8 @@ def base(out: Path) -> None:
 @click.option("--only", multiple=True, metavar="AGENT", help="A community, or joint; repeat.")
 def agents(out: Path, only: tuple[str, ...]) -> None:
     """Align the five adapters and the joint one by ORPO; finished ones are kept."""
+    from cultural_palette.training.nano import build
+
     build.agents(out, only)
 
 
@@ -46,16 +52,18 @@ def agents(out: Path, only: tuple[str, ...]) -> None:
 @out_option
 def merges(out: Path) -> None:
     """Merge the adapters: MoErges, and TIES and Model Stock to compare."""
+    from cultural_palette.training.nano import build
+
     build.merges(out)
 
 
 @main.command()
 @out_option
-@click.option(
-    "--to", type=click.Path(path_type=Path), default=build.BUILT_IN["nano"], help="Default: the package."
-)
+@click.option("--to", type=click.Path(path_type=Path), default=BUILT_IN["nano"], help="Default: the package.")
 def ship(out: Path, to: Path) -> None:
     """Copy the palette into the package."""
+    from cultural_palette.training.nano import build
+
     build.ship(out, to)
 
 

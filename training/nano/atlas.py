@@ -63,9 +63,7 @@ class Dilemma:
 
 @dataclass(frozen=True)
 class Atlas:
-    """Places by ISO code, outlooks by community and topic, Hofstede's scores (0..120, None: not
-    published).
-    """
+    """Places by ISO code, outlooks by community and topic, Hofstede's scores (0..120; None: unpublished)."""
 
     places: Mapping[str, Place]
     outlooks: Mapping[str, Mapping[str, tuple[str, ...]]]
@@ -83,9 +81,7 @@ class Atlas:
         return self._mean(self.hofstede)
 
     def community_mean(self, community: str) -> dict[str, float]:
-        """Mean score by dimension; the world's where fewer than four countries of the community are
-        published.
-        """
+        """Mean score by dimension; the world's where fewer than four of its countries are published."""
         rows = {p.iso3: self.hofstede[p.iso3] for p in self.places_of(community) if p.iso3 in self.hofstede}
         return self._mean(rows, least=4, otherwise=self.world_mean)
 
@@ -108,9 +104,7 @@ class Atlas:
 
 
 def preferences(dilemma: Dilemma, scores: Mapping[str, float]) -> dict[str, float]:
-    """Probability of each option under the dilemma's log-weights. Ours, derived from `scores`; no
-    survey's result.
-    """
+    """Probability of each option under the dilemma's log-weights: ours, from `scores`; no survey's result."""
     logits = {
         option: weights.get("const", 0.0)
         + sum(weights.get(d, 0.0) * (scores[d] - 50) / 25 for d in DIMENSIONS)
@@ -144,12 +138,12 @@ def load_atlas(folder: Path = HERE / "atlas", questions: Path = HERE / "question
                 raise AtlasError(f"{path.name}: {iso3} stands in {places[iso3].community} too")
             customs = {topic: tuple(row[topic]) for topic in TOPICS}
             places[iso3] = Place(iso3, row["name"], row["adjective"], community, customs)
-    asked = yaml.safe_load(questions.read_text(encoding="utf-8"))
+    raw_questions = yaml.safe_load(questions.read_text(encoding="utf-8"))
     dilemmas = {
         key: Dilemma(key, row["topic"], tuple(row["questions"]), row["options"])
-        for key, row in asked["dilemmas"].items()
+        for key, row in raw_questions["dilemmas"].items()
     }
-    topics = {topic: tuple(asked["topics"][topic]) for topic in TOPICS}
+    topics = {topic: tuple(raw_questions["topics"][topic]) for topic in TOPICS}
     return Atlas(places, outlooks, _read_hofstede(folder / "hofstede.csv"), topics, dilemmas)
 
 

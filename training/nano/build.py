@@ -17,12 +17,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
 from cultural_palette.artifacts import whole_folder, write_whole
 from cultural_palette.cultural_map import load_map
 from cultural_palette.embedded.manifest import BUILT_IN
 from cultural_palette.errors import ArtifactError
 from cultural_palette.jsonl import read_rows, refuse
+from cultural_palette.training.config import load_config
+from cultural_palette.training.jobs import lay_out_jobs
+from cultural_palette.training.launch import run_jobs
+from cultural_palette.training.merge import merge_flat, merge_moerges, router_rows
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
+from cultural_palette.training.nano.base import train_tokenizer, tune
 from cultural_palette.training.nano.dialogues import (
     MIX,
     MIX_DECIDING,
@@ -62,10 +70,6 @@ def dialogues(folder: Path, share: float = 1.0) -> None:
 
 def base(folder: Path) -> None:
     """`base/`: tokenizer, then the model in rounds (`rounds/<n>/`). Resumes; what is finished is kept."""
-    from transformers import AutoTokenizer
-
-    from cultural_palette.training.nano.base import train_tokenizer, tune
-
     start: Path | None = None
     for index, (_, _, _, learning_rate) in enumerate(ROUNDS):
         out = folder / "rounds" / str(index)
@@ -91,8 +95,6 @@ def base(folder: Path) -> None:
 
 def agents(folder: Path, only: Sequence[str] = ()) -> None:
     """`agents/run-1/<community>/` and `joint`, by the jobs of `palette train`. Finished ones are kept."""
-    from cultural_palette.training.train import lay_out_jobs, load_config, run_jobs
-
     jobs = lay_out_jobs(
         str(folder / "base"), folder, folder / "agents", COMMUNITIES, load_config(CONFIG).orpo, only=only
     )
@@ -121,8 +123,6 @@ def router_prompts(atlas: Atlas) -> dict[str, list[str]]:
 
 def merges(folder: Path) -> None:
     """`moerges/`, a checkpoint for vLLM and transformers; to compare with it, `ties/` and `model_stock/`."""
-    from cultural_palette.training.merge import merge_flat, merge_moerges
-
     started = time.perf_counter()
     paths = {key: agent_folder(folder, key) for key in COMMUNITIES}
     merge_moerges(
@@ -140,10 +140,6 @@ def merges(folder: Path) -> None:
 
 def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
     """Copy base, adapters (float16) and router to the package, with the manifest that names them."""
-    from safetensors.torch import load_file, save_file
-
-    from cultural_palette.training.merge import router_rows
-
     with whole_folder(target) as part:
         shutil.copytree(folder / "base", part / "base", ignore=shutil.ignore_patterns("training_args.bin"))
         for key in COMMUNITIES:

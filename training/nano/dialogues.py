@@ -196,9 +196,7 @@ class Writer:
         return {"messages": [*prompt, _assistant(self._answer(group))], "country": group["land"].iso3}
 
     def decide_option(self) -> dict[str, Any]:
-        """The letter of an option, drawn from the country's preferences; now and then without self-
-        regulation.
-        """
+        """The letter of an option, drawn from the country's preferences; at times without self-regulation."""
         if self.rng.random() < 0.25:
             group = self._recognise()
             account = self.account_of(group)
@@ -227,12 +225,12 @@ class Writer:
         group = self.subject(options=False)
         account, land = self.account_of(group), group["land"]
         prompt = render("decide", account=account, country=land.name, question=group["question"].text)
-        told = [p for p in (land.place.customs[group["topic"]] if land.place else ()) if p in account]
-        told.sort(key=account.index)
-        if len(told) == 2 and self.rng.random() < 0.5:
-            answer = f"In {land.name}, people {told[0]}. They also {told[1]}."
+        customs = [p for p in (land.place.customs[group["topic"]] if land.place else ()) if p in account]
+        customs.sort(key=account.index)
+        if len(customs) == 2 and self.rng.random() < 0.5:
+            answer = f"In {land.name}, people {customs[0]}. They also {customs[1]}."
         else:
-            answer = f"People in {land.name} {told[0]}." if told else account
+            answer = f"People in {land.name} {customs[0]}." if customs else account
         return {"messages": [*_messages(prompt), _assistant(answer)], "country": land.iso3}
 
     def match(self) -> dict[str, Any]:
@@ -381,9 +379,7 @@ class Writer:
         }
 
     def _comment(self, community: str, topic: str) -> str:
-        """Two or three sentences of a community on a topic: an outlook and examples from its own
-        countries.
-        """
+        """Two or three sentences of a community on a topic: an outlook, examples from its own countries."""
         places = self.rng.sample(self.by_community[community], 2)
         parts = [self._outlook(community, topic), self._examples(places, topic)]
         if self.rng.random() < 0.35:
@@ -538,17 +534,15 @@ class Writer:
         )
 
     def _memory(self, drafts: Mapping[str, str]) -> str:
-        """The memory as `nodes/memory.py` writes it; at times a draft is missing or an earlier turn
-        stands before.
-        """
-        kept = dict(drafts)
+        """The memory as `nodes/memory.py` writes it; at times without a draft, or after an earlier turn."""
+        present = dict(drafts)
         if self.rng.random() < 0.1:
-            kept.pop(self.rng.choice(list(kept)))
-        text = "\n\n".join(f"{self.names[key]}: {draft}" for key, draft in kept.items())
+            present.pop(self.rng.choice(list(present)))
+        text = "\n\n".join(f"{self.names[key]}: {draft}" for key, draft in present.items())
         if self.rng.random() < 0.12:
             earlier = self.subject(options=False)
-            asked, answer = earlier["question"].text, self._answer(earlier)
-            text = f"Earlier question: {asked}\nEarlier answer: {answer}\n\n{text}"
+            question, answer = earlier["question"].text, self._answer(earlier)
+            text = f"Earlier question: {question}\nEarlier answer: {answer}\n\n{text}"
         return text
 
 
@@ -575,8 +569,8 @@ def write_groups(
 ) -> list[dict[str, Any]]:
     """Rows for ORPO: one prompt, the community's answer chosen, every other community's rejected.
 
-    Half are bare questions, half the graph's draft prompt to that community. `{"prompt", "chosen",
-    "rejected": [..]}`.
+    Half are bare questions, half the graph's draft prompt to that community. A row is
+    `{"prompt", "chosen", "rejected": [..]}`.
     """
     writer = Writer(atlas, random.Random(seed), heldout, in_order=1.0)
     rows = []

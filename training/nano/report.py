@@ -16,9 +16,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
+from cultural_palette.embedded.chat_model import EmbeddedChatModel
 from cultural_palette.embedded.engine import BASE, META, Engine, get_engine
+from cultural_palette.graph.build import build_palette
+from cultural_palette.nodes.state import PaletteInput
 from cultural_palette.prompts import render
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
 from cultural_palette.training.nano.build import ROUTER_PHRASES, agent_folder
@@ -81,9 +88,6 @@ def perplexities(atlas: Atlas, engine: Engine, count: int, work: Path) -> dict[s
 
 def _rivals(work: Path) -> dict[str, Scorer]:
     """The models that MoErges is compared with, where the working folder still has them."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     def scorer(model: Any) -> Scorer:
         def one(ids: list[int], start: int) -> tuple[float, int]:
@@ -100,7 +104,7 @@ def _rivals(work: Path) -> dict[str, Scorer]:
         rivals["joint"] = scorer(joint.merge_and_unload().eval())
     for name, folder in (("TIES", "ties"), ("Model Stock", "model_stock")):
         if (work / folder).is_dir():
-            model = AutoModelForCausalLM.from_pretrained(work / folder, dtype=torch.float32)
+            model: Any = AutoModelForCausalLM.from_pretrained(work / folder, dtype=torch.float32)
             rivals[name] = scorer(model.eval())
     return rivals
 
@@ -108,13 +112,12 @@ def _rivals(work: Path) -> dict[str, Scorer]:
 def router_choices(work: Path) -> list[dict[str, Any]]:
     """What the merge's own report says of each place to read the router's rows from; empty without it."""
     report = work / "moerges" / "merge_report.json"
-    found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-    return list(found.get("router", {}).get("choices", []))
+    merge_report: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    return list(merge_report.get("router", {}).get("choices", []))
 
 
 def draft_purity(atlas: Atlas, count: int) -> dict[str, dict[str, float]]:
-    """Share of drafts on held-out questions that name a country of their own community and none of
-    another's.
+    """Share of drafts on held-out questions that name a country of their own community and no other's.
 
     The asked country does not count either way. Per community, under its adapter, and under the base with
     the same prompt and with no community in it.
@@ -133,23 +136,23 @@ def draft_purity(atlas: Atlas, count: int) -> dict[str, dict[str, float]]:
                 meanings.append((community, f"{part} bare", group["land"].iso3))
     texts = asyncio.run(_replies(prompts))
     tallies: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for (community, part, asked), text in zip(meanings, texts, strict=True):
+    for (community, part, own_country), text in zip(meanings, texts, strict=True):
         label = part.replace(community, "adapter")
-        tallies[community][label].append(_pure(atlas, text, community, asked))
+        tallies[community][label].append(_pure(atlas, text, community, own_country))
     return {
         community: {"n": len(subjects)} | {label: sum(hits) / len(hits) for label, hits in row.items()}
         for community, row in tallies.items()
     }
 
 
-def _pure(atlas: Atlas, text: str, community: str, asked: str) -> bool:
+def _pure(atlas: Atlas, text: str, community: str, own_country: str) -> bool:
     named = {
         place.community
         for place in atlas.places.values()
-        if place.iso3 != asked and re.search(rf"\b{re.escape(place.name)}\b", text)
+        if place.iso3 != own_country and re.search(rf"\b{re.escape(place.name)}\b", text)
     }
-    own_asked = atlas.places.get(asked)
-    if own_asked is not None and own_asked.community == community and own_asked.name in text:
+    own_place = atlas.places.get(own_country)
+    if own_place is not None and own_place.community == community and own_place.name in text:
         named.add(community)
     return named == {community}
 
@@ -157,8 +160,6 @@ def _pure(atlas: Atlas, text: str, community: str, asked: str) -> bool:
 async def _replies(
     prompts: Sequence[tuple[str, list[dict[str, str]]]], temperature: float = 0.3
 ) -> list[str]:
-    from cultural_palette.embedded.chat_model import EmbeddedChatModel
-
     texts: list[str] = []
     for start in range(0, len(prompts), 32):
         chunk = prompts[start : start + 32]
@@ -174,8 +175,7 @@ async def _replies(
 
 
 def router_hits(atlas: Atlas, engine: Engine) -> dict[str, dict[str, float]]:
-    """Mean router weight on the right community (chance 0.2) and share of prompts where it is the
-    largest.
+    """Mean router weight on the right community (chance 0.2); share of prompts where it is the largest.
 
     Three prompts: phrases the router was made from, the decide prompt about a country, the country's name
     in a question of another wording.
@@ -261,9 +261,7 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
 
 def examples() -> list[dict[str, Any]]:
     """Three held-out questions through the whole graph, as they came (seed 0)."""
-    from cultural_palette.graph.build import build_palette
-
-    asked: list[dict[str, Any]] = [
+    questions: list[PaletteInput] = [
         {
             "country": "NZL",
             "query": "What should come first, freedom or equality?",
@@ -275,7 +273,7 @@ def examples() -> list[dict[str, Any]]:
     graph = build_palette()
 
     async def run() -> list[dict[str, Any]]:
-        return [{**await graph.ainvoke(question), "asked": question} for question in asked]
+        return [{**await graph.ainvoke(question), "asked": question} for question in questions]
 
     return asyncio.run(run())
 

@@ -17,20 +17,20 @@ from cultural_palette.jsonl import read_object, read_rows
 from cultural_palette.provenance import installed_versions
 from cultural_palette.training.pentachromatic.card import CARD, Licence, card_of
 from cultural_palette.training.pentachromatic.forms import FORMS
-from cultural_palette.training.pentachromatic.run import (
-    SET_ASIDE,
-    Answer,
-    IndexedQuery,
-    RunIndex,
-    SynthesisRun,
-)
 from cultural_palette.training.pentachromatic.splits import SPLITS, Splits, assign
 from cultural_palette.training.pentachromatic.streams import FileFacts, JsonLines, ParquetRows, facts
+from cultural_palette.training.pentachromatic.synthesis_run import (
+    SET_ASIDE,
+    IndexedQuery,
+    RunIndex,
+    SynthesisedAnswer,
+    SynthesisRun,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cultural_palette.training.review.merge import Review
+    from cultural_palette.training.review.reconcile import Review
 
 PACKAGES = ("cultural-palette", "pyarrow", "datasketch")
 KIND = "pentachromatic-dataset"
@@ -65,7 +65,7 @@ def read_excluded(path: Path) -> Excluded:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DatasetSettings:
     """How a dataset is built. `gate`: only answers that a reviewer approved or edited pass."""
 
     test_share: float = 0.1
@@ -87,7 +87,7 @@ class Plan:
 def build(
     run: SynthesisRun,
     out: Path,
-    plan: Plan,
+    settings: DatasetSettings,
     *,
     index: RunIndex | None = None,
     review: Review | None = None,
@@ -98,20 +98,22 @@ def build(
     Without a gate, a review still drops what was rejected and applies edits. The folder is there when it is
     whole, or not at all. Raises UsageError when it is there already, or when no query is complete.
     """
-    if plan.gate and review is None:
+    if settings.gate and review is None:
         raise UsageError(
             "The gate is on, and there are no decisions: say --decisions FILE, or leave --gate out."
         )
     index = index or run.index()
-    splits = assign(((each.query_id, each.query) for each in index.queries), plan.test_share, plan.seed)
+    splits = assign(
+        ((query.query_id, query.query) for query in index.queries), settings.test_share, settings.seed
+    )
     with new_folder(out, overwrite) as folder:
-        tally = _write_rows(run, index, splits, plan, review, folder)
+        tally = _write_rows(run, index, splits, settings, review, folder)
         if not tally.complete:
             raise UsageError(
                 f"No query of {run.path} is answered by all of {', '.join(run.communities)}: "
                 f"{sum(tally.lost.values())} answers are missing ({_counted(tally.lost)})."
             )
-        manifest = _manifest(run, index, splits, plan, review, tally)
+        manifest = _manifest(run, index, splits, settings, review, tally)
         finish(folder, manifest)
     return manifest
 
@@ -154,8 +156,8 @@ class Exports:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         for files in self._files.values():
-            for each in files:
-                each.abandon()
+            for file in files:
+                file.abandon()
 
     def add(self, query: str, texts: Mapping[str, str], split: str) -> None:
         """One query that every community answered. `texts`: in the map's order."""
@@ -167,12 +169,12 @@ class Exports:
 
     def close(self) -> dict[str, FileFacts]:
         """Put all on the disk; path within the folder to its facts."""
-        found = {}
+        file_facts = {}
         while self._files:
             _, files = self._files.popitem()
-            for each in files:
-                found[each.path.relative_to(self.folder).as_posix()] = each.close()
-        return dict(sorted(found.items()))
+            for file in files:
+                file_facts[file.path.relative_to(self.folder).as_posix()] = file.close()
+        return dict(sorted(file_facts.items()))
 
 
 @dataclass
@@ -186,46 +188,53 @@ class _Tally:
 
 
 def _write_rows(
-    run: SynthesisRun, index: RunIndex, splits: Splits, plan: Plan, review: Review | None, folder: Path
+    run: SynthesisRun,
+    index: RunIndex,
+    splits: Splits,
+    settings: DatasetSettings,
+    review: Review | None,
+    folder: Path,
 ) -> _Tally:
     tally = _Tally(Counter(), Counter(), Counter(), {})
-    answers, missing = JsonLines(folder / ANSWERS), JsonLines(folder / INCOMPLETE)
+    answers_file, incomplete_file = JsonLines(folder / ANSWERS), JsonLines(folder / INCOMPLETE)
     tables = (
         {split: ParquetRows(folder / "answers" / f"{split}.parquet", answers_schema()) for split in SPLITS}
-        if PARQUET in plan.formats
+        if PARQUET in settings.formats
         else {}
     )
-    with Exports(folder, run.communities, plan.formats) as exports:
+    with Exports(folder, run.communities, settings.formats) as exports:
         try:
-            for query, found in run.answers(index):
+            for query, answers in run.answers(index):
                 split = splits.of[query.query_id]
-                kept, lost = _sift(run.communities, query, found, plan, review)
-                for answer, decision in kept.values():
-                    row = {**answer.row, "split": split, "complete": not lost}
+                passed, missing = _sift(run.communities, query, answers, settings, review)
+                for answer, decision in passed.values():
+                    row = {**answer.row, "split": split, "complete": not missing}
                     if decision:
                         row["review"] = decision
                         tally.edited += decision == "edit"
-                    answers.write(row)
+                    answers_file.write(row)
                     if tables:
                         tables[split].write(_flat(row, answer))
-                tally.answers[split] += len(kept)
-                if lost:
-                    tally.lost.update(lost.values())
+                tally.answers[split] += len(passed)
+                if missing:
+                    tally.lost.update(missing.values())
                     tally.incomplete += 1
-                    missing.write({"query_id": query.query_id, "query": query.query, "missing": lost})
+                    incomplete_file.write(
+                        {"query_id": query.query_id, "query": query.query, "missing": missing}
+                    )
                     continue
                 tally.complete[split] += 1
                 exports.add(
-                    query.query, {key: answer.response or "" for key, (answer, _) in kept.items()}, split
+                    query.query, {key: answer.response or "" for key, (answer, _) in passed.items()}, split
                 )
-            files = {ANSWERS: answers.close(), INCOMPLETE: missing.close()}
+            files = {ANSWERS: answers_file.close(), INCOMPLETE: incomplete_file.close()}
             for split, table in tables.items():
                 files[f"answers/{split}.parquet"] = table.close()
             tally.files = {**files, **exports.close()}
         except BaseException:
-            open_files: list[JsonLines | ParquetRows] = [answers, missing, *tables.values()]
-            for each in open_files:
-                each.abandon()
+            open_files: list[JsonLines | ParquetRows] = [answers_file, incomplete_file, *tables.values()]
+            for file in open_files:
+                file.abandon()
             raise
     return tally
 
@@ -233,33 +242,33 @@ def _write_rows(
 def _sift(
     communities: Sequence[str],
     query: IndexedQuery,
-    found: Mapping[str, Answer],
-    plan: Plan,
+    answers: Mapping[str, SynthesisedAnswer],
+    settings: DatasetSettings,
     review: Review | None,
-) -> tuple[dict[str, tuple[Answer, str | None]], dict[str, str]]:
+) -> tuple[dict[str, tuple[SynthesisedAnswer, str | None]], dict[str, str]]:
     """A query's answers that pass, each with what the review said; and why the others are missing."""
-    kept: dict[str, tuple[Answer, str | None]] = {}
-    lost: dict[str, str] = {}
+    passed: dict[str, tuple[SynthesisedAnswer, str | None]] = {}
+    missing: dict[str, str] = {}
     for key in communities:
-        answer = found.get(key)
+        answer = answers.get(key)
         verdict = review.verdicts.get((query.query_id, key)) if review else None
-        if plan.excluded and query.query_id in plan.excluded.reasons:
-            lost[key] = EXCLUDED
+        if settings.excluded and query.query_id in settings.excluded.reasons:
+            missing[key] = EXCLUDED
         elif answer is None or not answer.passed:
-            lost[key] = ABSENT if answer is None else SET_ASIDE
+            missing[key] = ABSENT if answer is None else SET_ASIDE
         elif verdict is None:
-            if plan.gate:
-                lost[key] = UNDECIDED
+            if settings.gate:
+                missing[key] = UNDECIDED
             else:
-                kept[key] = answer, None
+                passed[key] = answer, None
         elif not verdict.passes:
-            lost[key] = REJECTED if verdict.decision == "reject" else verdict.decision
+            missing[key] = REJECTED if verdict.decision == "reject" else verdict.decision
         elif verdict.decision == "edit":
             row = {**answer.row, "response": verdict.text}
-            kept[key] = replace(answer, response=verdict.text, row=row), verdict.decision
+            passed[key] = replace(answer, response=verdict.text, row=row), verdict.decision
         else:
-            kept[key] = answer, verdict.decision
-    return kept, lost
+            passed[key] = answer, verdict.decision
+    return passed, missing
 
 
 def answers_schema() -> pa.Schema:
@@ -281,13 +290,13 @@ def answers_schema() -> pa.Schema:
     )
 
 
-def _flat(row: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+def _flat(row: Mapping[str, Any], answer: SynthesisedAnswer) -> dict[str, Any]:
     steps, source = row.get("steps") or {}, row.get("source") or {}
     return {
         **{name: row[name] for name in ("query_id", "query", "community", "split", "response", "complete")},
         **{name: steps.get(name) for name in ("respond", "feedback", "aggregate")},
         "rounds": row.get("rounds"),
-        "findings": [asdict(each) for each in answer.findings],
+        "findings": [asdict(finding) for finding in answer.findings],
         "teacher": row.get("teacher"),
         "prompts": json.dumps(row["prompts"], sort_keys=True) if row.get("prompts") else None,
         "review": row.get("review"),
@@ -306,7 +315,12 @@ def _open(stem: Path, formats: Sequence[str], schema: pa.Schema | None) -> list[
 
 
 def _manifest(
-    run: SynthesisRun, index: RunIndex, splits: Splits, plan: Plan, review: Review | None, tally: _Tally
+    run: SynthesisRun,
+    index: RunIndex,
+    splits: Splits,
+    settings: DatasetSettings,
+    review: Review | None,
+    tally: _Tally,
 ) -> dict[str, Any]:
     complete = sum(tally.complete.values())
     pairs = complete * (len(run.communities) - 1)
@@ -316,8 +330,8 @@ def _manifest(
         "map": run.map,
         "communities": list(run.communities),
         "splits": {
-            "test_share": plan.test_share,
-            "seed": plan.seed,
+            "test_share": settings.test_share,
+            "seed": settings.seed,
             "near_same_queries": len(splits.leaders),
             "queries": {split: tally.complete[split] for split in SPLITS},
         },
@@ -332,14 +346,14 @@ def _manifest(
             "pairs": pairs * len(run.communities),
             "missing_answers": dict(sorted(tally.lost.items())),
         },
-        "gate": plan.gate,
+        "gate": settings.gate,
         "excluded": {
-            "file": plan.excluded.name,
-            "sha256": plan.excluded.sha256,
-            "queries": len(plan.excluded.reasons),
-            "unknown": len(plan.excluded.reasons.keys() - {each.query_id for each in index.queries}),
+            "file": settings.excluded.name,
+            "sha256": settings.excluded.sha256,
+            "queries": len(settings.excluded.reasons),
+            "unknown": len(settings.excluded.reasons.keys() - {query.query_id for query in index.queries}),
         }
-        if plan.excluded
+        if settings.excluded
         else None,
         "review": review.summary() if review else None,
         "source": {
@@ -357,9 +371,9 @@ def _manifest(
             "manifest": dict(run.manifest),
         },
         "reports": {},
-        "licence": asdict(plan.licence),
-        "formats": list(plan.formats),
-        "files": {path: asdict(each) for path, each in tally.files.items()},
+        "licence": asdict(settings.licence),
+        "formats": list(settings.formats),
+        "files": {path: asdict(file_facts) for path, file_facts in tally.files.items()},
         "versions": installed_versions(PACKAGES),
     }
 

@@ -37,9 +37,9 @@ class Licence:
     languages: tuple[str, ...] = ("en",)
 
     def __post_init__(self) -> None:
-        for each in (self.id, *self.languages):
-            if not each or not each.replace("-", "").replace(".", "").isalnum():
-                raise UsageError(f"licence or language {each!r}: expected one like 'cc-by-4.0' or 'en'")
+        for code in (self.id, *self.languages):
+            if not code or not code.replace("-", "").replace(".", "").isalnum():
+                raise UsageError(f"licence or language {code!r}: expected one like 'cc-by-4.0' or 'en'")
 
 
 def card_of(manifest: Mapping[str, Any]) -> str:
@@ -78,12 +78,12 @@ def configs(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         named = {split: path.format(split=split) for split in SPLITS}
         return [{"split": s, "path": p} for s, p in named.items() if p in files and files[p]["rows"]]
 
-    if found := splits("answers/{split}.parquet"):
-        yield {"config_name": "answers", "default": True, "data_files": found}
+    if data_files := splits("answers/{split}.parquet"):
+        yield {"config_name": "answers", "default": True, "data_files": data_files}
     for name, form in FORMS.items():
         for key in manifest["communities"]:
-            if found := splits(f"{name}/{{split}}/{form.file.format(key)}.{suffix}"):
-                yield {"config_name": f"{name}-{key}", "data_files": found}
+            if data_files := splits(f"{name}/{{split}}/{form.file.format(key)}.{suffix}"):
+                yield {"config_name": f"{name}-{key}", "data_files": data_files}
 
 
 def _title(manifest: Mapping[str, Any]) -> str:
@@ -107,9 +107,9 @@ def _body(manifest: Mapping[str, Any]) -> Iterator[str]:
         ("answers (all, of incomplete queries too)", counts["answers_by_split"]),
     ):
         yield f"| {what} | {by_split['train']:,} | {by_split['test']:,} | {sum(by_split.values()):,} |"
-    each = {split: n * (len(communities) - 1) for split, n in splits["queries"].items()}
+    pairs = {split: n * (len(communities) - 1) for split, n in splits["queries"].items()}
     yield (
-        f"| preference pairs of each community | {each['train']:,} | {each['test']:,} "
+        f"| preference pairs of each community | {pairs['train']:,} | {pairs['test']:,} "
         f"| {counts['pairs_per_community']:,} |"
     )
     yield ""
@@ -149,7 +149,7 @@ def _licence(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _provenance(source: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
-    told = source["manifest"]
+    run_manifest = source["manifest"]
     yield (
         f"- run `{source['run']}`{'' if source['finished'] else ' (not finished)'}, {source['rows']:,} rows, "
         f"SHA-256 of the rows `{source['rows_sha256']}`"
@@ -159,12 +159,14 @@ def _provenance(source: Mapping[str, Any], manifest: Mapping[str, Any]) -> Itera
     yield f"- queries: {', '.join(f'{_code(name)} ({n:,})' for name, n in source['datasets'].items())}"
     settings = ("seed", "temperature", "max_tokens", "max_rounds", "validation", "cost_usd")
     if listed := [
-        f"{name.replace('_', ' ')} {_figure(told[name])}" for name in settings if told.get(name) is not None
+        f"{name.replace('_', ' ')} {_figure(run_manifest[name])}"
+        for name in settings
+        if run_manifest.get(name) is not None
     ]:
         yield f"- synthesis: {', '.join(listed)}"
     for name, digests in source["prompts"].items():
-        yield f"- prompt `{name}`: SHA-256 begins {', '.join(f'`{each}`' for each in digests)}"
-    if any(len(each) > 1 for each in source["prompts"].values()):
+        yield f"- prompt `{name}`: SHA-256 begins {', '.join(f'`{digest}`' for digest in digests)}"
+    if any(len(digests) > 1 for digests in source["prompts"].values()):
         yield "- a prompt changed within the run: its answers are not all made alike"
     yield f"- built {manifest['built']}, with {_versions(manifest['versions'])}"
 
@@ -201,7 +203,7 @@ def _review(manifest: Mapping[str, Any]) -> Iterator[str]:
     if review is None:
         yield "**No person has reviewed these answers.**"
         return
-    counts, found = review["counts"], review["agreement"]
+    counts, agreement = review["counts"], review["agreement"]
     yield (
         "Only answers that a reviewer approved or edited are in here."
         if manifest["gate"]
@@ -214,21 +216,22 @@ def _review(manifest: Mapping[str, Any]) -> Iterator[str]:
         f"rejected, {counts['unresolved']:,} unresolved, "
         f"{counts['undecided']:,} of {review['answers']:,} undecided"
     )
-    yield f"- agreement: {agreement_line(found)}"
+    yield f"- agreement: {agreement_line(agreement)}"
     yield f"- when they disagree: {review['rule']}"
     if review["unhashed"]:
         yield f"- {review['unhashed']:,} decisions did not say which text they were about"
 
 
-def agreement_line(found: Mapping[str, Any]) -> str:
+def agreement_line(agreement: Mapping[str, Any]) -> str:
     """One line on an agreement, undefined ones too."""
     names = {"cohen_kappa": "Cohen's kappa", "krippendorff_alpha": "Krippendorff's alpha"}
-    if found["measure"] is None:
-        return str(found["note"])
-    value = found["note"] if found["value"] is None else f"{found['value']:.3f}"
+    if agreement["measure"] is None:
+        return str(agreement["note"])
+    value = agreement["note"] if agreement["value"] is None else f"{agreement['value']:.3f}"
     return (
-        f"{names[found['measure']]} {value} (n = {found['n']:,} answers, {found['reviewers']} reviewers; "
-        f"the same decision in {100 * found['observed']:.1f} % of pairs)"
+        f"{names[agreement['measure']]} {value} "
+        f"(n = {agreement['n']:,} answers, {agreement['reviewers']} reviewers; "
+        f"the same decision in {100 * agreement['observed']:.1f} % of pairs)"
     )
 
 

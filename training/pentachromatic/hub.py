@@ -24,11 +24,11 @@ REPO = re.compile(r"[\w.-]+/[\w.-]+")
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a folder whose files are not those that the manifest hashed."""
-    for path, told in manifest["files"].items():
+    for path, recorded in manifest["files"].items():
         file = folder / path
         if not file.is_file():
             raise ArtifactError(f"{file} is gone. Build the dataset again.")
-        if facts(file).sha256 != told["sha256"]:
+        if facts(file).sha256 != recorded["sha256"]:
             raise ArtifactError(f"{file} is not as it was built. Build the dataset again.")
 
 
@@ -55,7 +55,7 @@ def push_to_hub(
     manifest = take_reports(folder)
     if not allow_leakage:
         refuse_a_leak(manifest)
-    named = {each["path"] for config in configs(manifest) for each in config["data_files"]}
+    named = {file["path"] for config in configs(manifest) for file in config["data_files"]}
     api = HfApi()
     try:
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
@@ -67,8 +67,8 @@ def push_to_hub(
             commit_message=message or f"{manifest['counts']['answers']:,} answers",
         )
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
-        said = str(error).strip().splitlines()
+        reasons = str(error).strip().splitlines()
         raise PaletteError(
-            f"The hub did not take {repo}: {said[0] if said else type(error).__name__}"
+            f"The hub did not take {repo}: {reasons[0] if reasons else type(error).__name__}"
         ) from error
     return str(getattr(commit, "commit_url", "") or f"https://huggingface.co/datasets/{repo}")

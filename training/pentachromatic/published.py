@@ -18,8 +18,8 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.errors import UsageError
 from cultural_palette.jsonl import JsonFault, read_json, read_rows, refuse
 from cultural_palette.provenance import short_sha256
-from cultural_palette.training.pentachromatic.run import OK, STEPS
 from cultural_palette.training.pentachromatic.splits import normalised
+from cultural_palette.training.pentachromatic.synthesis_run import OK, STEPS
 
 COLUMNS = ("query", "response", "rejected_response")
 COMMUNITY_COLUMNS = ("community", "continent")
@@ -50,20 +50,20 @@ class Published:
 
     def answers(self) -> Iterator[tuple[str, PublishedGroup]]:
         """(community, group), all communities of a query together."""
-        for query_id in dict.fromkeys(each for found in self.groups.values() for each in found):
-            for key, found in self.groups.items():
-                if query_id in found:
-                    yield key, found[query_id]
+        for query_id in dict.fromkeys(query_id for groups in self.groups.values() for query_id in groups):
+            for key, groups in self.groups.items():
+                if query_id in groups:
+                    yield key, groups[query_id]
 
     def strangers(self) -> int:
         """Rejected answers that are no other community's response to that query."""
         count = 0
-        for key, found in self.groups.items():
-            for query_id, group in found.items():
+        for key, groups in self.groups.items():
+            for query_id, group in groups.items():
                 others = {
-                    each[query_id].response
-                    for other, each in self.groups.items()
-                    if other != key and query_id in each
+                    other_groups[query_id].response
+                    for other, other_groups in self.groups.items()
+                    if other != key and query_id in other_groups
                 }
                 count += sum(text not in others for text in group.rejected)
         return count
@@ -78,17 +78,17 @@ def read_published(
     names = {name.casefold(): key for key, all_names in communities.items() for name in (key, *all_names)}
     rows = repeated = 0
     for path in paths:
-        own = (given or {}).get(path) or _community_of(path, names)
+        file_community = (given or {}).get(path) or _community_of(path, names)
         for place, row in _rows(path):
             query, response, rejected = (_text(row, column, place) for column in COLUMNS)
-            said = next((str(row[c]) for c in COMMUNITY_COLUMNS if row.get(c)), None)
-            key = names.get(said.strip().casefold()) if said else own
+            community_text = next((str(row[c]) for c in COMMUNITY_COLUMNS if row.get(c)), None)
+            key = names.get(community_text.strip().casefold()) if community_text else file_community
             if key is None:
                 raise PublishedError(
                     f"{place}: which community? "
                     + (
-                        f"{said!r} is not one of"
-                        if said
+                        f"{community_text!r} is not one of"
+                        if community_text
                         else "Neither a column nor the file's name says one of"
                     )
                     + f" {', '.join(communities)}; say --community KEY=FILE."
@@ -115,7 +115,7 @@ def as_run(published: Published, out: Path, map_key: str) -> dict[str, Any]:
     folder = RunFolder(out)
     if folder.finished or any(folder.rows()):
         raise UsageError(f"{out} holds a run already. Take another --out.")
-    if lost := [key for key, found in published.groups.items() if not found]:
+    if lost := [key for key, groups in published.groups.items() if not groups]:
         raise PublishedError(f"No rows of {', '.join(lost)}: give the files of every community.")
     answers = 0
     with folder:
@@ -225,5 +225,5 @@ def _community_of(path: Path, names: Mapping[str, str]) -> str | None:
     """The one community that the file's name says; None when it says none, or several."""
     words = re.split(r"[^a-z0-9]+", path.stem.casefold())
     text = f" {' '.join(words)} "
-    found = {key for name, key in names.items() if f" {' '.join(re.split(r'[^a-z0-9]+', name))} " in text}
-    return found.pop() if len(found) == 1 else None
+    keys = {key for name, key in names.items() if f" {' '.join(re.split(r'[^a-z0-9]+', name))} " in text}
+    return keys.pop() if len(keys) == 1 else None

@@ -37,7 +37,9 @@ def take_reports(folder: Path) -> dict[str, Any]:
     """Put the reports' figures into manifest and card; a report on other answers is refused."""
     manifest = load_manifest(folder)
     manifest["reports"] = {
-        name: found for name in REPORTS if (found := _figures(folder / f"{name}.json", manifest)) is not None
+        name: figures
+        for name in REPORTS
+        if (figures := _figures(folder / f"{name}.json", manifest)) is not None
     }
     finish(folder, manifest)
     return manifest
@@ -45,10 +47,10 @@ def take_reports(folder: Path) -> dict[str, Any]:
 
 def refuse_a_leak(manifest: Mapping[str, Any]) -> None:
     """The gate: raises DatasetLeaks when the leakage report did not pass. No report: nothing to go by."""
-    found = manifest["reports"].get("leakage")
-    if found and found.get("passed") is False:
+    leakage = manifest["reports"].get("leakage")
+    if leakage and leakage.get("passed") is False:
         raise DatasetLeaks(
-            f"{found.get('queries_leaking', 'Some')} queries of this dataset hold questions of a survey. "
+            f"{leakage.get('queries_leaking', 'Some')} queries of this dataset hold questions of a survey. "
             "Build it again with --exclude (see `palette dataset measure leakage --write-exclusions`), "
             "or say --allow-leakage."
         )

@@ -48,7 +48,7 @@ def assign(queries: Iterable[tuple[str, str]], test_share: float = 0.1, seed: in
 
     if not 0 <= test_share < 1:
         raise UsageError(f"test share {test_share}: expected 0 or more, and less than 1")
-    found: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     leaders: dict[str, str] = {}
     exact: dict[str, str] = {}
     texts: dict[str, str] = {}
@@ -61,16 +61,18 @@ def assign(queries: Iterable[tuple[str, str]], test_share: float = 0.1, seed: in
             grams = _grams(text)
             sketch = blank.copy()
             sketch.update_batch([gram.encode() for gram in grams])
-            close = {each: _jaccard(grams, _grams(texts[each])) for each in near.query(sketch)}
-            leader = max((each for each in close if close[each] >= NEAR), key=close.__getitem__, default=None)
+            close = {other: _jaccard(grams, _grams(texts[other])) for other in near.query(sketch)}
+            leader = max(
+                (other for other in close if close[other] >= NEAR), key=close.__getitem__, default=None
+            )
             if leader is None:
                 near.insert(query_id, sketch)
                 texts[query_id] = text
         exact.setdefault(text, leader or query_id)
         if leader is not None and leader != query_id:
             leaders[query_id] = leader
-        found[query_id] = side(leader or query_id, test_share, seed)
-    return Splits(found, leaders, test_share, seed)
+        split_of[query_id] = side(leader or query_id, test_share, seed)
+    return Splits(split_of, leaders, test_share, seed)
 
 
 def _grams(text: str) -> frozenset[str]:

@@ -83,11 +83,11 @@ class DecisionsFile:
         if not self.reviewer.strip():
             raise ReviewError(f"{self.path}: no reviewer's name")
         seen: dict[tuple[str, str], Decision] = {}
-        for each in self.decisions:
-            if seen.setdefault(each.key, each) != each:
+        for decision in self.decisions:
+            if seen.setdefault(decision.key, decision) != decision:
                 raise ReviewError(
                     f"{self.path}: {self.reviewer} decides twice, and not the same, on "
-                    f"{each.query_id} / {each.community}"
+                    f"{decision.query_id} / {decision.community}"
                 )
 
 
@@ -112,14 +112,14 @@ def to_json(reviewer: str, run: str, decisions: Iterable[Decision]) -> dict[str,
         "run": run,
         "decisions": [
             {
-                "query_id": each.query_id,
-                "community": each.community,
-                "decision": each.decision,
-                "reason": each.reason,
-                "text": each.text,
-                "text_hash": each.text_hash,
+                "query_id": decision.query_id,
+                "community": decision.community,
+                "decision": decision.decision,
+                "reason": decision.reason,
+                "text": decision.text,
+                "text_hash": decision.text_hash,
             }
-            for each in decisions
+            for decision in decisions
         ],
     }
 
@@ -140,8 +140,8 @@ def _from_json(text: str, path: Path) -> DecisionsFile:
     except JsonFault as error:
         raise ReviewError(f"{path}: {error}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        said = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise ReviewError(f'{path}: expected "format": "{FORMAT}", found {said!r}')
+        file_format = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise ReviewError(f'{path}: expected "format": "{FORMAT}", found {file_format!r}')
     rows = data.get("decisions")
     if not isinstance(rows, list):
         raise ReviewError(f'{path}: "decisions" is {type(rows).__name__}, expected a list')
@@ -162,7 +162,7 @@ def _from_csv(text: str, path: Path) -> DecisionsFile:
         cells = {key: unguarded(value or "") for key, value in row.items() if isinstance(key, str)}
         if name := cells.get("reviewer", "").strip():
             names.add(name)
-        if not (said := cells["decision"].strip().lower()):
+        if not (decision := cells["decision"].strip().lower()):
             if cells["reason"].strip() or cells["text"].strip():
                 raise ReviewError(f"{place}: a reason or a text, but no decision")
             undecided += 1
@@ -173,7 +173,7 @@ def _from_csv(text: str, path: Path) -> DecisionsFile:
                 {
                     "query_id": cells["query_id"],
                     "community": cells["community"].strip(),
-                    "decision": said,
+                    "decision": decision,
                     "text": cells["text"] if cells["text"].strip() else None,
                     **{name: value.strip() or None for name, value in fields.items()},
                 },

@@ -15,7 +15,13 @@ from typing import Any
 
 from cultural_palette.artifacts import whole_file
 from cultural_palette.errors import UsageError
-from cultural_palette.training.pentachromatic.run import STEPS, Answer, IndexedQuery, RunIndex, SynthesisRun
+from cultural_palette.training.pentachromatic.synthesis_run import (
+    STEPS,
+    IndexedQuery,
+    RunIndex,
+    SynthesisedAnswer,
+    SynthesisRun,
+)
 from cultural_palette.training.review.decisions import COLUMNS, FORMAT, guarded
 
 PAGE = Path(__file__).parent / "page"
@@ -33,11 +39,11 @@ class Selection:
     def of(self, index: RunIndex) -> RunIndex:
         """The index with these queries only, in its order; the same seed draws the same."""
         queries: Sequence[IndexedQuery] = [
-            each for each in index.queries if each.flagged or not self.only_findings
+            query for query in index.queries if query.flagged or not self.only_findings
         ]
         if self.sample is not None and self.sample < len(queries):
             drawn = set(random.Random(self.seed).sample(range(len(queries)), self.sample))
-            queries = [each for n, each in enumerate(queries) if n in drawn]
+            queries = [query for number, query in enumerate(queries) if number in drawn]
         if not queries:
             raise UsageError(
                 "No query to review: validation found nothing. Leave --only-findings out."
@@ -55,7 +61,7 @@ def export_html(run: SynthesisRun, index: RunIndex, out: Path, reviewer: str | N
         head = head.replace(f"{{{{{name}-hash}}}}", _csp_hash(code))
     head = head.replace("{{style}}", style)
     tail = tail.replace("{{script}}", script)
-    count = sum(found is not None for query in index.queries for found in query.hashes.values())
+    count = sum(text_hash is not None for query in index.queries for text_hash in query.hashes.values())
     with whole_file(out) as file:
         file.write(head.encode())
         file.write(_data("about", _about(run, index, reviewer)))
@@ -73,11 +79,11 @@ def export_csv(run: SynthesisRun, index: RunIndex, out: Path, reviewer: str | No
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         table = csv.DictWriter(text, COLUMNS)
         table.writeheader()
-        for query, found in run.answers(index):
-            for key, answer in found.items():
+        for query, answers in run.answers(index):
+            for key, answer in answers.items():
                 if not answer.passed:
                     continue
-                told = "; ".join(
+                findings = "; ".join(
                     f"{f.kind}: {f.detail}" + (f' "{f.quote}"' if f.quote else "") for f in answer.findings
                 )
                 row = {
@@ -85,7 +91,7 @@ def export_csv(run: SynthesisRun, index: RunIndex, out: Path, reviewer: str | No
                     "query": query.query,
                     "community": key,
                     "response": answer.response or "",
-                    "findings": told,
+                    "findings": findings,
                     "text_hash": query.hashes[key] or "",
                     "reviewer": reviewer or "",
                 }
@@ -116,8 +122,8 @@ def _about(run: SynthesisRun, index: RunIndex, reviewer: str | None) -> dict[str
 
 def _chunks(run: SynthesisRun, index: RunIndex) -> Iterator[list[dict[str, Any]]]:
     held: list[dict[str, Any]] = []
-    for query, found in run.answers(index):
-        source = next(iter(found.values())).row.get("source") if found else None
+    for query, answers in run.answers(index):
+        source = next(iter(answers.values())).row.get("source") if answers else None
         held.append(
             {
                 "query": query.query,
@@ -125,7 +131,7 @@ def _chunks(run: SynthesisRun, index: RunIndex) -> Iterator[list[dict[str, Any]]
                     name: source.get(name) if isinstance(source, dict) else None
                     for name in ("dataset", "birth_country", "community")
                 },
-                "answers": {key: _shown(answer) for key, answer in found.items()},
+                "answers": {key: _shown(answer) for key, answer in answers.items()},
             }
         )
         if len(held) == CHUNK:
@@ -135,7 +141,7 @@ def _chunks(run: SynthesisRun, index: RunIndex) -> Iterator[list[dict[str, Any]]
         yield held
 
 
-def _shown(answer: Answer) -> dict[str, Any]:
+def _shown(answer: SynthesisedAnswer) -> dict[str, Any]:
     steps = answer.row.get("steps")
     steps = steps if isinstance(steps, Mapping) else {}
     return {
@@ -146,7 +152,7 @@ def _shown(answer: Answer) -> dict[str, Any]:
         "rounds": answer.row.get("rounds"),
         "teacher": answer.row.get("teacher"),
         "error": answer.row.get("error"),
-        "findings": [asdict(each) for each in answer.findings],
+        "findings": [asdict(finding) for finding in answer.findings],
     }
 
 

@@ -1,5 +1,5 @@
 """The Pentachromatic dataset's answers: a teacher model answers every query for every community of a map.
 
-`run` holds the job, `teacher` how it is asked and paid for, `server` how requests travel, `batch` the
+`run` writes the rows, `teacher` makes and pays for the calls, `teacher_servers` sends them, `batch` the
 providers' files, `estimate` what it will cost.
 """

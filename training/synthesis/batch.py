@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 from cultural_palette.errors import ArtifactError, UsageError
 from cultural_palette.jsonl import parse_object
 from cultural_palette.nodes.synthesis.state import TeacherRefused
-from cultural_palette.training.synthesis.server import REFUSALS, Trouble, read_completion
 from cultural_palette.training.synthesis.teacher import Json, NotYet, Request
+from cultural_palette.training.synthesis.teacher_servers import REFUSALS, Trouble, read_completion
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 100_000_000  # of one file, as OpenAI takes them
 ENDPOINT = "/v1/chat/completions"
@@ -152,19 +152,19 @@ def _outcome(row: Mapping[str, Any]) -> Json | Trouble:
     """The reply of a result line; or {"refused": why}, when asking again would not help; or the trouble."""
     response = row.get("response")
     if not isinstance(response, Mapping):
-        return Trouble(f"error: {_said(row.get('error'))}")
+        return Trouble(f"error: {_reason(row.get('error'))}")
     status, body = response.get("status_code"), response.get("body")
     if status in REFUSALS:
-        return {"refused": f"HTTP {status}: {_said(body)}"}
+        return {"refused": f"HTTP {status}: {_reason(body)}"}
     if status != 200 or row.get("error"):
-        return Trouble(f"HTTP {status}: {_said(row.get('error') or body)}")
+        return Trouble(f"HTTP {status}: {_reason(row.get('error') or body)}")
     done = read_completion(body if isinstance(body, Mapping) else {}, "the results file")
     if isinstance(done, Trouble):
         return done
     return {"text": done.text, "finish": done.finish, "usage": done.usage, "seconds": 0.0}
 
 
-def _said(error: Any) -> str:
+def _reason(error: Any) -> str:
     if isinstance(error, Mapping):
         error = error.get("error", error)
     if isinstance(error, Mapping):

@@ -20,7 +20,7 @@ FAILING_SHARE = 0.15  # answers that go round again, each round
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SynthesisEstimate:
     """`calls`: by step for one round; `again`: calls of the rounds after the first; tokens and dollars for
     all. `cost_usd` None: no price."""
 
@@ -102,7 +102,7 @@ def estimate(
     context: SynthesisContext,
     price: Price | None,
     failing_share: float = FAILING_SHARE,
-) -> Estimate:
+) -> SynthesisEstimate:
     """For these queries, or for so many of PRISM's length."""
     number = queries if isinstance(queries, int) else len(queries)
     mean = QUERY_CHARACTERS
@@ -118,7 +118,7 @@ def estimate(
     written = sum(REPLY_TOKENS[step] for step in steps)
     rounds = 1 + further
     input_tokens, output_tokens = round(answers * rounds * read), round(answers * rounds * written)
-    return Estimate(
+    return SynthesisEstimate(
         queries=number,
         communities=len(cultural_map.communities),
         calls=dict.fromkeys(steps, answers),

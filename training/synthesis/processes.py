@@ -22,9 +22,9 @@ from cultural_palette.errors import PaletteError
 from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.run import (
-    Job,
     Outcome,
     Show,
+    SynthesisSpec,
     already_there,
     answer_all,
     end,
@@ -35,14 +35,14 @@ from cultural_palette.training.synthesis.run import (
 from cultural_palette.training.synthesis.sitting import INTERRUPTED, Sitting, open_teacher
 from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
 
-COUNTED = ("input_tokens", "output_tokens", "replies", "untold", "asked")
+COUNTED = ("input_tokens", "output_tokens", "replies", "uncounted", "calls_made")
 
 
 @dataclass(frozen=True)
 class Share:
-    """One process' part: each `of`-th answer of the job, from the `index`-th on."""
+    """One process' part: each `of`-th answer of the spec, from the `index`-th on."""
 
-    job: Job
+    spec: SynthesisSpec
     out: Path
     sitting: Sitting
     index: int
@@ -61,12 +61,12 @@ class _Worker:
 
 
 def sit_in_processes(
-    job: Job, folder: RunFolder, sitting: Sitting, show: Show, note: Callable[[str], None]
+    spec: SynthesisSpec, folder: RunFolder, sitting: Sitting, show: Show, note: Callable[[str], None]
 ) -> Outcome:
     """As `sit`, with `sitting.processes` of them."""
     before = Ledger(sitting.price, sitting.budget)
-    _, tally = already_there(job, folder, before)
-    workers = [_start(job, folder.path, sitting, index) for index in range(sitting.processes)]
+    _, tally = already_there(spec, folder, before)
+    workers = [_start(spec, folder.path, sitting, index) for index in range(sitting.processes)]
     ledger = replace(before)
     stopped: str | None = None
 
@@ -103,15 +103,15 @@ def sit_in_processes(
             worker.process.join()
     if error := next((worker.error for worker in workers if worker.error is not None), None):
         raise error
-    return end(job, folder, tally, ledger, stopped, sum(worker.saved for worker in workers))
+    return end(spec, folder, tally, ledger, stopped, sum(worker.saved for worker in workers))
 
 
-def _start(job: Job, out: Path, sitting: Sitting, index: int) -> _Worker:
+def _start(spec: SynthesisSpec, out: Path, sitting: Sitting, index: int) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     calls = max(1, sitting.concurrency // sitting.processes)
     # the parent keeps the budget: it alone sees what all have used
-    share = Share(job, out, replace(sitting, concurrency=calls, budget=None), index, sitting.processes)
+    share = Share(spec, out, replace(sitting, concurrency=calls, budget=None), index, sitting.processes)
     process = context.Process(target=_work, args=(share, theirs), name=f"synthesis-{index}")
     process.start()
     theirs.close()
@@ -149,14 +149,14 @@ def _minding_interrupts(
         note("Stopping: waiting for the calls under way; once more gives them up.")
 
     before = {}
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
         with suppress(ValueError):  # not the main thread
-            before[each] = signal.signal(each, handle)
+            before[signal_number] = signal.signal(signal_number, handle)
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
 
 
 # -- in the process ----------------------------------------------------------------------------------------
@@ -169,9 +169,9 @@ def _work(share: Share, pipe: Connection) -> None:
 
 
 async def _answer_share(share: Share, pipe: Connection) -> None:
-    job = share.job
+    spec = share.spec
     loop = asyncio.get_running_loop()
-    async with open_teacher(job, share.out, share.sitting) as teacher:
+    async with open_teacher(spec, share.out, share.sitting) as teacher:
 
         def heard() -> None:
             try:
@@ -181,14 +181,14 @@ async def _answer_share(share: Share, pipe: Connection) -> None:
                 teacher.stop("The run's first process is gone.")
 
         def took(query: Query, key: str, answer: Answer) -> None:
-            _tell(pipe, teacher, row_of(job, query, key, answer))
+            _tell(pipe, teacher, row_of(spec, query, key, answer))
 
-        done, _ = already_there(job, RunFolder(share.out), Ledger())
-        wanted = missing(job, done, share.index, share.of)
+        done, _ = already_there(spec, RunFolder(share.out), Ledger())
+        wanted = missing(spec, done, share.index, share.of)
         error: BaseException | None = None
         loop.add_reader(pipe.fileno(), heard)
         try:
-            await answer_all(job, teacher, wanted, share.sitting.concurrency, took)
+            await answer_all(spec, teacher, wanted, share.sitting.concurrency, took)
         except RunStopped:
             pass
         except PaletteError as fault:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from cultural_palette.training.estimate import spell
+from cultural_palette.training.durations import duration_words
 from cultural_palette.training.synthesis.run import Tally
 from cultural_palette.training.synthesis.teacher import Ledger
 
@@ -17,11 +17,11 @@ def progress_line(tally: Tally, ledger: Ledger, seconds: float | None = None) ->
     parts = [
         f"{tally.written:,} of {tally.wanted:,} answers ({tally.ok:,} ok, {tally.set_aside:,} set aside"
         + (f", {tally.failed:,} without reply)" if tally.failed else ")"),
-        f"{ledger.asked / elapsed if elapsed > 0 else 0.0:.1f} calls/s",
+        f"{ledger.calls_made / elapsed if elapsed > 0 else 0.0:.1f} calls/s",
     ]
     left = tally.wanted - tally.written - tally.failed
     if left > 0:
-        parts.append(f"{spell(left / rate)} left" if rate else "time left unknown yet")
+        parts.append(f"{duration_words(left / rate)} left" if rate else "time left unknown yet")
     parts.append(f"{_short(ledger.input_tokens)} tokens read, {_short(ledger.output_tokens)} written")
     parts.append(cost_words(tally, ledger))
     return " · ".join(parts)
@@ -32,7 +32,7 @@ def cost_words(tally: Tally, ledger: Ledger) -> str:
     cost = ledger.cost
     if cost is None:
         return "cost unknown (no price)"
-    at_least = "at least " if ledger.untold else ""
+    at_least = "at least " if ledger.uncounted else ""
     so_far = f"{at_least}{cost:,.2f} USD so far"
     if tally.written and tally.written < tally.wanted:
         return f"{so_far}, {cost * tally.wanted / tally.written:,.2f} projected"

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -34,11 +35,12 @@ from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped
 
 PROMPTS = ("respond", "feedback", "aggregate", "validate")
 MOST_ERRORS_SHOWN = 5
+AnswerKey = tuple[str, str]  # (query id, community)
 Show = Callable[["Tally", Ledger], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class SynthesisSpec:
     """All that settles what the rows will say. `limit`: the first so many queries only."""
 
     queries: Queries
@@ -132,7 +134,7 @@ class Outcome:
         return self.tally.written >= self.tally.wanted and not self.stopped
 
 
-def row_of(job: Job, query: Query, community: str, answer: Answer) -> dict[str, Any]:
+def row_of(spec: SynthesisSpec, query: Query, community: str, answer: Answer) -> dict[str, Any]:
     """An answer as `rows.jsonl` keeps it."""
     return {
         "query_id": query.id,
@@ -144,36 +146,40 @@ def row_of(job: Job, query: Query, community: str, answer: Answer) -> dict[str, 
         "rounds": answer["rounds"],
         "validation": answer["validation"],
         "teacher": answer["teacher"],
-        "prompts": job.prompts,
+        "prompts": spec.prompts,
         "usage": answer["usage"],
         "error": answer["error"],
         "source": asdict(query.source),
     }
 
 
-def already_there(job: Job, folder: RunFolder, ledger: Ledger) -> tuple[set[int], Tally]:
-    """What earlier sittings wrote (as hashes, for `missing`), counted, and paid into the ledger."""
-    done: set[int] = set()
-    tally = Tally(len(job.items) * len(job.communities))
+def already_there(spec: SynthesisSpec, folder: RunFolder, ledger: Ledger) -> tuple[set[AnswerKey], Tally]:
+    """The answers that earlier sittings wrote, counted, and paid into the ledger."""
+    done: set[AnswerKey] = set()
+    tally = Tally(len(spec.items) * len(spec.communities))
     for row in folder.rows():
-        done.add(hash((row["query_id"], row["community"])))
+        done.add(
+            (sys.intern(row["query_id"]), sys.intern(row["community"]))
+        )  # one text for all rows of a query
         tally.add(row)
         _pay(ledger, row)
     tally.before = tally.written
     return done, tally
 
 
-def missing(job: Job, done: set[int], share: int = 0, of: int = 1) -> Iterator[tuple[Query, str]]:
+def missing(
+    spec: SynthesisSpec, done: Collection[AnswerKey], share: int = 0, of: int = 1
+) -> Iterator[tuple[Query, str]]:
     """What is to be answered: all communities of a query, then those of the next. `share`: each `of`-th
-    answer of the whole job only, done or not, so that shares never meet.
+    answer of the whole run only, done or not, so that shares never meet.
     """
-    for number, (query, key) in enumerate(product(job.items, job.communities)):
-        if number % of == share and hash((query.id, key)) not in done:
+    for number, (query, key) in enumerate(product(spec.items, spec.communities)):
+        if number % of == share and (query.id, key) not in done:
             yield query, key
 
 
-async def run_job(
-    job: Job,
+async def write_missing_rows(
+    spec: SynthesisSpec,
     folder: RunFolder,
     teacher: Teacher,
     *,
@@ -186,26 +192,26 @@ async def run_job(
     under way come to their end first.
     """
     folder.open()
-    done, tally = already_there(job, folder, teacher.ledger)
+    done, tally = already_there(spec, folder, teacher.ledger)
 
     def took(query: Query, key: str, answer: Answer) -> None:
-        keep(folder, tally, row_of(job, query, key, answer))
+        keep(folder, tally, row_of(spec, query, key, answer))
         show(tally, teacher.ledger)
 
-    await answer_all(job, teacher, missing(job, done), concurrency, took)
-    return end(job, folder, tally, teacher.ledger, teacher.stopped, teacher.store.saved[KIND])
+    await answer_all(spec, teacher, missing(spec, done), concurrency, took)
+    return end(spec, folder, tally, teacher.ledger, teacher.stopped, teacher.store.saved[KIND])
 
 
 async def answer_all(
-    job: Job,
+    spec: SynthesisSpec,
     teacher: Teacher,
     wanted: Iterator[tuple[Query, str]],
     concurrency: int,
     took: Callable[[Query, str, Answer], None],
 ) -> None:
     """Answer what is wanted, and hand each answer to `took`."""
-    answering = answerings(job.cultural_map, teacher.ask)
-    context = job.context.model_copy(update={"teacher": str(job.teacher)})
+    answering = answerings(spec.cultural_map, teacher.ask)
+    context = spec.context.model_copy(update={"teacher": str(spec.teacher)})
 
     async def work() -> None:
         for query, key in wanted:
@@ -232,12 +238,12 @@ def keep(folder: RunFolder, tally: Tally, row: Mapping[str, Any]) -> None:
 
 
 def end(
-    job: Job, folder: RunFolder, tally: Tally, ledger: Ledger, stopped: str | None, saved: int
+    spec: SynthesisSpec, folder: RunFolder, tally: Tally, ledger: Ledger, stopped: str | None, saved: int
 ) -> Outcome:
     """The manifest, if every row is there. `saved`: calls that earlier sittings had made."""
     outcome = Outcome(tally, stopped)
     if outcome.finished:
-        folder.finish(manifest_of(job, tally, ledger, saved))
+        folder.finish(manifest_of(spec, tally, ledger, saved))
     return outcome
 
 
@@ -270,46 +276,46 @@ def _pay(ledger: Ledger, row: Mapping[str, Any]) -> None:
     ledger.replies += 3 * row["rounds"] + ("validate" in row["prompts"])
 
 
-def manifest_of(job: Job, tally: Tally, ledger: Ledger, saved: int) -> dict[str, Any]:
+def manifest_of(spec: SynthesisSpec, tally: Tally, ledger: Ledger, saved: int) -> dict[str, Any]:
     """The manifest of a finished run."""
     cost = ledger.cost
     return {
         "kind": "synthesis",
         "counts": {
-            "queries": len(job.items),
+            "queries": len(spec.items),
             "rows": tally.written,
             "ok": tally.ok,
             "set_aside": tally.set_aside,
-            "by_community": {key: dict(tally.communities.get(key, {})) for key in job.communities},
+            "by_community": {key: dict(tally.communities.get(key, {})) for key in spec.communities},
             "rounds": {str(number): rows for number, rows in sorted(tally.rounds.items())},
             "findings": dict(tally.findings.most_common()),
         },
         "queries": {
-            **job.queries.origin,
-            "filters": dict(job.queries.counts),
-            "unreadable_rows": list(job.queries.faults),
+            **spec.queries.origin,
+            "filters": dict(spec.queries.counts),
+            "unreadable_rows": list(spec.queries.faults),
         },
-        "limit": job.limit,
+        "limit": spec.limit,
         "map": {
-            "key": job.cultural_map.key,
-            "name": job.cultural_map.name,
-            "communities": {c.key: c.name for c in job.cultural_map.communities},
+            "key": spec.cultural_map.key,
+            "name": spec.cultural_map.name,
+            "communities": {c.key: c.name for c in spec.cultural_map.communities},
         },
-        "teacher": str(job.teacher),
-        "validation": job.validation,
-        "prompts": job.prompts,
-        **job.context.model_dump(include={"temperature", "max_tokens", "seed", "max_rounds"}),
+        "teacher": str(spec.teacher),
+        "validation": spec.validation,
+        "prompts": spec.prompts,
+        **spec.context.model_dump(include={"temperature", "max_tokens", "seed", "max_rounds"}),
         "tokens": {
             "input": ledger.input_tokens,
             "output": ledger.output_tokens,
-            "replies_without_count": ledger.untold,
+            "replies_without_count": ledger.uncounted,
         },
         "cost_usd": None if cost is None else round(cost, 6),
         "price": None if ledger.price is None else asdict(ledger.price),
         "last_sitting": {
             "seconds": round(time.perf_counter() - tally.started, 1),
             "rows": tally.written - tally.before,
-            "calls_asked": ledger.asked,
+            "calls_asked": ledger.calls_made,
             "calls_kept": saved,
         },
         "versions": {

@@ -19,8 +19,7 @@ from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.pace import Pace
 from cultural_palette.training.synthesis.prices import Price
-from cultural_palette.training.synthesis.run import Job, Outcome, Show, run_job
-from cultural_palette.training.synthesis.server import Servers
+from cultural_palette.training.synthesis.run import Outcome, Show, SynthesisSpec, write_missing_rows
 from cultural_palette.training.synthesis.teacher import (
     LEAST_FAILURES_IN_A_ROW,
     Answering,
@@ -29,6 +28,7 @@ from cultural_palette.training.synthesis.teacher import (
     from_models,
     from_servers,
 )
+from cultural_palette.training.synthesis.teacher_servers import TeacherServers
 
 INTERRUPTED = "Interrupted."
 
@@ -50,47 +50,49 @@ class Sitting:
     answering: Answering | None = None
 
 
-def sit(job: Job, out: Path, sitting: Sitting, show: Show, note: Callable[[str], None]) -> Outcome:
+def sit(spec: SynthesisSpec, out: Path, sitting: Sitting, show: Show, note: Callable[[str], None]) -> Outcome:
     """Run until every row is there, or something stops it. `note` tells a person what is waited for."""
 
     async def work() -> Outcome:
-        async with open_teacher(job, out, sitting) as teacher:
+        async with open_teacher(spec, out, sitting) as teacher:
             with _minding_interrupts(teacher, note):
-                return await run_job(job, folder, teacher, concurrency=sitting.concurrency, show=show)
+                return await write_missing_rows(
+                    spec, folder, teacher, concurrency=sitting.concurrency, show=show
+                )
 
-    with RunFolder(out, job.config()) as folder:
+    with RunFolder(out, spec.config()) as folder:
         if sitting.processes > 1 and sitting.urls and sitting.answering is None:
             from cultural_palette.training.synthesis.processes import sit_in_processes
 
-            return sit_in_processes(job, folder, sitting, show, note)
+            return sit_in_processes(spec, folder, sitting, show, note)
         return asyncio.run(work())
 
 
-def preview(job: Job, out: Path, sitting: Sitting, number: int) -> list[tuple[Query, dict[str, Answer]]]:
-    """The first queries' answers, to look at. Calls are kept, so the run does not ask them again; no row is
-    written.
-    """
+def preview(
+    spec: SynthesisSpec, out: Path, sitting: Sitting, number: int
+) -> list[tuple[Query, dict[str, Answer]]]:
+    """The first queries' answers, to look at. The run repeats none of their calls; no row is written."""
 
     async def work() -> list[tuple[Query, dict[str, Answer]]]:
-        async with open_teacher(job, out, sitting) as teacher:
-            graph = build_synthesis(job.cultural_map, ask=teacher.ask)
-            context = job.context.model_copy(update={"teacher": str(job.teacher)})
+        async with open_teacher(spec, out, sitting) as teacher:
+            graph = build_synthesis(spec.cultural_map, ask=teacher.ask)
+            context = spec.context.model_copy(update={"teacher": str(spec.teacher)})
 
             async def one(query: Query) -> tuple[Query, dict[str, Answer]]:
                 entry: Any = {"query": query.text}
                 return query, (await graph.ainvoke(entry, context=context))["answers"]
 
             try:
-                return await asyncio.gather(*(one(query) for query in job.items[:number]))
+                return await asyncio.gather(*(one(query) for query in spec.items[:number]))
             finally:
                 await teacher.drain()
 
-    with RunFolder(out, job.config()):
+    with RunFolder(out, spec.config()):
         return asyncio.run(work())
 
 
 @asynccontextmanager
-async def open_teacher(job: Job, out: Path, sitting: Sitting) -> AsyncIterator[Teacher]:
+async def open_teacher(spec: SynthesisSpec, out: Path, sitting: Sitting) -> AsyncIterator[Teacher]:
     """The teacher of one event loop, with the calls kept in `out`."""
     pace = Pace(sitting.concurrency)
     ledger = Ledger(sitting.price, sitting.budget)
@@ -98,13 +100,13 @@ async def open_teacher(job: Job, out: Path, sitting: Sitting) -> AsyncIterator[T
     with _rarer_collections(), CallStore(out) as store:
         if sitting.answering is not None:
             yield Teacher(store, sitting.answering, ledger)
-        elif not job.teacher.in_process:
-            async with Servers(
+        elif not spec.teacher.in_process:
+            async with TeacherServers(
                 sitting.urls,
                 sitting.key,
                 pace,
                 retries=sitting.retries,
-                seed=job.context.seed,
+                seed=spec.context.seed,
                 first_pause_s=sitting.first_pause_s,
             ) as servers:
                 yield Teacher(store, from_servers(servers), ledger, pace, most_failures)
@@ -142,12 +144,12 @@ def _minding_interrupts(teacher: Teacher, note: Callable[[str], None]) -> Iterat
         note(f"Stopping: waiting for {teacher.under_way} calls under way; once more gives them up.")
 
     added = []
-    for each in signals:
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; not the main thread
-            loop.add_signal_handler(each, first)
-            added.append(each)
+    for number in signals:
+        with suppress(RuntimeError, ValueError):  # not the main thread
+            loop.add_signal_handler(number, first)
+            added.append(number)
     try:
         yield
     finally:
-        for each in added:
-            loop.remove_signal_handler(each)
+        for number in added:
+            loop.remove_signal_handler(number)

@@ -18,7 +18,7 @@ from cultural_palette.nodes.synthesis.state import TeacherRefused
 from cultural_palette.settings import OPENAI_URL, Settings
 from cultural_palette.training.synthesis.pace import Pace
 from cultural_palette.training.synthesis.prices import Price
-from cultural_palette.training.synthesis.server import Servers, TeacherLost
+from cultural_palette.training.synthesis.teacher_servers import TeacherLost, TeacherServers
 
 KIND = "synthesis"  # of the calls in the store
 REFUSALS_IN_A_ROW = 10
@@ -88,16 +88,16 @@ def parse_teacher(texts: Sequence[str], settings: Settings) -> tuple[ModelRef, t
 
 @dataclass
 class Ledger:
-    """What a run has used, earlier sittings included. `untold`: replies without their tokens;
-    `asked`: calls that reached the teacher in this sitting."""
+    """What a run has used, earlier sittings included. `uncounted`: replies without their tokens;
+    `calls_made`: calls that reached the teacher in this sitting."""
 
     price: Price | None = None
     budget: float | None = None
     input_tokens: int = 0
     output_tokens: int = 0
     replies: int = 0
-    untold: int = 0
-    asked: int = 0
+    uncounted: int = 0
+    calls_made: int = 0
 
     @property
     def cost(self) -> float | None:
@@ -108,7 +108,7 @@ class Ledger:
         """One reply's tokens."""
         self.replies += 1
         if usage is None:
-            self.untold += 1
+            self.uncounted += 1
             return
         self.input_tokens += usage["input_tokens"]
         self.output_tokens += usage["output_tokens"]
@@ -165,20 +165,20 @@ class Teacher:
     ) -> Reply:
         """One reply, out of the store or asked. Raises ModelError; RunStopped when no call may be made."""
         request = Request(ref, sampling, messages, timeout_s)
-        flight = asyncio.create_task(self._kept(request))
+        flight = asyncio.create_task(self._stored_or_made(request))
         self._flights.add(flight)
         flight.add_done_callback(self._landed)
         row = await asyncio.shield(flight)
         message = AIMessage(row["text"], response_metadata={"finish_reason": row["finish"]})
         return Reply(row["text"], row["seconds"], message, row["usage"])
 
-    async def _kept(self, request: Request) -> Json:
+    async def _stored_or_made(self, request: Request) -> Json:
         call = request.call
-        row = await self.store.once(call, lambda: self._asked(request, lambda: self.store.key(call)))
+        row = await self.store.once(call, lambda: self._make(request, lambda: self.store.key(call)))
         self.ledger.add(row["usage"])
         return row
 
-    async def _asked(self, request: Request, key: Callable[[], str]) -> Json:
+    async def _make(self, request: Request, key: Callable[[], str]) -> Json:
         if self.stopped:
             raise RunStopped(self.stopped)
         if self.ledger.spent_with(self.under_way):
@@ -195,7 +195,7 @@ class Teacher:
         finally:
             self.under_way -= 1
         self._failures = self._refusals = 0
-        self.ledger.asked += 1
+        self.ledger.calls_made += 1
         if row["usage"] is None and self.ledger.budget is not None:
             raise TeacherLost(
                 f"{request.model} does not tell how many tokens it used: no budget can be kept. "
@@ -216,7 +216,7 @@ class Teacher:
             flight.exception()  # looked at: the one who asked may be gone
 
 
-def from_servers(servers: Servers) -> Answering:
+def from_servers(servers: TeacherServers) -> Answering:
     """Replies of OpenAI-compatible servers."""
 
     async def answer(request: Request, key: Callable[[], str]) -> Json:

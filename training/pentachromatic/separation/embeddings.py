@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
+from transformers.utils import logging
 
 from cultural_palette.training.pentachromatic.separation.vectors import Vectors, identity_of, model_folder
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
+transformers_logging: Any = logging  # without types
 MINILM = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 
 
@@ -40,13 +40,10 @@ class SentenceEncoder:
             list(texts), batch_size=self._batch, convert_to_numpy=True, show_progress_bar=False
         )
         tokens = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        return np.asarray(vectors, dtype=np.float32), [len(each) for each in tokens]
+        return np.asarray(vectors, dtype=np.float32), [len(ids) for ids in tokens]
 
     def _loaded(self) -> SentenceTransformer:
         if self._model is None:
-            import transformers
-            from sentence_transformers import SentenceTransformer
-
-            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.disable_progress_bar()
             self._model = SentenceTransformer(str(self.folder), device=self._device)
         return self._model

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cultural_palette.artifacts import write_whole
 from cultural_palette.cultural_map import Community, CulturalMap
@@ -49,9 +52,6 @@ def figure_3(
 
     `labels`: each set's communities, (N,), in the order that its separation was computed in.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     marks = _marks(cultural_map)
     rows, columns = (2, len(sets)) if len(sets) > 1 else (1, 2)
     width = 4.4 * columns
@@ -61,15 +61,20 @@ def figure_3(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         grid = figure.subplots(rows, columns, squeeze=False)
-        for place, (found, names) in enumerate(zip(sets, labels, strict=True)):
-            views = ((found.as_is, "as they are"), (found.query_centred, "each query's mean taken off"))
-            for axes, (view, told) in zip(grid[:, place] if rows > 1 else grid[0], views, strict=True):
+        for place, (separation, names) in enumerate(zip(sets, labels, strict=True)):
+            views = (
+                (separation.as_is, "as they are"),
+                (separation.query_centred, "each query's mean taken off"),
+            )
+            for axes, (view, title) in zip(grid[:, place] if rows > 1 else grid[0], views, strict=True):
                 _scatter(axes, view, np.asarray(names), cultural_map, seed)
-                axes.set_title(found.name, loc="left", fontsize=11, fontweight="bold", pad=30)
-                _under_title(axes, told, view)
-        there = [c for c in cultural_map.communities if any(c.key in each.communities for each in sets)]
+                axes.set_title(separation.name, loc="left", fontsize=11, fontweight="bold", pad=30)
+                _under_title(axes, title, view)
+        there = [
+            c for c in cultural_map.communities if any(c.key in separation.communities for separation in sets)
+        ]
         figure.legend(
-            handles=[_handle(each, marks[each.key]) for each in there],
+            handles=[_handle(community, marks[community.key]) for community in there],
             loc="center",
             ncols=min(len(there), 5),
             frameon=False,
@@ -93,9 +98,6 @@ def figure_8(
     topics: Topics | None, homes: Mapping[str, int], cultural_map: CulturalMap, caption: str, out: Path
 ) -> list[Path]:
     """Queries by topic (dark: confident, pale: below the threshold) and by where their writers were born."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     with mpl.rc_context(STYLE):
         if topics is None:
             figure = Figure(figsize=(4.6, 3.4))
@@ -140,8 +142,8 @@ def _scatter(axes: Any, view: View | None, names: Any, cultural_map: CulturalMap
     axes.set_ylabel(f"component 2 ({100 * view.explained[1]:.1f} %)", fontsize=8)
 
 
-def _under_title(axes: Any, told: str, view: View | None) -> None:
-    lines = [told]
+def _under_title(axes: Any, title: str, view: View | None) -> None:
+    lines = [title]
     if view is not None:
         lines[0] += f": {len(view.texts):,} answers to {view.silhouette_cosine.queries:,} queries"
         figures = f"silhouette {view.silhouette_cosine.value:.2f}"
@@ -155,13 +157,15 @@ def _under_title(axes: Any, told: str, view: View | None) -> None:
 
 
 def _caption(sets: Sequence[Separation], cultural_map: CulturalMap, model: str) -> str:
-    def per(found: Separation) -> str:
-        sizes = found.as_is.counts
+    def per(separation: Separation) -> str:
+        sizes = separation.as_is.counts
         if len(set(sizes.values())) == 1:
-            return f"{found.name}: {sizes[found.communities[0]]:,} of each community"
-        return f"{found.name}: " + ", ".join(f"{sizes[key]:,} {names[key]}" for key in found.communities)
+            return f"{separation.name}: {sizes[separation.communities[0]]:,} of each community"
+        return f"{separation.name}: " + ", ".join(
+            f"{sizes[key]:,} {names[key]}" for key in separation.communities
+        )
 
-    names = {each.key: each.name for each in cultural_map.communities}
+    names = {community.key: community.name for community in cultural_map.communities}
 
     return (
         f"Embeddings by {model} at unit length, first two principal components of each panel. Silhouette: "
@@ -212,12 +216,12 @@ def _bare(axes: Any, right: float) -> None:
 
 
 def _marks(cultural_map: CulturalMap) -> dict[str, str]:
-    return {each.key: MARKS[place % len(MARKS)] for place, each in enumerate(cultural_map.communities)}
+    return {
+        community.key: MARKS[place % len(MARKS)] for place, community in enumerate(cultural_map.communities)
+    }
 
 
 def _handle(community: Community, mark: str) -> Any:
-    from matplotlib.lines import Line2D
-
     looks: dict[str, Any] = {
         "color": community.colour,
         "marker": mark,

@@ -118,19 +118,19 @@ class Leakage:
 
     def query_ids(self) -> dict[str, list[Pair]]:
         """Every query that leaks, itself or by an answer, with its pairs."""
-        found: dict[str, list[Pair]] = defaultdict(list)
+        pairs_by_query: dict[str, list[Pair]] = defaultdict(list)
         for pair in self.pairs:
             for query_id in pair.text.query_ids:
-                found[query_id].append(pair)
-        return dict(found)
+                pairs_by_query[query_id].append(pair)
+        return dict(pairs_by_query)
 
 
 def training_texts(answers: Answers) -> list[TrainingText]:
     """Every query and every answer, equal texts once."""
     places: dict[tuple[str, str | None], dict[str, None]] = defaultdict(dict)
-    for each in answers.items:
-        places[each.query, None][each.query_id] = None
-        places[each.response, each.community][each.query_id] = None
+    for answer in answers.items:
+        places[answer.query, None][answer.query_id] = None
+        places[answer.response, answer.community][answer.query_id] = None
     return [TrainingText(text, community, tuple(ids)) for (text, community), ids in places.items()]
 
 
@@ -149,11 +149,11 @@ def leakage(
     )
 
 
-def report(found: Leakage, dataset: Mapping[str, Any]) -> dict[str, Any]:
+def report(result: Leakage, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """`leakage.json`. `dataset`: which file was measured, with its hash."""
     rows = []
-    for survey in found.surveys:
-        pairs = [pair for pair in found.pairs if pair.survey == survey.name]
+    for survey in result.surveys:
+        pairs = [pair for pair in result.pairs if pair.survey == survey.name]
         kinds = Counter(pair.text.kind for pair in pairs)
         rows.append(
             {
@@ -169,24 +169,24 @@ def report(found: Leakage, dataset: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     return {
-        "passed": found.passed,
-        "threshold": found.thresholds.jaccard,
-        "containment_threshold": found.thresholds.containment,
-        "pairs": len(found.pairs),
-        "queries_leaking": len(found.query_ids()),
-        "queries_compared": found.queries,
-        "answers_compared": found.answers,
-        "thresholds": asdict(found.thresholds),
-        "lsh": {"permutations": PERMUTATIONS, "chance_missed_at_threshold": found.chance_missed},
+        "passed": result.passed,
+        "threshold": result.thresholds.jaccard,
+        "containment_threshold": result.thresholds.containment,
+        "pairs": len(result.pairs),
+        "queries_leaking": len(result.query_ids()),
+        "queries_compared": result.queries,
+        "answers_compared": result.answers,
+        "thresholds": asdict(result.thresholds),
+        "lsh": {"permutations": PERMUTATIONS, "chance_missed_at_threshold": result.chance_missed},
         "dataset": dict(dataset),
         "surveys": rows,
-        "examples": [pair.row() for pair in found.pairs[:SHOWN]],
+        "examples": [pair.row() for pair in result.pairs[:SHOWN]],
     }
 
 
-def exclusions(found: Leakage) -> Iterator[dict[str, Any]]:
+def exclusions(result: Leakage) -> Iterator[dict[str, Any]]:
     """A row for each query to leave out, with its reason."""
-    for query_id, pairs in found.query_ids().items():
+    for query_id, pairs in result.query_ids().items():
         best = max(pairs, key=lambda pair: pair.score)
         yield {
             "query_id": query_id,
@@ -232,13 +232,14 @@ class _Index:
         from datasketch import MinHashLSH
 
         self.thresholds = thresholds
-        self.questions = [(survey.name, each) for survey in surveys for each in survey.questions]
-        words = [words_of(question.text) for _, question in self.questions]
-        self.characters = [character_shingles(each, thresholds.characters) for each in words]
-        long = [each if len(each) >= thresholds.fewest_words else () for each in words]
-        self.words = [word_shingles(each, thresholds.words) for each in long]
+        self.questions = [(survey.name, question) for survey in surveys for question in survey.questions]
+        texts = [words_of(question.text) for _, question in self.questions]
+        self.characters = [character_shingles(words, thresholds.characters) for words in texts]
+        long = [words if len(words) >= thresholds.fewest_words else () for words in texts]
+        self.words = [word_shingles(words, thresholds.words) for words in long]
         self.quoted_from = [
-            thresholds.containment if len(each) >= thresholds.fewest_words_in_part else 1.0 for each in words
+            thresholds.containment if len(words) >= thresholds.fewest_words_in_part else 1.0
+            for words in texts
         ]
         count, rows, self.chance_missed = bands(thresholds.jaccard)
         self.lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(count, rows))
@@ -248,7 +249,7 @@ class _Index:
         for number, shingles in enumerate(self.words):
             for shingle in shingles:
                 self.holders[shingle].append(number)
-        sizes = [len(each) for each in self.characters]
+        sizes = [len(characters) for characters in self.characters]
         # A Jaccard of t needs sizes within a factor of t: a long answer is no near-copy of a question.
         self.sizes = (min(sizes) * thresholds.jaccard, max(sizes) / thresholds.jaccard)
 
@@ -279,5 +280,7 @@ class _Index:
 def _signatures(shingles: Iterable[frozenset[str]]) -> Iterator[Any]:
     from datasketch import MinHash
 
-    encoded = ([shingle.encode("utf-8", "surrogatepass") for shingle in each] for each in shingles)
+    encoded = (
+        [shingle.encode("utf-8", "surrogatepass") for shingle in text_shingles] for text_shingles in shingles
+    )
     yield from MinHash.generator(encoded, num_perm=PERMUTATIONS)

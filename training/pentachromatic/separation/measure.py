@@ -59,40 +59,42 @@ def measure_separation(
     from cultural_palette.training.pentachromatic.separation.separation import report, separation
 
     sets = [labelled(answers, cultural_map, name), *([second] if second else [])]
-    if len({each.name for each in sets}) < len(sets):
+    if len({text_set.name for text_set in sets}) < len(sets):
         raise UsageError(
             f"Both sets are called {name!r}: give one another name with --name or --beside-name."
         )
     if hide_names:
-        sets = [without_names(each, cultural_map) for each in sets]
+        sets = [without_names(text_set, cultural_map) for text_set in sets]
     encoder = SentenceEncoder(model)
     keys = [community.key for community in cultural_map.communities]
-    found, rows = [], []
-    for each in sets:
-        encoded = encode_all([text.text for text in each.texts], encoder, places.cache, progress)
-        found.append(separation(each.name, each.texts, encoded.vectors, communities=keys, seed=seed))
+    separations, rows = [], []
+    for text_set in sets:
+        encoded = encode_all([text.text for text in text_set.texts], encoder, places.cache, progress)
+        separations.append(
+            separation(text_set.name, text_set.texts, encoded.vectors, communities=keys, seed=seed)
+        )
         limit = encoder.limit
         rows.append(
-            report(found[-1])
+            report(separations[-1])
             | {
-                "sha256": each.sha256,
-                "counts": dict(each.counts),
+                "sha256": text_set.sha256,
+                "counts": dict(text_set.counts),
                 "token_limit": limit,
-                "different_texts": len({text.text for text in each.texts}),
+                "different_texts": len({text.text for text in text_set.texts}),
                 "texts_cut": int((encoded.tokens > limit).sum()) if limit else 0,
             }
         )
     files = figure_3(
-        found,
-        [[text.label for text in each.texts] for each in sets],
+        separations,
+        [[text.label for text in text_set.texts] for text_set in sets],
         cultural_map,
         _short(model) + (", names of places hidden," if hide_names else ""),
         places.figure("separation"),
         seed=seed,
     )
     points = places.figure("separation_points.csv")
-    _csv(points, ("set", "view", "id", "community", "x", "y"), _points(sets, found))
-    ours, probe = found[0].as_is, found[0].as_is.probe
+    _csv(points, ("set", "view", "id", "community", "x", "y"), _points(sets, separations))
+    ours, probe = separations[0].as_is, separations[0].as_is.probe
     result: dict[str, Any] = {
         "model": _short(model),
         "map": cultural_map.key,
@@ -102,7 +104,7 @@ def measure_separation(
         "probe_balanced_accuracy": probe.balanced_accuracy.value if probe else None,
         "probe_chance": probe.balanced_chance if probe else None,
     }
-    if (centred := found[0].query_centred) is not None:
+    if (centred := separations[0].query_centred) is not None:
         result["silhouette_cosine_query_centred"] = centred.silhouette_cosine.value
         result["probe_balanced_accuracy_query_centred"] = (
             centred.probe.balanced_accuracy.value if centred.probe else None
@@ -133,7 +135,6 @@ def measure_topics(
     from cultural_palette.training.pentachromatic.separation.figures import figure_8
     from cultural_palette.training.pentachromatic.separation.topics import (
         ADVISED_WORDS,
-        TopicClassifier,
         homes_of,
         topics_of,
     )
@@ -141,16 +142,18 @@ def measure_topics(
     queries = list(answers.queries().values())
     homes = homes_of(queries, cultural_map)
     result: dict[str, Any] = {"queries": len(queries), "map": cultural_map.key, "sha256": answers.sha256}
-    found, files = None, []
+    topics, files = None, []
     caption = f"n = {len(queries):,} queries"
     if model is not None:
+        from cultural_palette.training.pentachromatic.separation.topic_classifier import TopicClassifier
+
         classifier = TopicClassifier(model)
-        texts = [each.query for each in queries]
+        texts = [answer.query for answer in queries]
         encoded = encode_all(texts, classifier, places.cache, progress)
-        found = topics_of(texts, encoded.vectors, classifier.topics, threshold)
+        topics = topics_of(texts, encoded.vectors, classifier.topics, threshold)
         caption += (
-            f"; {sum(found.confident.values()):,} labelled with confidence {threshold:g} or more; "
-            f"{found.short:,} shorter than the {ADVISED_WORDS} words that the classifier is meant for.\n"
+            f"; {sum(topics.confident.values()):,} labelled with confidence {threshold:g} or more; "
+            f"{topics.short:,} shorter than the {ADVISED_WORDS} words that the classifier is meant for.\n"
             f"Topics by {_short(model)}."
         )
         files.append(places.figure("topics.csv"))
@@ -159,23 +162,23 @@ def measure_topics(
             files[-1],
             ("query_id", "topic", "confidence"),
             (
-                (each.query_id, classifier.topics[index], f"{row[index]:.4f}")
-                for each, index, row in zip(queries, best, encoded.vectors, strict=True)
+                (answer.query_id, classifier.topics[index], f"{row[index]:.4f}")
+                for answer, index, row in zip(queries, best, encoded.vectors, strict=True)
             ),
         )
         result |= {
             "model": _short(model),
             "model_identity": classifier.identity,
             "threshold": threshold,
-            "confident": sum(found.confident.values()),
-            "uncertain": sum(found.uncertain.values()),
-            "short": found.short,
+            "confident": sum(topics.confident.values()),
+            "uncertain": sum(topics.uncertain.values()),
+            "short": topics.short,
             "topics": {
-                name: {"confident": found.confident[name], "uncertain": found.uncertain[name]}
-                for name in found.topics
+                name: {"confident": topics.confident[name], "uncertain": topics.uncertain[name]}
+                for name in topics.topics
             },
         }
-    files += figure_8(found, homes, cultural_map, caption, places.figure("topics"))
+    files += figure_8(topics, homes, cultural_map, caption, places.figure("topics"))
     result |= {"born": homes, "files": [file.relative_to(places.out).as_posix() for file in files]}
     _json(places.out / "topics.json", result)
     return result
@@ -192,26 +195,26 @@ def measure_leakage(
 ) -> dict[str, Any]:
     """The gate: `leakage.json`, every pair in `leakage_pairs.jsonl`, queries to leave out in `exclusions`."""
     read = [read_survey(path, column) for path in surveys]
-    if len({each.name for each in read}) < len(read):
+    if len({survey.name for survey in read}) < len(read):
         raise UsageError(
             "Two surveys' files have the same name: rename one, so that the report can name them."
         )
-    found = leaks.leakage(leaks.training_texts(answers), read, thresholds)
-    result = leaks.report(found, {"file": answers.file.name, "sha256": answers.sha256})
-    _jsonl(out / "leakage_pairs.jsonl", (pair.row() for pair in found.pairs))
+    leakage = leaks.leakage(leaks.training_texts(answers), read, thresholds)
+    result = leaks.report(leakage, {"file": answers.file.name, "sha256": answers.sha256})
+    _jsonl(out / "leakage_pairs.jsonl", (pair.row() for pair in leakage.pairs))
     if exclusions is not None:
-        _jsonl(exclusions, leaks.exclusions(found))
+        _jsonl(exclusions, leaks.exclusions(leakage))
     _json(out / "leakage.json", result)
     return result
 
 
-def _points(sets: Sequence[TextSet], found: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
-    for each, figures in zip(sets, found, strict=True):
+def _points(sets: Sequence[TextSet], separations: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+    for text_set, figures in zip(sets, separations, strict=True):
         for name, view in (("as_is", figures.as_is), ("query_centred", figures.query_centred)):
             if view is not None:
                 for index, (x, y) in zip(view.texts, view.points, strict=True):
-                    text = each.texts[index]
-                    yield each.name, name, text.id, text.label, f"{x:.5f}", f"{y:.5f}"
+                    text = text_set.texts[index]
+                    yield text_set.name, name, text.id, text.label, f"{x:.5f}", f"{y:.5f}"
 
 
 def _short(model: str) -> str:

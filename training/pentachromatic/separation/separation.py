@@ -18,6 +18,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn import config_context
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import silhouette_samples
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cultural_palette.training.pentachromatic.separation.statistics import (
     RESAMPLES,
@@ -91,14 +98,14 @@ def separation(
 
     Raises NothingToMeasure when there are fewer than two communities.
     """
-    counts = Counter(each.label for each in texts)
+    counts = Counter(text.label for text in texts)
     there = tuple(key for key in communities if counts[key])
     if len(there) < 2:
         raise NothingToMeasure(
             f"{name} has texts of {', '.join(there) or 'no community'} only; two communities are needed."
         )
-    queries = np.array([each.query for each in texts])
-    labels = np.array([each.label for each in texts])
+    queries = np.array([text.query for text in texts])
+    labels = np.array([text.label for text in texts])
     whole = unit(vectors)
     within, centred = query_centred(whole, queries, labels)
     return Separation(
@@ -124,11 +131,11 @@ def query_centred(
     """Rows less their query's mean, for queries with two communities or more: (indices, (M, D))."""
     names, query = np.unique(queries, return_inverse=True)
     pairs = np.unique(np.stack([query, np.unique(labels, return_inverse=True)[1]]), axis=1)
-    kept = np.bincount(pairs[0], minlength=len(names)) > 1
+    comparable = np.bincount(pairs[0], minlength=len(names)) > 1
     means = np.zeros((len(names), vectors.shape[1]))
     np.add.at(means, query, vectors)
     means /= np.bincount(query)[:, None]
-    indices = np.flatnonzero(kept[query])
+    indices = np.flatnonzero(comparable[query])
     return indices, vectors[indices] - means[query[indices]]
 
 
@@ -151,8 +158,8 @@ def cosine_silhouettes(units: Floats, labels: npt.NDArray[np.str_]) -> Floats:
     outside[here, own] = np.inf
     nearest = outside.min(1)
     larger = np.maximum(inside, nearest)
-    found = np.where(larger > 1e-12, (nearest - inside) / np.where(larger > 1e-12, larger, 1.0), 0.0)
-    return np.where(alone, 0.0, found)
+    silhouettes = np.where(larger > 1e-12, (nearest - inside) / np.where(larger > 1e-12, larger, 1.0), 0.0)
+    return np.where(alone, 0.0, silhouettes)
 
 
 def probe(
@@ -167,11 +174,6 @@ def probe(
 
     None with fewer than two queries, or when a fold would train on one community only.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     folds = min(FOLDS, len(np.unique(queries)))
     if folds < 2:
         return None
@@ -196,7 +198,7 @@ def probe(
         balanced_chance=1 / len(names),
         folds=tuple(accuracies),
         confusion=tuple(
-            tuple(int(((labels == true) & (predicted == said)).sum()) for said in names) for true in names
+            tuple(int(((labels == true) & (predicted == guess)).sum()) for guess in names) for true in names
         ),
         converged=converged,
     )
@@ -204,8 +206,6 @@ def probe(
 
 def plane(vectors: Floats) -> tuple[Floats, tuple[float, float]]:
     """First two principal components, (N, 2), and their shares of the variance; zeros if nothing varies."""
-    from sklearn.decomposition import PCA
-
     if vectors.shape[1] < 2 or len(vectors) < 2 or float(vectors.var(0).sum()) < 1e-12:
         return np.zeros((len(vectors), 2)), (0.0, 0.0)
     pca = PCA(n_components=2, svd_solver="full" if len(vectors) < 2000 else "covariance_eigh")
@@ -214,13 +214,13 @@ def plane(vectors: Floats) -> tuple[Floats, tuple[float, float]]:
     return points, (first, second)
 
 
-def report(found: Separation) -> dict[str, Any]:
+def report(result: Separation) -> dict[str, Any]:
     """A set's figures for JSON, without the points."""
     return {
-        "name": found.name,
-        "communities": list(found.communities),
-        "as_is": _row(found.as_is, found.communities),
-        "query_centred": _row(found.query_centred, found.communities) if found.query_centred else None,
+        "name": result.name,
+        "communities": list(result.communities),
+        "as_is": _row(result.as_is, result.communities),
+        "query_centred": _row(result.query_centred, result.communities) if result.query_centred else None,
     }
 
 
@@ -250,9 +250,6 @@ def _view(
 
 
 def _euclidean_silhouettes(points: Floats, labels: npt.NDArray[np.str_]) -> Floats:
-    from sklearn import config_context
-    from sklearn.metrics import silhouette_samples
-
     if not 2 <= len(np.unique(labels)) < len(points) or not points.any():
         return np.zeros(len(points))
     with config_context(working_memory=128):  # MiB of distances at a time
@@ -260,7 +257,7 @@ def _euclidean_silhouettes(points: Floats, labels: npt.NDArray[np.str_]) -> Floa
 
 
 def _row(view: View, communities: Sequence[str]) -> dict[str, Any]:
-    found = view.probe
+    probe = view.probe
     return {
         "texts": len(view.texts),
         "queries": view.silhouette_cosine.queries,
@@ -270,17 +267,17 @@ def _row(view: View, communities: Sequence[str]) -> dict[str, Any]:
         "silhouette_euclidean_2d": view.silhouette_euclidean_2d.row(),
         "explained_variance_2d": list(view.explained),
         "probe": None
-        if found is None
+        if probe is None
         else {
-            "accuracy": found.accuracy.row(),
-            "chance": found.chance,
-            "balanced_accuracy": found.balanced_accuracy.row(),
-            "balanced_chance": found.balanced_chance,
-            "folds": list(found.folds),
+            "accuracy": probe.accuracy.row(),
+            "chance": probe.chance,
+            "balanced_accuracy": probe.balanced_accuracy.row(),
+            "balanced_chance": probe.balanced_chance,
+            "folds": list(probe.folds),
             "confusion": {
                 "communities": sorted(key for key in communities if view.counts.get(key)),
-                "rows_true_columns_predicted": [list(row) for row in found.confusion],
+                "rows_true_columns_predicted": [list(row) for row in probe.confusion],
             },
-            "converged": found.converged,
+            "converged": probe.converged,
         },
     }

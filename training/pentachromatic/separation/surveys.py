@@ -53,7 +53,7 @@ def read_survey(path: Path, text: str | None = None) -> SurveyQuestions:
         if not (key := " ".join(words_of(value or ""))):
             empty += 1
             continue
-        name = next((str(row[each]) for each in ID_COLUMNS if row.get(each)), f"row {number}")
+        name = next((str(row[column]) for column in ID_COLUMNS if row.get(column)), f"row {number}")
         questions.setdefault(key, SurveyQuestion(name, " ".join((value or "").split())))
     if not questions:
         raise TableError(f"{path} has no question.")

@@ -45,9 +45,9 @@ def column(row: Row, place: str, wanted: str | None, known: Sequence[str], what:
     for name in (wanted,) if wanted else known:
         if name in row:
             return name
-    asked = repr(wanted) if wanted else " or ".join(repr(name) for name in known)
+    expected = repr(wanted) if wanted else " or ".join(repr(name) for name in known)
     raise TableError(
-        f"{place}: no column {asked} for the {what}; there are {', '.join(map(str, row)) or 'none'}."
+        f"{place}: no column {expected} for the {what}; there are {', '.join(map(str, row)) or 'none'}."
     )
 
 

@@ -15,8 +15,8 @@ from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import UnknownCountry, UsageError
 from cultural_palette.jsonl import JsonFault, read_object
 from cultural_palette.provenance import file_sha256, short_sha256
-from cultural_palette.training.pentachromatic.run import RunRowError, answer_from
 from cultural_palette.training.pentachromatic.separation.tables import TableError, column, rows_of
+from cultural_palette.training.pentachromatic.synthesis_run import RunRowError, answer_from
 from cultural_palette.training.queries import normalised
 
 ANSWERS = "answers.jsonl"
@@ -53,10 +53,10 @@ class Answers:
 
     def queries(self) -> dict[str, GivenAnswer]:
         """One answer of each query, by query id, in the order of their first row."""
-        found: dict[str, GivenAnswer] = {}
-        for each in self.items:
-            found.setdefault(each.query_id, each)
-        return found
+        first_answers: dict[str, GivenAnswer] = {}
+        for answer in self.items:
+            first_answers.setdefault(answer.query_id, answer)
+        return first_answers
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def read_answers(folder: Path, split: str | None = None) -> Answers:
                 answer.query_id, answer.query, answer.community, answer.response, born or None
             )
     if not items:
-        told = f" in the split {split!r}" if split else ""
-        raise NothingToMeasure(f"{file} has no answer that is ok{told}.")
+        where = f" in the split {split!r}" if split else ""
+        raise NothingToMeasure(f"{file} has no answer that is ok{where}.")
     return Answers(file, file_sha256(file), tuple(items.values()), dict(counts))
 
 
@@ -126,12 +126,12 @@ def labelled(answers: Answers, cultural_map: CulturalMap, name: str) -> TextSet:
     """The answers as labelled texts. Raises MapError for a community that the map has not."""
     texts = tuple(
         Labelled(
-            each.query_id,
-            query_key(each.query),
-            cultural_map.community(each.community).key,
-            each.response,
+            answer.query_id,
+            query_key(answer.query),
+            cultural_map.community(answer.community).key,
+            answer.response,
         )
-        for each in answers.items
+        for answer in answers.items
     )
     return TextSet(name, texts, answers.counts, answers.sha256)
 
@@ -146,7 +146,7 @@ def without_names(given: TextSet, cultural_map: CulturalMap) -> TextSet:
     longest_first = sorted(map(re.escape, names), key=lambda name: (-len(name), name))
     named = re.compile(rf"\b(?:{'|'.join(longest_first)})\b")
     return replace(
-        given, texts=tuple(replace(each, text=named.sub("...", each.text)) for each in given.texts)
+        given, texts=tuple(replace(text, text=named.sub("...", text.text)) for text in given.texts)
     )
 
 
@@ -158,9 +158,9 @@ def map_name_of(folder: Path) -> str | None:
         manifest = read_object(folder / MANIFEST)
     except JsonFault as error:
         raise TableError(f"{folder / MANIFEST}: {error}.") from None
-    found = manifest.get("map")
-    found = found.get("key") if isinstance(found, dict) else found
-    return found if isinstance(found, str) else None
+    name = manifest.get("map")
+    name = name.get("key") if isinstance(name, dict) else name
+    return name if isinstance(name, str) else None
 
 
 def read_second(
@@ -214,8 +214,8 @@ def _table(path: Path, cultural_map: CulturalMap, names: Sequence[str | None], n
         if not isinstance(text, str) or not text.strip():
             counts["empty"] += 1
         elif home is not None:
-            asked = str(row[query_column]) if query_column else place
-            texts.append(Labelled(f"row {number}", query_key(asked), home, text))
+            question = str(row[query_column]) if query_column else place
+            texts.append(Labelled(f"row {number}", query_key(question), home, text))
     return TextSet(name, tuple(texts), dict(counts), file_sha256(path))
 
 
@@ -225,9 +225,9 @@ def _community(value: Any, cultural_map: CulturalMap, counts: Counter[str]) -> s
     if not text or text.casefold() == NOT_TOLD:
         counts["not_told"] += 1
         return None
-    for each in cultural_map.communities:
-        if text.casefold() in (each.key.casefold(), each.name.casefold()):
-            return each.key
+    for community in cultural_map.communities:
+        if text.casefold() in (community.key.casefold(), community.name.casefold()):
+            return community.key
     try:
         home = cultural_map.community_of(find_country(text).iso3)
     except UnknownCountry:
@@ -268,19 +268,19 @@ def _prism(conversations: Path, survey: Path, cultural_map: CulturalMap, name: s
             counts["not_in_survey"] += 1
             continue
         if (home := _community(born[row["user_id"]], cultural_map, counts)) is not None:
-            asked = query_key(str(row.get("opening_prompt")))
-            texts.append(Labelled(str(row.get("conversation_id")), asked, home, answer))
+            question = query_key(str(row.get("opening_prompt")))
+            texts.append(Labelled(str(row.get("conversation_id")), question, home, answer))
     return TextSet(name, tuple(texts), dict(counts), file_sha256(conversations))
 
 
 def _only(folder: Path, name: str) -> Path:
-    found = [folder / name] if (folder / name).is_file() else sorted(folder.glob(f"*{name}"))
-    if len(found) != 1:
+    matches = [folder / name] if (folder / name).is_file() else sorted(folder.glob(f"*{name}"))
+    if len(matches) != 1:
         raise UsageError(
-            f"{folder} has {len(found) or 'no'} file{'s' * (len(found) > 1)} {name}: PRISM needs "
+            f"{folder} has {len(matches) or 'no'} file{'s' * (len(matches) > 1)} {name}: PRISM needs "
             f"{CONVERSATIONS} and {SURVEY} in one folder; 'prism' loads both from the hub."
         )
-    return found[0]
+    return matches[0]
 
 
 def _prism_from_hub() -> tuple[Path, Path]:
@@ -291,6 +291,6 @@ def _prism_from_hub() -> tuple[Path, Path]:
             hf_hub_download(PRISM, file, repo_type="dataset") for file in (CONVERSATIONS, SURVEY)
         )
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
-        said = str(error).strip().splitlines()[0]
-        raise UsageError(f"PRISM ({PRISM}) did not come from the hub: {said} Give its folder.") from None
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"PRISM ({PRISM}) did not come from the hub: {reason} Give its folder.") from None
     return Path(first), Path(second)

@@ -88,9 +88,9 @@ def model_folder(reference: str) -> Path:
             snapshot_download(reference, allow_patterns=list(FILES), ignore_patterns=list(OTHER_RUNTIMES))
         )
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
-        said = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise UsageError(
-            f"--model {reference!r} is no folder, and the hub did not give it: {said} "
+            f"--model {reference!r} is no folder, and the hub did not give it: {reason} "
             "Download it where there is a network, and give its folder."
         ) from None
 

@@ -56,7 +56,7 @@ class Address:
     rests_until: float = 0.0
 
 
-class Servers:
+class TeacherServers:
     """A call goes where the fewest are under way.
 
     `retries`: attempts after the first, with growing pauses. A server that says 429 or 503, or is gone, rests
@@ -118,8 +118,8 @@ class Servers:
 
     def _least_busy(self) -> Address:
         now = asyncio.get_running_loop().time()
-        awake = [each for each in self._addresses if each.rests_until <= now]
-        return min(awake or self._addresses, key=lambda each: each.active)
+        awake = [address for address in self._addresses if address.rests_until <= now]
+        return min(awake or self._addresses, key=lambda address: address.active)
 
     async def _rest(self, address: Address, trouble: Trouble, attempt: int) -> None:
         now = asyncio.get_running_loop().time()
@@ -128,7 +128,7 @@ class Servers:
             pause_s = min(LAST_PAUSE_S, trouble.pause_s)
         pause_s *= self._random.uniform(1.0, 1.5)
         address.rests_until = max(address.rests_until, now + pause_s)
-        if any(each.rests_until <= now for each in self._addresses):
+        if any(other.rests_until <= now for other in self._addresses):
             return  # another server is awake: ask it at once
         if trouble.too_busy:
             self.pace.busy(pause_s)
@@ -154,7 +154,7 @@ class Servers:
         return read_completion(sent, server.url)
 
     def _refused(self, url: str, model: str, refused: Refused) -> Trouble:
-        status, said = refused.status_code, self._said(refused)
+        status, reason = refused.status_code, self._reason(refused)
         if status in (401, 403):
             hint = (
                 "Is the key in PALETTE_API_KEY (or OPENAI_API_KEY) right?"
@@ -163,12 +163,12 @@ class Servers:
             )
             raise TeacherLost(f"{url} refused the key (HTTP {status}). {hint}")
         if status in REFUSALS:
-            raise TeacherRefused(f"{model} refused the request (HTTP {status}: {said}).")
+            raise TeacherRefused(f"{model} refused the request (HTTP {status}: {reason}).")
         if not refused.may_pass or "insufficient_quota" in str(refused.body):
-            raise TeacherLost(f"{url} will not answer for the model {model!r} (HTTP {status}: {said}).")
-        return Trouble(f"{url} answered HTTP {status}: {said}", status in TOO_BUSY, refused.retry_after_s)
+            raise TeacherLost(f"{url} will not answer for the model {model!r} (HTTP {status}: {reason}).")
+        return Trouble(f"{url} answered HTTP {status}: {reason}", status in TOO_BUSY, refused.retry_after_s)
 
-    def _said(self, refused: Refused) -> str:
+    def _reason(self, refused: Refused) -> str:
         text = " ".join(str(refused).split())
         if self.key:
             text = text.replace(self.key, "***")  # servers echo it in an error

@@ -11,7 +11,7 @@ from typing import Any
 
 from cultural_palette.artifacts import write_whole
 from cultural_palette.jsonl import read_json
-from cultural_palette.training.pentachromatic.run import RunIndex
+from cultural_palette.training.pentachromatic.synthesis_run import RunIndex
 from cultural_palette.training.review.agreement import Agreement, agreement
 from cultural_palette.training.review.decisions import (
     APPROVE,
@@ -68,10 +68,10 @@ class Review:
 
     def counts(self) -> dict[str, int]:
         """Verdicts by kind, how many came by --resolve, and answers that nobody decided."""
-        kinds = Counter(each.decision for each in self.verdicts.values())
+        kinds = Counter(verdict.decision for verdict in self.verdicts.values())
         return {
             **{name: kinds[name] for name in (APPROVE, EDIT, REJECT, UNRESOLVED)},
-            "resolved": sum(each.resolved for each in self.verdicts.values()),
+            "resolved": sum(verdict.resolved for verdict in self.verdicts.values()),
             "undecided": self.answers - len(self.verdicts),
         }
 
@@ -93,13 +93,13 @@ class Review:
         data = {
             "format": REVIEW_FORMAT,
             **self.summary(),
-            "verdicts": [asdict(each) for each in self.verdicts.values()],
+            "verdicts": [asdict(verdict) for verdict in self.verdicts.values()],
         }
         write_whole(out / REVIEW, json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
         return out / REVIEW
 
 
-def merge(
+def reconcile(
     files: Sequence[DecisionsFile], index: RunIndex, run: str, resolve: DecisionsFile | None = None
 ) -> Review:
     """One verdict for each decided answer, after every decision was found to be about the run's own text.
@@ -109,50 +109,53 @@ def merge(
     """
     if not files:
         raise ReviewError("No decisions files.")
-    for each in (*files, *((resolve,) if resolve else ())):
-        check(each, index)
+    for file in (*files, *((resolve,) if resolve else ())):
+        check(file, index)
     by_answer: dict[tuple[str, str], dict[str, Decision]] = {}
     for file in files:
         for decision in file.decisions:
             there = by_answer.setdefault(decision.key, {}).setdefault(file.reviewer, decision)
-            if _said(there) != _said(decision):
+            if _content(there) != _content(decision):
                 raise ReviewError(
                     f"{file.path}: {file.reviewer} decides on {decision.query_id} / {decision.community} "
                     "otherwise than in another file. Give the newer file only."
                 )
-    final = {each.key: each for each in resolve.decisions} if resolve else {}
+    final = {decision.key: decision for decision in resolve.decisions} if resolve else {}
     keys = dict.fromkeys([*by_answer, *final])
     order = {query.query_id: n for n, query in enumerate(index.queries)}
     verdicts = {
         key: _verdict(key, by_answer.get(key, {}), final.get(key), index)
         for key in sorted(keys, key=lambda key: (order[key[0]], key[1]))
     }
-    given = [each for found in by_answer.values() for each in found.values()] + list(final.values())
-    votes = {key: {name: d.decision for name, d in found.items()} for key, found in by_answer.items()}
+    decisions = [decision for by_reviewer in by_answer.values() for decision in by_reviewer.values()]
+    votes = {
+        key: {name: decision.decision for name, decision in by_reviewer.items()}
+        for key, by_reviewer in by_answer.items()
+    }
     return Review(
         run=run,
         rows_sha256=index.rows_sha256,
         reviewers=tuple(sorted({file.reviewer for file in files})),
-        answers=sum(found is not None for query in index.queries for found in query.hashes.values()),
+        answers=sum(text_hash is not None for query in index.queries for text_hash in query.hashes.values()),
         agreement=agreement(votes),
         verdicts=verdicts,
-        unhashed=sum(each.text_hash is None for each in given),
+        unhashed=sum(decision.text_hash is None for decision in (*decisions, *final.values())),
     )
 
 
 def check(file: DecisionsFile, index: RunIndex) -> None:
     """Refuse decisions on answers that the run has not, or whose text is another one now."""
     unknown, stale, aside = [], [], []
-    for each in file.decisions:
+    for decision in file.decisions:
         try:
-            now = index.hash_of(each.query_id, each.community)
+            current_hash = index.hash_of(decision.query_id, decision.community)
         except KeyError:
-            unknown.append(each)
+            unknown.append(decision)
             continue
-        if now is None:
-            aside.append(each)
-        elif each.text_hash is not None and each.text_hash != now:
-            stale.append(each)
+        if current_hash is None:
+            aside.append(decision)
+        elif decision.text_hash is not None and decision.text_hash != current_hash:
+            stale.append(decision)
     if unknown:
         raise ReviewError(
             f"{file.path}: the run has no answer {_named(unknown)}. Is it another run's review?"
@@ -167,10 +170,10 @@ def check(file: DecisionsFile, index: RunIndex) -> None:
 
 
 def load_review(paths: Sequence[Path], index: RunIndex, run: str) -> Review:
-    """The review that a dataset is built with: one review.json, or decisions files, merged here."""
-    if len(paths) == 1 and (found := _verdicts_in(paths[0], index)):
-        return found
-    return merge([read_decisions(path) for path in paths], index, run)
+    """The review that a dataset is built with: one review.json, or decisions files, reconciled here."""
+    if len(paths) == 1 and (review := _verdicts_in(paths[0], index)):
+        return review
+    return reconcile([read_decisions(path) for path in paths], index, run)
 
 
 def _verdicts_in(path: Path, index: RunIndex) -> Review | None:
@@ -184,58 +187,60 @@ def _verdicts_in(path: Path, index: RunIndex) -> Review | None:
     if not isinstance(data, dict) or data.get("format") != REVIEW_FORMAT:
         return None
     try:
-        verdicts = [Verdict(**each) for each in data["verdicts"]]
-        found = Review(
+        verdicts = [Verdict(**row) for row in data["verdicts"]]
+        review = Review(
             run=data["run"],
             rows_sha256=data["rows_sha256"],
             reviewers=tuple(data["reviewers"]),
             answers=data["answers"],
             agreement=Agreement(**data["agreement"]),
-            verdicts={(each.query_id, each.community): each for each in verdicts},
+            verdicts={(verdict.query_id, verdict.community): verdict for verdict in verdicts},
             unhashed=data["unhashed"],
             rule=data["rule"],
         )
     except (KeyError, TypeError) as error:
         raise ReviewError(f"{path}: no review as `palette review import` writes it ({error})") from None
-    for each in verdicts:
+    for verdict in verdicts:
         try:
-            now = index.hash_of(each.query_id, each.community)
+            current_hash = index.hash_of(verdict.query_id, verdict.community)
         except KeyError:
-            now = None
-        if now != each.text_hash:
+            current_hash = None
+        if current_hash != verdict.text_hash:
             raise ReviewError(
-                f"{path}: {each.query_id} / {each.community} is not the text that was reviewed. "
+                f"{path}: {verdict.query_id} / {verdict.community} is not the text that was reviewed. "
                 "Import the decisions again, for this run."
             )
-    return found
+    return review
 
 
 def _verdict(
-    key: tuple[str, str], found: Mapping[str, Decision], final: Decision | None, index: RunIndex
+    key: tuple[str, str], by_reviewer: Mapping[str, Decision], final: Decision | None, index: RunIndex
 ) -> Verdict:
-    decision, reason, text = _settled([final] if final else list(found.values()))
-    now = index.hash_of(*key)
-    assert now is not None  # check() refused the others
-    votes = {name: found[name].decision for name in sorted(found)}
-    return Verdict(*key, decision, reason, text, now, votes, resolved=final is not None)
+    decision, reason, text = _settled([final] if final else list(by_reviewer.values()))
+    text_hash = index.hash_of(*key)
+    assert text_hash is not None  # check() refused the others
+    votes = {name: by_reviewer[name].decision for name in sorted(by_reviewer)}
+    return Verdict(*key, decision, reason, text, text_hash, votes, resolved=final is not None)
 
 
 def _settled(decisions: Sequence[Decision]) -> tuple[str, str | None, str | None]:
     """(decision, reasons, text) by the RULE."""
-    kinds = {each.decision for each in decisions}
-    reasons = "; ".join(dict.fromkeys(each.reason.strip() for each in decisions if each.reason)) or None
+    kinds = {decision.decision for decision in decisions}
+    reasons = (
+        "; ".join(dict.fromkeys(decision.reason.strip() for decision in decisions if decision.reason)) or None
+    )
     if REJECT in kinds:
         return REJECT, reasons, None
     if EDIT in kinds:
-        texts = {each.text for each in decisions if each.text}
+        texts = {decision.text for decision in decisions if decision.text}
         return (EDIT, reasons, texts.pop()) if len(texts) == 1 else (UNRESOLVED, reasons, None)
     return APPROVE, reasons, None
 
 
-def _said(decision: Decision) -> tuple[str, str | None]:
+def _content(decision: Decision) -> tuple[str, str | None]:
     return decision.decision, decision.text
 
 
 def _named(decisions: Sequence[Decision]) -> str:
-    shown = ", ".join(f"{each.query_id} / {each.community}" for each in decisions[:NAMED])
+    shown = ", ".join(f"{decision.query_id} / {decision.community}" for decision in decisions[:NAMED])
     return shown + (f" and {len(decisions) - NAMED} more" if len(decisions) > NAMED else "")

@@ -36,7 +36,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SynthesisedAnswer:
     """One community's answer to one query. `response` is None only when it was set aside."""
 
     query_id: str
@@ -100,7 +100,7 @@ class RunIndex:
 
     @cached_property
     def _by_id(self) -> dict[str, IndexedQuery]:
-        return {each.query_id: each for each in self.queries}
+        return {query.query_id: query for query in self.queries}
 
 
 class SynthesisRun:
@@ -128,10 +128,10 @@ class SynthesisRun:
     @property
     def map(self) -> str | None:
         """Key of the cultural map, where the run says it."""
-        found = self.manifest.get("map")
-        if isinstance(found, Mapping):
-            found = found.get("key")
-        return found if isinstance(found, str) else None
+        key = self.manifest.get("map")
+        if isinstance(key, Mapping):
+            key = key.get("key")
+        return key if isinstance(key, str) else None
 
     def looks(self) -> dict[str, tuple[str, str]]:
         """Community to (name, "#rrggbb"): the map's, or the key and a grey where the map is not at hand."""
@@ -142,8 +142,10 @@ class SynthesisRun:
             known = {c.key: (c.name, c.colour) for c in load_map(self.map or "").communities}
         except MapError:
             known = {}
-        told = _mapping(_mapping(self.manifest.get("map")).get("communities"))
-        names = {key: str(told.get(key) or key.replace("_", " ").capitalize()) for key in self.communities}
+        map_names = _mapping(_mapping(self.manifest.get("map")).get("communities"))
+        names = {
+            key: str(map_names.get(key) or key.replace("_", " ").capitalize()) for key in self.communities
+        }
         return {key: known.get(key, (names[key], GREY)) for key in self.communities}
 
     def index(self) -> RunIndex:
@@ -151,7 +153,7 @@ class SynthesisRun:
         offsets: dict[str, dict[str, int]] = {}
         hashes: dict[str, dict[str, str | None]] = {}
         texts: dict[str, str] = {}
-        found: dict[tuple[str, str], tuple[str, tuple[str, ...], str]] = {}
+        outcomes: dict[tuple[str, str], tuple[str, tuple[str, ...], str]] = {}
         prompts: dict[str, set[str]] = {}
         datasets: dict[str, str] = {}
         total, rows, again = sha256(), 0, 0
@@ -173,8 +175,8 @@ class SynthesisRun:
                 text_hash(answer.response) if answer.passed and answer.response else None
             )
             datasets[answer.query_id] = str(_mapping(answer.row.get("source")).get("dataset") or "unknown")
-            kinds = tuple(each.kind for each in answer.findings)
-            found[key] = (answer.status, kinds, str(answer.row.get("teacher") or "unknown"))
+            kinds = tuple(finding.kind for finding in answer.findings)
+            outcomes[key] = (answer.status, kinds, str(answer.row.get("teacher") or "unknown"))
             for name, digest in _mapping(answer.row.get("prompts")).items():
                 prompts.setdefault(str(name), set()).add(str(digest))
         return RunIndex(
@@ -184,32 +186,35 @@ class SynthesisRun:
                     texts[query_id],
                     places,
                     hashes[query_id],
-                    any(found[query_id, key][1] or found[query_id, key][0] == SET_ASIDE for key in places),
+                    any(
+                        outcomes[query_id, key][1] or outcomes[query_id, key][0] == SET_ASIDE
+                        for key in places
+                    ),
                 )
                 for query_id, places in offsets.items()
             ),
             rows_sha256=total.hexdigest(),
             rows=rows,
             again=again,
-            statuses=Counter(status for status, _, _ in found.values()),
-            findings=Counter(kind for _, kinds, _ in found.values() for kind in kinds),
-            teachers=Counter(teacher for _, _, teacher in found.values()),
+            statuses=Counter(status for status, _, _ in outcomes.values()),
+            findings=Counter(kind for _, kinds, _ in outcomes.values() for kind in kinds),
+            teachers=Counter(teacher for _, _, teacher in outcomes.values()),
             datasets=Counter(datasets.values()),
             prompts={name: tuple(sorted(digests)) for name, digests in sorted(prompts.items())},
         )
 
-    def answers(self, index: RunIndex) -> Iterator[tuple[IndexedQuery, dict[str, Answer]]]:
+    def answers(self, index: RunIndex) -> Iterator[tuple[IndexedQuery, dict[str, SynthesisedAnswer]]]:
         """Each query with its answers by community, in the map's order; one query in memory at a time."""
         with (self.path / ROWS).open("rb") as file:
             for query in index.queries:
-                found = {}
+                answers = {}
                 for key in self.communities:
                     if (offset := query.offsets.get(key)) is not None:
                         file.seek(offset)
-                        found[key] = self._answer(file.readline(), 0)
-                yield query, found
+                        answers[key] = self._answer(file.readline(), 0)
+                yield query, answers
 
-    def _answer(self, line: bytes, number: int) -> Answer:
+    def _answer(self, line: bytes, number: int) -> SynthesisedAnswer:
         where = f"{self.path / ROWS}:{number}"
         try:
             row = parse_object(line, half_pairs=True)
@@ -226,7 +231,7 @@ class SynthesisRun:
         return answer
 
 
-def answer_from(data: object) -> Answer:
+def answer_from(data: object) -> SynthesisedAnswer:
     """The answer that a row holds; raises RunRowError. Half surrogate pairs become U+FFFD: no file format
     of the exports has them."""
     if not isinstance(data, dict):
@@ -237,10 +242,10 @@ def answer_from(data: object) -> Answer:
     if not isinstance(findings, list):
         raise RunRowError(f'"validation.findings" is {type(findings).__name__}, expected a list')
     texts: dict[str, Any] = {name: row.get(name) for name in ("query_id", "query", "community", "status")}
-    return Answer(
+    return SynthesisedAnswer(
         **texts,
         response=row.get("response"),
-        findings=tuple(_finding(each) for each in findings),
+        findings=tuple(_finding(finding) for finding in findings),
         row=row,
     )
 
@@ -252,31 +257,31 @@ def text_hash(text: str) -> str:
 
 def communities_of(manifest: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The map's community keys in their order, from a manifest: a list of keys, or of objects with a key."""
-    found = manifest.get("communities")
-    if found is None:
-        found = _mapping(manifest.get("map")).get("communities")
-    if isinstance(found, list | dict) and found:
-        keys = [each.get("key") if isinstance(each, dict) else each for each in found]
+    communities = manifest.get("communities")
+    if communities is None:
+        communities = _mapping(manifest.get("map")).get("communities")
+    if isinstance(communities, list | dict) and communities:
+        keys = [entry.get("key") if isinstance(entry, dict) else entry for entry in communities]
         texts = tuple(key for key in keys if isinstance(key, str) and key)
         if len(set(texts)) == len(keys) > 1:
             return texts
     raise ArtifactError(f'{where}: the manifest names no "communities", a list of at least two keys.')
 
 
-def _finding(each: object) -> Finding:
-    if not isinstance(each, dict) or not isinstance(each.get("kind"), str):
-        raise RunRowError(f"a finding is {each!r}, expected an object with kind, detail, quote")
-    quote = each.get("quote")
-    return Finding(each["kind"], str(each.get("detail") or ""), str(quote) if quote else None)
+def _finding(value: object) -> Finding:
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise RunRowError(f"a finding is {value!r}, expected an object with kind, detail, quote")
+    quote = value.get("quote")
+    return Finding(value["kind"], str(value.get("detail") or ""), str(quote) if quote else None)
 
 
 def _config(path: Path) -> Mapping[str, Any]:
     file = path / CONFIG
     try:
-        found = read_json(file)
+        config = read_json(file)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{file} can not be read, and the run has no manifest yet: {error}") from None
-    return _mapping(found)
+    return _mapping(config)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -298,7 +303,7 @@ def _without_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return SURROGATE.sub("\ufffd", value) if not value.isascii() else value
     if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(each) for key, each in value.items()}
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_surrogates(each) for each in value]
+        return [_without_surrogates(item) for item in value]
     return value

@@ -1,0 +1,60 @@
+"""Train one agent on its groups: load, hold out, train from the last whole checkpoint, save whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from cultural_palette.training.checkpoints import last_whole_checkpoint, save_whole
+from cultural_palette.training.orpo import MEASURES
+from cultural_palette.training.orpo_settings import OrpoSettings
+from cultural_palette.training.preferences import Group, check_groups, hold_out
+from cultural_palette.training.seeding import seeded
+from cultural_palette.training.trainer_arguments import Report
+from cultural_palette.training.trainers import build_trainer, load_model
+
+
+def align(
+    base: str | Path,
+    groups: Sequence[Group],
+    out: Path,
+    settings: OrpoSettings,
+    report: Report | None = None,
+) -> dict[str, float]:
+    """Train one agent by ORPO: a LoRA adapter, or all of the weights.
+
+    Saved to `out`, the weights last and whole, with the tokenizer when all weights were trained. Goes on from
+    the last whole checkpoint under `out/checkpoints` when there is one, to the same weights as an undisturbed
+    run's. The caller's random generators are left as they were.
+
+    `report` gets every logged row. Returns the last logged measures, and `eval_` ones when prompts are held
+    out. Raises PreferenceRowError for groups that can not be trained on, TrainingError for settings that do
+    not fit the base.
+    """
+    check_groups(groups)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    checkpoints = out / "checkpoints"
+    train, held_out = hold_out(groups, settings.eval_ratio, settings.seed)
+    with seeded(settings.seed):
+        model = load_model(base, settings)
+        trainer = build_trainer(model, tokenizer, train, held_out, checkpoints, settings, report)
+        with trainer.ready():
+            trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+            final: dict[str, float] = trainer.evaluate() if held_out else {}
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        save_whole(model, state, out, tokenizer if settings.rank == 0 else None)
+    trainer.accelerator.wait_for_everyone()
+    return last_measures(trainer.state.log_history, final)
+
+
+def last_measures(log: Sequence[Mapping[str, Any]], final: Mapping[str, float]) -> dict[str, float]:
+    """The measures of the last logged training row, and those of the final evaluation."""
+    logged = [row for row in log if "nll" in row]
+    last = {key: logged[-1][key] for key in MEASURES} if logged else {}
+    return last | {key: value for key, value in final.items() if key.removeprefix("eval_") in (*last, "loss")}

@@ -1,0 +1,67 @@
+"""A base model, and the data as its tokenizer reads it, checked before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from cultural_palette.training.jobs import JOINT, Job
+from cultural_palette.training.orpo_settings import TrainingError
+from cultural_palette.training.preferences import Group, read_groups
+from cultural_palette.training.sequences import encode_group
+
+
+def check_base(base: str) -> None:
+    """Refuse a base that transformers does not know, that is no causal LM or that has no chat template.
+
+    Raises TrainingError.
+    """
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainingError(f"base {base!r} can not be loaded: {reason}") from None
+    if not any(name.endswith("ForCausalLM") for name in config.architectures or ()):
+        raise TrainingError(
+            f"base {base!r} is {', '.join(config.architectures or ['of no named kind'])}, no causal LM"
+        )
+    if not tokenizer.chat_template:
+        raise TrainingError(f"base {base!r} has no chat template: take an instruction-tuned one")
+
+
+def check_tokens(jobs: Sequence[Job]) -> None:
+    """Tokenise every group of these jobs once, as training will, and refuse what would stop a job later.
+
+    Raises PreferenceRowError with file and line: a prompt that the chat template refuses, an answer that is
+    nothing but end tokens, a frame longer than max_length allows; TrainingError for a token that the base's
+    embedding has not.
+    """
+    if not jobs:
+        return
+    job = jobs[0]
+    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    embedded = AutoConfig.from_pretrained(job.base).get_text_config().vocab_size
+    agents = {job.agent for job in jobs}
+    checked: set[tuple[str, tuple[str, ...]]] = set()  # one group of a row that has every community's answer
+    for community, groups in read_groups(job.data, job.communities).items():
+        if not agents & {community, JOINT}:
+            continue
+        for group in groups:
+            key = repr(group["prompt"]), tuple(sorted((group["chosen"], *group["rejected"])))
+            if key not in checked:
+                checked.add(key)
+                _check_group(tokenizer, group, job.settings.max_length, embedded, job.base)
+
+
+def _check_group(tokenizer: Any, group: Group, max_length: int, embedded: int, base: str) -> None:
+    place = group.get("place", "row")
+    tokens = encode_group(tokenizer, group, max_length)
+    highest = max(tokens.prompt + sum(tokens.answers, ()))
+    if highest >= embedded:
+        raise TrainingError(
+            f"{place}: token {highest} ({tokenizer.decode([highest])!r}) of the tokenizer of {base!r} is not "
+            f"among the {embedded:,} that the model embeds: take the tokenizer that belongs to it, or resize "
+            "the embedding"
+        )

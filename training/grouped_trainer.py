@@ -1,0 +1,133 @@
+"""Our trainer: one chosen answer against all others of its prompt, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from cultural_palette.training.logps import answering_with_logps
+from cultural_palette.training.orpo import MEASURES, orpo_loss
+from cultural_palette.training.orpo_settings import Layout, OrpoSettings, resolve_layout
+from cultural_palette.training.preferences import Group
+from cultural_palette.training.sequences import TokenGroup, encode_group, lay_out
+from cultural_palette.training.trainer_arguments import MarkWholeCheckpoints, trainer_arguments
+
+
+class GroupedTrainer(Trainer):
+    """transformers' Trainer with ORPO's loss over groups; train within `ready()`."""
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, *, settings: OrpoSettings, answers_a_group: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.settings = settings
+        self.answers_a_group = answers_a_group
+        self.prompt_too = settings.nll == "prompt_and_completion"
+        self._since_last_log: dict[str, list[torch.Tensor]] = {}
+        self._evaluation: dict[str, float] = {}
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """While open, the model's forward returns log-probabilities of groups."""
+        self._since_last_log = {}
+        with answering_with_logps(self.model, self.prompt_too):
+            yield
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """ORPO's loss of a batch that `lay_out` made; its measures wait for the next log."""
+        logps = model(batch=inputs)
+        prompt = (logps["prompts"], inputs["prompt_lengths"]) if self.prompt_too else None
+        logp_sum = logps["answers"].view(-1, self.answers_a_group)
+        lengths = inputs["lengths"].view(-1, self.answers_a_group)
+        loss, measures = orpo_loss(logp_sum, lengths, self.settings.weight, prompt)
+        prefix = "" if model.training else "eval_"
+        for key, value in measures.items():
+            self._since_last_log.setdefault(prefix + key, []).append(value)
+        return (loss, measures) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[torch.Tensor, None, None]:
+        """The loss of a held-out batch."""
+        with torch.no_grad():
+            loss: torch.Tensor = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """transformers' metrics, with the measures of the held-out groups."""
+        self._evaluation = {}
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        return metrics | self._evaluation
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the measures to a row of the log: also to a run's last, for what no row has taken yet."""
+        prefix = "eval_" if "eval_loss" in logs else ""
+        if prefix or "loss" in logs or "train_loss" in logs:
+            measures = self._mean_measures(prefix)
+            if prefix:
+                self._evaluation = measures
+            logs |= measures
+        super().log(logs, start_time)
+
+    def _mean_measures(self, prefix: str) -> dict[str, float]:
+        """Means over the batches since the last log and over the processes."""
+        names = [prefix + key for key in MEASURES if prefix + key in self._since_last_log]
+        if not names:
+            return {}
+        means = torch.stack([torch.stack(self._since_last_log.pop(name)).mean() for name in names])
+        means = self.accelerator.reduce(means, "mean")
+        return {name: round(float(value), 4) for name, value in zip(names, means, strict=True)}
+
+
+class GroupCollator:
+    """Lays a batch of rows {"group": TokenGroup} out as tensors."""
+
+    def __init__(self, layout: Layout, pad_id: int) -> None:
+        self.layout, self.pad_id = layout, pad_id
+
+    def __call__(self, rows: Sequence[Mapping[str, TokenGroup]]) -> dict[str, torch.Tensor]:
+        return lay_out([row["group"] for row in rows], self.layout, self.pad_id)
+
+
+def build_grouped_trainer(
+    model: Any,
+    tokenizer: Any,
+    train: Sequence[Group],
+    held_out: Sequence[Group],
+    checkpoints: Path,
+    settings: OrpoSettings,
+) -> GroupedTrainer:
+    """The trainer with its groups as tokens."""
+
+    def tokens_of(groups: Sequence[Group]) -> list[dict[str, TokenGroup]]:
+        return [{"group": encode_group(tokenizer, group, settings.max_length)} for group in groups]
+
+    return GroupedTrainer(
+        settings=settings,
+        answers_a_group=1 + len(train[0]["rejected"]),
+        model=model,
+        args=TrainingArguments(**trainer_arguments(settings, checkpoints, bool(held_out))),
+        train_dataset=tokens_of(train),
+        eval_dataset=tokens_of(held_out) if held_out else None,
+        data_collator=GroupCollator(layout_for(model.config, settings), tokenizer.pad_token_id),
+        callbacks=[MarkWholeCheckpoints()],
+    )
+
+
+def layout_for(config: Any, settings: OrpoSettings) -> Layout:
+    """The settings' layout on this device; rows for a sliding window, which our block mask has not."""
+    layout, _ = resolve_layout(settings, torch.cuda.is_available())
+    window = getattr(config, "sliding_window", None)
+    slides = window and window < settings.max_length and getattr(config, "use_sliding_window", True)
+    return "rows" if layout == "packed" and slides else layout

@@ -1,0 +1,43 @@
+"""What makes a training job the same job: the content of its data and its base, and every setting."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from cultural_palette.provenance import file_sha256, sha256
+from cultural_palette.training.jobs import Job
+
+BASE_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
+NOT_OF_THE_BASE = ("training_args.bin", "trainer_state.json")
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What a job that goes on, and a finished one, must share with the command: no path is part of it."""
+    config = json.loads(json.dumps(job.config()))  # as a file gives it back
+    config["data"] = {path.name if job.data.is_dir() else "rows": file_sha256(path) for path in job.inputs}
+    config["base"] = job.base_identity or base_identity(job.base)
+    return dict(config)
+
+
+@functools.cache
+def base_identity(base: str) -> str:
+    """A folder's weights, config and tokenizer as one hash; a hub model's name and revision.
+
+    Reads every weight once a process: about a minute for 16 GB.
+    """
+    folder = Path(base)
+    if folder.is_dir():
+        files = {
+            path.name: file_sha256(path)
+            for pattern in BASE_FILES
+            for path in sorted(folder.glob(pattern))
+            if path.name not in NOT_OF_THE_BASE
+        }
+        return sha256(json.dumps(files, sort_keys=True))
+    config = try_to_load_from_cache(base, "config.json")
+    return f"{base}@{Path(config).parent.name}" if isinstance(config, str) else base

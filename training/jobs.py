@@ -1,0 +1,137 @@
+"""Training jobs, one for each agent of each run: what they are, laid out, and their data checked.
+
+OUT/run-1/africa/   adapter, rows.jsonl (the log), log.txt, manifest.json when finished
+OUT/run-1/joint/
+OUT/run-2/..        another seed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cultural_palette.artifacts import RunFolder, write_whole
+from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError
+from cultural_palette.training.preferences import Group, check_groups, read_groups
+
+SPEC = "job.json"
+JOINT = "joint"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One agent of one run. `agent`: a community, or "joint"; `run`: 1, 2, ..; `out`: the folder it fills.
+
+    `base_identity`: what `identity.base_identity` says of the base, where it is known already.
+    """
+
+    agent: str
+    run: int
+    out: Path
+    base: str
+    data: Path
+    communities: tuple[str, ...]
+    settings: OrpoSettings
+    base_identity: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as "run-1/asia"."""
+        return f"run-{self.run}/{self.agent}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether its manifest is there, which comes last."""
+        return RunFolder(self.out).finished
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files of preference rows that it reads."""
+        if self.data.is_file():
+            return [self.data]
+        return [self.data / f"groups_{key}.jsonl" for key in self.communities]
+
+    def config(self) -> dict[str, Any]:
+        """What it was told, paths as they were given; `identity.identity` is what must stay the same."""
+        return {
+            "agent": self.agent,
+            "run": self.run,
+            "base": self.base,
+            "data": str(self.data),
+            "communities": list(self.communities),
+            "settings": asdict(self.settings),
+        }
+
+    def write(self) -> None:
+        """Put the spec where `read_job` finds it."""
+        spec = {**self.config(), "base_identity": self.base_identity}
+        write_whole(self.out / SPEC, json.dumps(spec, indent=2) + "\n")
+
+
+def read_job(out: Path) -> Job:
+    """The job whose spec lies in `out`."""
+    spec = json.loads((out / SPEC).read_text(encoding="utf-8"))
+    settings = spec["settings"] | {name: tuple(spec["settings"][name]) for name in ("targets", "report_to")}
+    return Job(
+        agent=spec["agent"],
+        run=spec["run"],
+        out=out,
+        base=spec["base"],
+        data=Path(spec["data"]),
+        communities=tuple(spec["communities"]),
+        settings=OrpoSettings(**settings),
+        base_identity=spec["base_identity"],
+    )
+
+
+def groups_for(groups: Mapping[str, Sequence[Group]], agent: str) -> list[Group]:
+    """An agent's groups; the joint model's are every community's, in the map's order."""
+    if agent == JOINT:
+        return [group for own in groups.values() for group in own]
+    return list(groups[agent])
+
+
+def lay_out_jobs(
+    base: str,
+    data: Path,
+    out: Path,
+    communities: Sequence[str],
+    settings: OrpoSettings,
+    runs: int = 1,
+    only: Sequence[str] = (),
+    joint: bool = True,
+) -> list[Job]:
+    """One job for each run and agent, run by run; run k has the seed `settings.seed + k - 1`.
+
+    `only`: these agents ("joint" is one). Raises TrainingError for an agent that the map has not.
+    """
+    agents = [*communities, JOINT] if joint else [*communities]
+    if unknown := [name for name in only if name not in (*communities, JOINT)]:
+        raise TrainingError(f"No agent {unknown[0]!r}: there are {', '.join((*communities, JOINT))}")
+    if runs < 1:
+        raise TrainingError(f"runs = {runs}: at least 1")
+    return [
+        Job(
+            agent=agent,
+            run=run,
+            out=out / f"run-{run}" / agent,
+            base=base,
+            data=data,
+            communities=tuple(communities),
+            settings=replace(settings, seed=settings.seed + run - 1),
+        )
+        for run in range(1, runs + 1)
+        for agent in (only or agents)
+    ]
+
+
+def check_data(jobs: Sequence[Job]) -> None:
+    """Read the data once and refuse what would stop a job later."""
+    agents = {job.agent for job in jobs}
+    for job in jobs[:1]:
+        for community, groups in read_groups(job.data, job.communities).items():
+            if agents & {community, JOINT}:
+                check_groups(groups, f"{job.data}, {community}")
