@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +138,11 @@ class Teacher:
     _failures: int = 0
     _refusals: int = 0
     _flights: set[asyncio.Task[Json]] = field(default_factory=set)
+    _places: asyncio.Semaphore | None = None
+
+    def __post_init__(self) -> None:
+        if self.pace is not None:
+            self._places = asyncio.Semaphore(self.pace.most)
 
     def stop(self, why: str) -> None:
         """No new call from now on. The first reason stays."""
@@ -174,7 +180,9 @@ class Teacher:
 
     async def _stored_or_made(self, request: Request) -> Json:
         call = request.call
-        row = await self.store.once(call, lambda: self._make(request, lambda: self.store.key(call)))
+        # a call has its place until its reply is stored: a kill repeats at most `concurrency` calls
+        async with self._places or nullcontext():
+            row = await self.store.once(call, lambda: self._make(request, lambda: self.store.key(call)))
         self.ledger.add(row["usage"])
         return row
 
