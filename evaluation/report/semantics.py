@@ -16,7 +16,7 @@ from cultural_palette.evaluation.report.layout import Cell, Column, Line, Sectio
 from cultural_palette.evaluation.report.load import read_manifest
 from cultural_palette.evaluation.report.paper import Quoted, quoted_values, same_base
 from cultural_palette.evaluation.report.roles import title
-from cultural_palette.evaluation.statistics import Interval, grouped_bootstrap
+from cultural_palette.evaluation.statistics import Interval, grouped_intervals
 
 KIND = "semantic-evaluation"
 SOURCE = "Cultural Palette: Pluralising Culture Alignment via Multi-agent Palette, section 5.4 on Figure 4"
@@ -76,10 +76,10 @@ def load_semantics(
         )
     named = base_name or (manifest.get("models") or {}).get("prompting")
     base = same_base(named) if named and quote else None
-    there = {community for _, community, _ in rows}
+    scored = {community for _, community, _ in rows}
     return Semantics(
         path=path, manifest=manifest, partial=not manifest,
-        communities=tuple(community for key, community in known.items() if key in there),
+        communities=tuple(community for key, community in known.items() if key in scored),
         results=tuple(_result(method, rows, settings) for method in methods),
         quoted=tuple(quoted for quoted in quoted_values() if quoted.base_model == base),
     )  # fmt: skip
@@ -105,18 +105,18 @@ def semantic_table(semantics: Semantics) -> Table:
         lines.append(Line(title(result.method), tuple(cells)))
     notes = [
         "S_semantic: probability (times 100) that the community's gold answer entails the model's answer. "
-        "The average is the mean of the communities' means; 95 %: queries resampled. Rows that are not ok "
+        "The average is the mean of the communities' means; 95 %: over queries, whose signs are flipped. Rows that are not ok "
         "have no score."
     ]
     if semantics.quoted:
-        told = "; ".join(_told(quoted) for quoted in semantics.quoted)
-        notes.append(f"The paper quotes for {semantics.quoted[0].base_model}: {told}. {SOURCE}.")
+        quotations = "; ".join(_quotation(quoted) for quoted in semantics.quoted)
+        notes.append(f"The paper quotes for {semantics.quoted[0].base_model}: {quotations}. {SOURCE}.")
     mark = "PARTIAL. " if semantics.partial else ""
     caption = f"{mark}Semantic consistency by community, 0 to 100 (the paper's Figure 4)."
     return Table("semantic", caption, tuple(columns), (Section("", tuple(lines)),), tuple(notes))
 
 
-def _told(quoted: Quoted) -> str:
+def _quotation(quoted: Quoted) -> str:
     where = quoted.community or "all communities"
     value = f"{quoted.low:.2f}" if quoted.low == quoted.high else f"{quoted.low:.2f} to {quoted.high:.2f}"
     return f"{title(quoted.method)}, {where} {value}"
@@ -158,8 +158,8 @@ def _result(
     ok = sum(value is not None for value in values)
     if not ok:
         return SemanticResult(method, None, {}, 0, len(own))
-    whole, each = grouped_bootstrap(
+    whole, by_community = grouped_intervals(
         values, [query for _, query, _ in own], [community for community, _, _ in own],
-        resamples=settings.resamples, seed=settings.seed,
+        permutations=settings.permutations, seed=settings.seed,
     )  # fmt: skip
-    return SemanticResult(method, whole, each, ok, len(own) - ok)
+    return SemanticResult(method, whole, by_community, ok, len(own) - ok)
