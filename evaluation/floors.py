@@ -27,7 +27,7 @@ from typing import Any
 
 from cultural_palette.distributions import Distribution
 from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
-from cultural_palette.evaluation.surveys import Survey, SurveyItem
+from cultural_palette.evaluation.surveys import Survey
 
 UNIFORM, PER_SIZE, OTHERS, MODE = "uniform", "mean_per_size", "mean_of_others", "oracle_mode"
 FLOORS = {

@@ -1,6 +1,6 @@
 """What a method predicts for an item, and the row it becomes: one schema, for the writer and every reader.
 
-`rows.jsonl` holds a run's rows in the order in which they came. What they say is named by `PredictionsDigest`,
+`rows.jsonl` holds a run's rows in the order in which they came. `PredictionsDigest` names what they say,
 whatever their order.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
+from cultural_palette.artifacts import ROWS, RunFolder
 from cultural_palette.distributions import TOLERANCE, Distribution
+from cultural_palette.errors import ArtifactError
 from cultural_palette.evaluation.surveys import SurveyItem
 
 OK_STATUS, UNREADABLE_STATUS, FAILED_STATUS = STATUSES = ("ok", "unreadable", "failed")
@@ -159,6 +161,19 @@ def row_of(
         "seconds": round(seconds, 3),
         "calls": dict(calls or {}),
     }
+
+
+def rows_of(folder: RunFolder) -> Iterator[Row]:
+    """A run's rows in the order in which they came. Raises ArtifactError for one that can not be right."""
+    for number, row in enumerate(folder.rows(), 1):
+        if not _is_row(row):
+            where = f"{folder.path / ROWS}:{number}"
+            raise ArtifactError(f"{where}: {fault_of(row)}. Mend that line, or run the evaluation again.")
+        yield row
+
+
+def _is_row(row: Mapping[str, Any]) -> TypeGuard[Row]:
+    return fault_of(row) is None
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, int, str]:

@@ -129,7 +129,10 @@ def draw_questions(
     for item in items:
         by_country[item.country].append(item.question)
     drawn: set[tuple[str, str]] = set()
-    for country, questions in by_country.items():  # a country's draw does not depend on which others there are
+    for (
+        country,
+        questions,
+    ) in by_country.items():  # a country's draw does not depend on which others there are
         whose = country if draw == EACH else ""
         drawn.update((key, country) for key in _stratified(questions, number, f"{seed}/{whose}"))
     return [item for item in items if (item.question.id, item.country) in drawn]

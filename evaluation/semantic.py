@@ -20,7 +20,7 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.calls import CallStore, use_calls
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import ModelError, UsageError
-from cultural_palette.evaluation.statistics import grouped_bootstrap
+from cultural_palette.evaluation.statistics import grouped_intervals
 from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.models import ModelRef, Sampling, ask, close_clients
 from cultural_palette.prompts import render, template_of
@@ -112,7 +112,7 @@ def load_gold(path: Path, cultural_map: CulturalMap, queries: int | None = None)
     if not file.is_file():
         raise UsageError(f"No {file}: give a dataset folder, its {ANSWERS}, or JSONL of your own.")
     counts = Counter[str]()
-    found: dict[str, GoldAnswer] = {}
+    gold: dict[str, GoldAnswer] = {}
     keys = {community.key for community in cultural_map.communities}
     for row, place in read_rows(file, refuse(UsageError, ". Mend that line, or take it out.")):
         counts["rows"] += 1
@@ -121,16 +121,16 @@ def load_gold(path: Path, cultural_map: CulturalMap, queries: int | None = None)
             counts[answer] += 1
         elif answer.community not in keys:
             counts["other community"] += 1
-        elif answer.id in found:
+        elif answer.id in gold:
             counts["twice"] += 1
         else:
-            found[answer.id] = answer
-    wanted = set(islice(dict.fromkeys(answer.query_id for answer in found.values()), queries))
-    answers = tuple(answer for answer in found.values() if answer.query_id in wanted)
+            gold[answer.id] = answer
+    wanted = set(islice(dict.fromkeys(answer.query_id for answer in gold.values()), queries))
+    answers = tuple(answer for answer in gold.values() if answer.query_id in wanted)
     if not answers:
-        told = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise UsageError(
-            f"{file} has no held-out answer ({told or 'it is empty'}). "
+            f"{file} has no held-out answer ({reasons or 'it is empty'}). "
             f"Communities: {', '.join(sorted(keys))}."
         )
     counts["answers"] = len(answers)
@@ -224,8 +224,8 @@ def _manifest(
         "nli": scorer.as_manifest(),
         "methods": list(plan.models),
         "communities": [
-            {"key": each.key, "name": each.name, "colour": each.colour}
-            for each in plan.cultural_map.communities
+            {"key": community.key, "name": community.name, "colour": community.colour}
+            for community in plan.cultural_map.communities
         ],
         "items": len(plan.gold.answers),
         "calls": dict(calls),
@@ -241,8 +241,8 @@ def _scores(rows: Sequence[Mapping[str, Any]], method: str) -> Iterator[tuple[st
     if not scored:
         return
     values, queries = [row["s_semantic"] for row in scored], [row["query_id"] for row in scored]
-    whole, each = grouped_bootstrap(values, queries, [row["community"] for row in scored])
-    for name, interval in (*each.items(), ("all", whole)):
+    whole, by_community = grouped_intervals(values, queries, [row["community"] for row in scored])
+    for name, interval in (*by_community.items(), ("all", whole)):
         yield name, {
             "mean": interval.mean, "low": interval.low, "high": interval.high,
             "n": interval.n, "clusters": interval.clusters,

@@ -285,9 +285,7 @@ class _Builder:
                 continue
             gold = Distribution.from_counts(shares)
             by_question[key].append(SurveyItem(question, country, gold, row.label, min(1.0, answered)))
-        return [
-            item for key in questions for item in sorted(by_question[key], key=lambda item: item.country)
-        ]
+        return [item for key in questions for item in sorted(by_question[key], key=lambda item: item.country)]
 
     def _shown(self, key: str) -> SurveyQuestion | None:
         """The question as it will be asked; None when the selection leaves it out."""
@@ -361,4 +359,3 @@ def _reader(path: Path) -> tuple[Any, tuple[Path, ...]]:
     if path.suffix.lower() not in readers:
         raise SurveyError(f"{path}: expected a file that ends in {', '.join(readers)}, or a folder.")
     return readers[path.suffix.lower()], (path,)
-

@@ -179,7 +179,8 @@ def _other(prediction: MethodCase, metric: str) -> str:
     answer = str(prediction.row.get("answer") or error or "–")
     answer = answer if len(answer) <= 160 else answer[:157] + "..."
     return (
-        f'<tr><th scope="row">{escape(title(prediction.method))}</th><td>{shown}</td><td>{escape(answer)}</td>'
+        f'<tr><th scope="row">{escape(title(prediction.method))}</th><td>{shown}</td>'
+        f"<td>{escape(answer)}</td>"
         f'<td class="n">{score}</td><td>{_mini(predicted) if predicted else ""}</td></tr>'
     )
 

@@ -23,7 +23,9 @@ RULE = (
 
 @dataclass(frozen=True)
 class MethodCase:
-    """What one method predicted for an item in the run shown; `scores`: alignment -> 0..100, empty unless ok."""
+    """What one method predicted for an item in the run shown. `scores`: alignment -> 0..100, empty unless
+    it is ok.
+    """
 
     method: str
     status: str

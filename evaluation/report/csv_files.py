@@ -36,7 +36,8 @@ def long_rows(subject: Subject, blocks: Sequence[PaperBlock]) -> Iterator[dict[s
                     "metric": metric, "kind": role, "method": result.method, "column": column,
                     "community": homes.get(column, ""), "mean": interval.mean, "low": interval.low,
                     "high": interval.high, "items": interval.n, "batteries": interval.clusters,
-                    "effective_batteries": interval.effective, "mark": analysis.marks.get((result.method, column), ""),
+                    "effective_batteries": interval.effective,
+                    "mark": analysis.marks.get((result.method, column), ""),
                 }  # fmt: skip
         for floor in analysis.floors:
             kind = "reference" if floor.floor.reference else "floor"
@@ -85,8 +86,9 @@ def tested_rows(subject: Subject) -> Iterator[dict[str, object]]:
     """Every test of every metric, one a row: for the CSV."""
     for metric, analysis in subject.analyses.items():
         floor = analysis.best_floor.floor.key if analysis.best_floor else ""
+        best = analysis.best_baseline or ""
         tests = [
-            *(("best baseline", m, analysis.best_baseline, test) for m, test in analysis.against_baseline.items()),
+            *(("best baseline", m, best, test) for m, test in analysis.against_baseline.items()),
             *(("best floor", m, floor, test) for m, test in analysis.against_floor.items()),
             *(("planned", subject.roles.ours, m, test) for m, test in analysis.planned.items()),
         ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Does the country matter to a method? What a prediction gains by being held against the right country.
 
-    discrimination(item) = score(prediction for c, gold of c) - mean over c' of score(prediction for c', gold of c)
+    gain(item) = score(prediction for c, gold of c) - mean over c' of score(prediction for c', gold of c)
 
 with c' the other countries that the method answered the same question for, in the same run. A method that
 does not look at the country has exactly 0, however well it scores. And beside it the rank correlation: for
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from cultural_palette.evaluation.metrics import ALIGNMENTS, Floats, alignment_table
@@ -63,7 +64,7 @@ def discriminate(evaluation: Evaluation) -> Discrimination:
     return Discrimination(gains, tuple(tuple(values) for values in ranks))
 
 
-def _gains(gold: Floats, predicted: Floats, answered: np.ndarray) -> dict[str, Floats]:
+def _gains(gold: Floats, predicted: Floats, answered: NDArray[np.bool_]) -> dict[str, Floats]:
     """(method, run, country) of one question."""
     crossed = alignment_table(gold[:, None, :], predicted[:, :, None, :, :])  # (..., gold of, predicted for)
     countries = gold.shape[0]
@@ -80,7 +81,7 @@ def _gains(gold: Floats, predicted: Floats, answered: np.ndarray) -> dict[str, F
     return gains
 
 
-def _rank_correlation(gold: Floats, predicted: Floats, answered: np.ndarray) -> float | None:
+def _rank_correlation(gold: Floats, predicted: Floats, answered: NDArray[np.bool_]) -> float | None:
     """Spearman's over countries, mean over options. `predicted`: (run, country, option)."""
     there = answered.all(axis=0)
     if there.sum() < FEWEST_COUNTRIES:

@@ -82,8 +82,8 @@ def draw_averages(subject: Subject, metric: str) -> Picture:
         axes.set_xlabel(f"average over {len(subject.evaluation.countries)} countries, 0 to 100 ({metric})")
         far = [f"{f.floor.title} {f.average:.1f}" for f in lines if f not in near]
         caption = (
-            "Averages with 95 % intervals over batteries and runs; small dots are single runs. Dashed: floors; "
-            "dotted: references." + (f" Off the scale: {', '.join(far)}." if far else "")
+            "Averages with 95 % intervals over batteries and runs; small dots are single runs. Dashed: "
+            "floors; dotted: references." + (f" Off the scale: {', '.join(far)}." if far else "")
         ) + _without_answers(subject, metric)
         return _picture(figure, "averages", subject.mark + caption)
 

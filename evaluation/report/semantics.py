@@ -105,8 +105,8 @@ def semantic_table(semantics: Semantics) -> Table:
         lines.append(Line(title(result.method), tuple(cells)))
     notes = [
         "S_semantic: probability (times 100) that the community's gold answer entails the model's answer. "
-        "The average is the mean of the communities' means; 95 %: over queries, whose signs are flipped. Rows that are not ok "
-        "have no score."
+        "The average is the mean of the communities' means; 95 %: over queries, whose signs are flipped. "
+        "Rows that are not ok have no score."
     ]
     if semantics.quoted:
         quotations = "; ".join(_quotation(quoted) for quoted in semantics.quoted)

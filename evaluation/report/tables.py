@@ -28,11 +28,12 @@ ELSEWHERE = "Elsewhere"
 
 
 TESTED = (
-    "difference", "95 %", "95 % (Holm)", "p", "p Holm", "pairs", "batteries", "only it", "only other", "detectable",
+    "difference", "95 %", "95 % (Holm)", "p", "p Holm", "pairs", "batteries", "only it", "only other",
+    "detectable",
 )  # fmt: skip
 _GAIN = (
-    "Gain: the score of a prediction minus the mean score of the same method's predictions for other countries "
-    "on the same item. A method that does not look at the country has exactly 0. Rank: 1 where the predicted "
+    "Gain: the score of a prediction minus the mean score of the same method's predictions for other "
+    "countries on the same item. A method that does not look at the country has exactly 0. Rank: 1 where the predicted "
     "shares order the countries as the survey does, 0 where they do not at all."
 )
 DISCRIMINATION = (
@@ -254,8 +255,8 @@ def outcomes_table(subject: Subject, metric: str) -> Table:
         "items that only some runs answered, left out.",
         _sensitivity(subject, analysis),
         "Mass on options: mean probability that the reply is one of the options at all. Orders: of the "
-        "options that a prediction is the mean over. Place bias: how far an option's probability changes with "
-        "its place, the standard deviation over the orders of the option that changes most, mean over the "
+        "options that a prediction is the mean over. Place bias: how far an option's probability changes "
+        "with its place, the standard deviation over the orders of the option that changes most, mean over the "
         "items (0 to 0.5).",
     )
     caption = f"{subject.mark}Rows, runs and readouts."
@@ -407,8 +408,8 @@ def _notes(subject: Subject, analysis: Analysis) -> Iterator[str]:
     seed = evaluation.manifest.get("seed", "not recorded")
     yield (
         f"{len(evaluation.items):,} items: {questions:,} questions of {batteries:,} batteries in "
-        f"{len(evaluation.countries)} countries; {_runs(evaluation)}, seed {seed}. An item's value is its mean "
-        "over the runs, and counts where every run answered it; the average is the mean of the countries' "
+        f"{len(evaluation.countries)} countries; {_runs(evaluation)}, seed {seed}. An item's value is its "
+        "mean over the runs, and counts where every run answered it; the average is the mean of the countries' "
         "means."
     )
     if shaped := settings_text(evaluation.manifest):
@@ -453,7 +454,8 @@ def settings_text(manifest: Mapping[str, object]) -> str:
     if not isinstance(settings, Mapping):
         return ""
     shown = [
-        ("permutations", "orders of the options"), ("readout", "readout"), ("readout_samples", "samples a readout"),
+        ("permutations", "orders of the options"), ("readout", "readout"),
+        ("readout_samples", "samples a readout"),
         ("draft_temperature", "temperature of drafts"), ("decision_temperature", "of decisions"),
         ("temperature", "temperature"), ("prompt_order", "prompt order"), ("min_drafts", "fewest drafts"),
     ]  # fmt: skip

@@ -13,10 +13,6 @@ from cultural_palette.errors import UsageError
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
 
-# Told again in evaluation.metrics, which is too heavy to import for a help text; a test compares.
-METRIC_NAMES = ("jsd_e", "jsd_2", "jsdist_2", "jsdist_e")
-PAPER = ("auto", "always", "never")
-
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -31,7 +27,7 @@ PAPER = ("auto", "always", "never")
     help="A run of `palette evaluate semantic` to show beside it.",
 )
 @click.option(
-    "--paper", type=click.Choice(PAPER), default="auto", show_default=True,
+    "--paper", type=click.Choice(("auto", "always", "never")), default="auto", show_default=True,
     help="The paper's numbers: where the base model is the same, always (apart, if it is another), or never.",
 )  # fmt: skip
 @click.option("--base-model", metavar="NAME", help="What the models were made from, if their names hide it.")
@@ -45,16 +41,14 @@ PAPER = ("auto", "always", "never")
     "--cases", type=click.IntRange(0, 50), default=1, show_default=True, help="Cases by lot, besides."
 )
 @click.option(
-    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap."
-)
-@click.option(
-    "--permutations", type=click.IntRange(100), default=10000, show_default=True, help="Of each test."
-)
+    "--permutations", type=click.IntRange(100), default=10000, show_default=True, metavar="N",
+    help="Sign patterns drawn for each interval and test.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="For intervals, tests and the lot.")
 def report(
     run: Path, out: Path | None, metric: str, semantic: Path | None, paper: str, base_model: str | None,
     ours: str | None, baselines: tuple[str, ...], map_name: str | None, partial: bool, cases: int,
-    resamples: int, permutations: int, seed: int,
+    permutations: int, seed: int,
 ) -> None:  # fmt: skip
     """Write tables, figures and a page from the run folder RUN.
 
@@ -70,7 +64,7 @@ def report(
     from cultural_palette.evaluation.report.analysis import Settings
     from cultural_palette.evaluation.report.write import Request, write_report
 
-    settings = Settings(resamples=resamples, permutations=permutations, seed=seed)
+    settings = Settings(permutations=permutations, seed=seed)
     request = Request(
         run=run, out=out or run / "report", metric=metric, semantic=semantic,
         paper=paper,  # type: ignore[arg-type]

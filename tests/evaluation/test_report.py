@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from cultural_palette.cli import main
-from cultural_palette.cli.report import METRIC_NAMES
 from cultural_palette.evaluation.metrics import ALIGNMENTS
 from cultural_palette.evaluation.report import figures
 from cultural_palette.evaluation.report.figures import Picture
@@ -28,7 +27,7 @@ from cultural_palette.evaluation.report.layout import (
 )
 from tests.evaluation.report_runs import made_up_run, made_up_semantics
 
-QUICK = ("--resamples", "200", "--permutations", "200")
+QUICK = ("--permutations", "500")
 
 
 def report(*arguments: str | Path) -> str:
@@ -130,7 +129,7 @@ def test_all_numbers_stand_in_the_tables(made: Path) -> None:
     averages = {(r["metric"], r["method"]): r for r in rows if r["column"] == "average" and r["items"]}
     assert len([key for key in averages if key[1] == "vanilla"]) == 4
     assert {row["community"] for row in rows if row["column"] == "KEN"} == {"Africa"}
-    assert {row["kind"] for row in rows} >= {"floor", "ceiling", "baseline", "ours", "ablation"}
+    assert {row["kind"] for row in rows} >= {"floor", "reference", "baseline", "ours", "ablation"}
     with (made / "tables" / "table1.csv").open() as file:
         wide = {row["method"]: row for row in csv.DictReader(file)}
     assert wide["vanilla"]["average"] == averages["jsdist_e", "vanilla"]["mean"]
@@ -264,7 +263,8 @@ def test_errors_name_the_way_out(tmp_path: Path) -> None:
 
 
 def test_the_command_offers_every_metric() -> None:
-    assert METRIC_NAMES == ALIGNMENTS
+    help_text = CliRunner().invoke(main, ["report", "--help"]).output
+    assert all(metric in help_text for metric in ALIGNMENTS)
 
 
 def a_table() -> Table:

@@ -9,21 +9,25 @@ import pytest
 
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import UsageError
-from cultural_palette.evaluation.report.analysis import AVERAGE, Settings, analyse, outcomes
+from cultural_palette.evaluation.report.analysis import AVERAGE, Analysis, Analyst, Settings, outcomes
 from cultural_palette.evaluation.report.calibration import calibrate
 from cultural_palette.evaluation.report.cases import choose_cases, failures
-from cultural_palette.evaluation.report.load import OK, load_evaluation
+from cultural_palette.evaluation.report.load import OK, Evaluation, load_evaluation
 from cultural_palette.evaluation.report.paper import paper_blocks, paper_rows, quoted_values, same_base
 from cultural_palette.evaluation.report.roles import assign_roles
 from tests.evaluation.report_runs import made_up_run
 
 MAP = load_map("continents")
-QUICK = Settings(resamples=300, permutations=500)
+QUICK = Settings(permutations=500)
+
+
+def analysed(run: Evaluation, metric: str = "jsdist_e") -> Analysis:
+    return Analyst(run, assign_roles(run.methods), QUICK).analyse(metric)
 
 
 def test_the_average_is_that_of_the_rows(tmp_path: Path) -> None:
     run = load_evaluation(made_up_run(tmp_path / "run", questions=6), MAP)
-    found = analyse(run, assign_roles(run.methods), "jsdist_e", QUICK).of("vanilla")
+    found = analysed(run, "jsdist_e").of("vanilla")
     scores = run.scores["jsdist_e"][0]  # (run, item); every country has as many items: a plain mean
     assert found.average is not None
     assert found.average.mean == pytest.approx(scores.mean())
@@ -42,32 +46,32 @@ def test_known_effects_are_found_and_nothing_else(tmp_path: Path) -> None:
         "self-blend": 0.89,
     }
     run = load_evaluation(made_up_run(tmp_path / "run", skill, questions=30), MAP)
-    found = analyse(run, assign_roles(run.methods), "jsdist_e", QUICK)
+    found = analysed(run, "jsdist_e")
     assert found.best_baseline == "prompting"
     assert set(found.against_baseline) == set(skill) - {"prompting"}
     assert found.against_baseline["cultural-palette"].better
     assert found.against_baseline["vanilla"].worse
     assert not found.against_baseline["without-draft"].better
     assert not found.against_baseline["without-draft"].worse
-    assert found.best_floor is not None and not found.best_floor.floor.ceiling
+    assert found.best_floor is not None and not found.best_floor.floor.reference
     assert found.against_floor["cultural-palette"].better and found.against_floor["vanilla"].worse
 
 
 def test_the_best_is_marked_only_where_it_beats_the_next(tmp_path: Path) -> None:
     clear = {"vanilla": 0.1, "prompting": 0.5, "cultural-palette": 0.9}
     run = load_evaluation(made_up_run(tmp_path / "clear", clear, questions=30), MAP)
-    marks = analyse(run, assign_roles(run.methods), "jsdist_e", QUICK).marks
+    marks = analysed(run, "jsdist_e").marks
     assert marks[("cultural-palette", AVERAGE)] == "best"
     assert marks[("prompting", AVERAGE)] == "second"
     tied = {"vanilla": 0.1, "prompting": 0.7, "cultural-palette": 0.7}
     run = load_evaluation(made_up_run(tmp_path / "tied", tied, questions=30, seed=1), MAP)
-    assert analyse(run, assign_roles(run.methods), "jsdist_e", QUICK).marks == {}
+    assert analysed(run, "jsdist_e").marks == {}
 
 
 def test_failures_leave_the_average_and_the_pairs_alone(tmp_path: Path) -> None:
     path = made_up_run(tmp_path / "run", questions=12, runs=1, failing={"prompting": 0.5, "vanilla": 1.0})
     run = load_evaluation(path, MAP)
-    found = analyse(run, assign_roles(run.methods), "jsd_e", QUICK)
+    found = analysed(run, "jsd_e")
     assert found.of("vanilla").average is None and "vanilla" not in found.against_floor
     half = outcomes(run, "prompting")
     assert half.ok + half.unreadable + half.failed == 60 and half.ok < 60
@@ -90,7 +94,7 @@ def test_runs_are_compared_on_the_items_that_all_of_them_answered(tmp_path: Path
         np.mean([row[always & (countries == code)].mean() for code in run.countries])
         for row in run.scores["jsdist_e"][0]
     ]
-    found = analyse(run, assign_roles(run.methods), "jsdist_e", QUICK).of("vanilla")
+    found = analysed(run, "jsdist_e").of("vanilla")
     assert found.runs == pytest.approx(by_hand)
     assert found.spread is not None and found.spread.sd == pytest.approx(np.std(by_hand, ddof=1))
 
@@ -121,8 +125,8 @@ def test_cases_follow_their_rule(tmp_path: Path) -> None:
     assert len(lots) > 1
     for case in found:
         assert case.ours.row["item"] == case.item.id and case.ours.status == "ok"
-        assert [told.method for told in case.others] == ["vanilla", "prompting", "without-draft"]
-        assert all((told.scores == {}) == (told.status != "ok") for told in case.others)
+        assert [other.method for other in case.others] == ["vanilla", "prompting", "without-draft"]
+        assert all((other.scores == {}) == (other.status != "ok") for other in case.others)
 
 
 def test_the_calibration_by_hand(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ArtifactError, UsageError
 from cultural_palette.evaluation.floors import MODE, UNIFORM
-from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
+from cultural_palette.evaluation.metrics import ALIGNMENTS, alignment_table, alignments
 from cultural_palette.evaluation.report.load import (
     FAILED,
     MISSING,
@@ -24,7 +24,6 @@ from cultural_palette.evaluation.report.load import (
     Evaluation,
     load_evaluation,
 )
-from cultural_palette.evaluation.report.scores import alignment_table
 from tests.evaluation.report_runs import made_up_run
 
 MAP = load_map("continents")
@@ -81,7 +80,7 @@ def test_every_row_finds_its_place(run: Path) -> None:
         gold, guess = Distribution(tuple(row["gold"])), Distribution(tuple(row["predicted"]))
         for key in ALIGNMENTS:
             assert found.scores[key][place] == pytest.approx(alignments(gold, guess)[key], abs=1e-9)
-    assert [floor.ceiling for floor in found.floors] == [False, False, True, True]
+    assert [floor.reference for floor in found.floors] == [False, False, True, True]
 
 
 def test_the_order_of_the_rows_does_not_matter(run: Path) -> None:

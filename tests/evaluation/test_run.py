@@ -25,8 +25,8 @@ from tests.scripted import ScriptedModel, scripted_provider
 SHARES = [math.log(0.6), math.log(0.2)]
 # Contract with the report: these, and what `calls` counts.
 FIELDS = [
-    "method", "run", "item", "question_id", "country", "question", "options", "gold", "status", "error",
-    "predicted", "answer", "option_mass", "readout", "blend", "stages", "degraded", "usage", "seconds",
+    "method", "run", "item", "question_id", "battery", "survey", "country", "question", "options", "ordered",
+    "gold", "status", "error", "predicted", "answer", "option_mass", "readout", "orders", "order_spread", "blend", "stages", "degraded", "usage", "seconds",
     "calls",
 ]  # fmt: skip
 
@@ -37,7 +37,7 @@ def _reading(script):
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
 
 
 def evaluated(the_plan, folder: Path, **more):

@@ -155,7 +155,7 @@ def _summary(out: Path, manifest: Mapping[str, Any]) -> None:
     )
     for kind, counts in calls["by_kind"].items():
         click.echo(f"  {kind}: {counts['needed']:,} needed, {counts['asked']:,} asked")
-    click.echo(f"{out / 'predictions.jsonl'}; next: palette report {out}")
+    click.echo(f"{out / 'rows.jsonl'}; next: palette report {out}")
 
 
 def _at_once(models: Mapping[str, str]) -> int:
