@@ -33,8 +33,8 @@ TESTED = (
 )  # fmt: skip
 _GAIN = (
     "Gain: the score of a prediction minus the mean score of the same method's predictions for other "
-    "countries on the same item. A method that does not look at the country has exactly 0. Rank: 1 where the predicted "
-    "shares order the countries as the survey does, 0 where they do not at all."
+    "countries on the same item. A method that does not look at the country has exactly 0. Rank: 1 where the "
+    "predicted shares order the countries as the survey does, 0 where they do not at all."
 )
 DISCRIMINATION = (
     Column("gain", "Right country", "", "score for the right country minus the mean for others"),
@@ -256,8 +256,8 @@ def outcomes_table(subject: Subject, metric: str) -> Table:
         _sensitivity(subject, analysis),
         "Mass on options: mean probability that the reply is one of the options at all. Orders: of the "
         "options that a prediction is the mean over. Place bias: how far an option's probability changes "
-        "with its place, the standard deviation over the orders of the option that changes most, mean over the "
-        "items (0 to 0.5).",
+        "with its place, the standard deviation over the orders of the option that changes most, mean over "
+        "the items (0 to 0.5).",
     )
     caption = f"{subject.mark}Rows, runs and readouts."
     return Table("outcomes", caption, tuple(columns), (Section("", tuple(lines)),), notes)
@@ -409,8 +409,8 @@ def _notes(subject: Subject, analysis: Analysis) -> Iterator[str]:
     yield (
         f"{len(evaluation.items):,} items: {questions:,} questions of {batteries:,} batteries in "
         f"{len(evaluation.countries)} countries; {_runs(evaluation)}, seed {seed}. An item's value is its "
-        "mean over the runs, and counts where every run answered it; the average is the mean of the countries' "
-        "means."
+        "mean over the runs, and counts where every run answered it; the average is the mean of the "
+        "countries' means."
     )
     if shaped := settings_text(evaluation.manifest):
         yield f"Made with {shaped}."

@@ -83,7 +83,7 @@ def test_a_summary_for_people(invoke, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "2 items, 1 questions, 2 countries; 2 methods, 1 runs" in result.stderr
     assert "4 of 4 rows (100%)" in result.stderr
-    assert "Calls: 4 needed, 3 asked (75.0%), 1 saved" in result.stdout
+    assert "Calls: 8 needed, 6 asked (75.0%), 2 saved" in result.stdout
     assert "palette report" in result.stdout
 
 

@@ -52,7 +52,10 @@ def test_the_interval_is_what_the_test_does_not_reject_by_enumeration() -> None:
     interval = clustered_interval(values, range(6), level=0.9)
     held = [m for m in np.arange(55, 90, 0.01) if p(m) >= 0.1]
     assert interval.mean == pytest.approx(412 / 6)
-    assert (interval.low, interval.high) == (pytest.approx(min(held), abs=0.011), pytest.approx(max(held), abs=0.011))
+    assert (interval.low, interval.high) == (
+        pytest.approx(min(held), abs=0.011),
+        pytest.approx(max(held), abs=0.011),
+    )
     assert (interval.n, interval.clusters, interval.effective) == (6, 6, pytest.approx(6))
 
 
@@ -74,9 +77,7 @@ def test_every_country_has_its_own_interval() -> None:
     assert (whole.mean, whole.n, whole.clusters) == (55, 3, 2)
     assert by_country["NZL"] == Interval(40, None, None, 1, 1, 1)
     assert by_country["KEN"].mean == 70
-    assert whole == clustered_interval(
-        values, ["q1", "q2", "q1", "q2"], groups=["KEN", "KEN", "NZL", "NZL"]
-    )
+    assert whole == clustered_interval(values, ["q1", "q2", "q1", "q2"], groups=["KEN", "KEN", "NZL", "NZL"])
 
 
 def test_the_effective_number_of_clusters_by_hand() -> None:
@@ -86,8 +87,8 @@ def test_the_effective_number_of_clusters_by_hand() -> None:
 
 
 def test_the_clustered_error_by_hand() -> None:
-    # One group, mean 5. Each cluster adds (0 + 2) / 4 = 0.5 and 4.5, its weight is 1/2: 0.5 - 2.5 = -2, and 2.
-    # (4 + 4) / (1 - 2/2 + 1/4 + 1/4) = 16, root 4; as four loose items sqrt((25 + 9 + 9 + 25) / 3) / 2 = 2.38.
+    # One group, mean 5. Clusters add (0 + 2) / 4 = 0.5 and 4.5, their weight is 1/2: 0.5 - 2.5 = -2, and 2.
+    # (4 + 4) / (1 - 2/2 + 1/4 + 1/4) = 16, root 4; as loose items sqrt((25 + 9 + 9 + 25) / 3) / 2 = 2.38.
     values = [0.0, 2.0, 8.0, 10.0]
     assert clustered_error(values, ["a", "a", "b", "b"]) == pytest.approx(4)
     assert clustered_error(values, [1, 2, 3, 4]) == pytest.approx(math.sqrt(68 / 3) / 2)
@@ -235,7 +236,7 @@ def test_holm_by_hand() -> None:
 
 
 def test_holms_levels_by_hand() -> None:
-    # 0.01 < 0.05 / 4 is rejected there; 0.02 is not below 0.05 / 3, and all that follow are held at that level.
+    # 0.01 < 0.05 / 4 is rejected there; 0.02 is not below 0.05 / 3, and what follows is held at that level.
     assert holm_levels([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.05 / 3, 0.05 / 4, 0.05 / 3, 0.05 / 3])
     assert holm_levels([0.001, 0.04]) == pytest.approx([0.025, 0.05])
 

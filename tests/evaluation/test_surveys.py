@@ -232,15 +232,15 @@ def test_countries_by_preset_community_name_and_code() -> None:
 
 
 def test_every_country_gets_its_number_of_questions_the_same_where_possible() -> None:
-    survey = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=1))
+    survey = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=1, draw="shared"))
     per_country = {code: [i.question.id for i in survey.items if i.country == code] for code in PAPER}
     assert {len(found) for found in per_country.values()} == {4}
     # India has no World Values Survey rows and Zimbabwe no others: 8 questions at least, and no more
     assert len(survey.questions) == 8
     assert per_country["USA"] == per_country["KEN"]
     assert len(survey.whole) > len(survey.items)
-    again = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=1))
-    other = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=5))
+    again = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=1, draw="shared"))
+    other = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=5, draw="shared"))
     assert [i.id for i in again.items] == [i.id for i in survey.items] != [i.id for i in other.items]
 
 
@@ -308,12 +308,12 @@ def test_a_file_that_is_no_survey_is_refused(tmp_path: Path, name: str, text: st
 
 
 def test_each_country_may_draw_its_own_questions() -> None:
-    shared = load_survey(OPINIONS, Selection(PAPER, questions=2, seed=4))
+    shared = load_survey(OPINIONS, Selection(PAPER, questions=2, seed=4, draw="shared"))
     each = load_survey(OPINIONS, Selection(PAPER, questions=2, seed=4, draw="each"))
     assert len(each.items) == len(shared.items) == 2 * len(PAPER)
     assert len(each.questions) > len(shared.questions)
     # a country's draw does not depend on which others are there
     alone = load_survey(OPINIONS, Selection(("KEN",), questions=2, seed=4, draw="each"))
     assert [i.id for i in alone.items] == [i.id for i in each.items if i.country == "KEN"]
-    with pytest.raises(SelectionError, match="shared, each"):
+    with pytest.raises(SelectionError, match="stratified, each, shared"):
         Selection(PAPER, questions=2, draw="own")
