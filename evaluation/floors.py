@@ -130,7 +130,7 @@ def _scored(
         }
         floors = {floor: _mean(some) for floor, some in scores.items() if some}
         countries[code] = CountryFloors(len(of_country[code]), floors)
-    means = {}
+    means: dict[str, Scores] = {}
     for floor in FLOORS:
         if some := [row.floors[floor] for row in countries.values() if floor in row.floors]:
             means[floor] = _mean(some)

@@ -148,7 +148,7 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
     async def predict(item: SurveyItem) -> Prediction:
         context = PaletteContext.from_settings(current_settings())
         models = {**context.models, **others}
-        orders = orders_for(item, context.permutations or 1)
+        orders = orders_shown(context.permutations or 1, item.question.ordered)
         context = context.model_copy(update={"models": models, "permutations": orders})
         question = {
             "country": item.country,
@@ -160,9 +160,9 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
     return predict
 
 
-def orders_for(item: SurveyItem, orders: int) -> int:
+def orders_shown(orders: int, ordered: bool | None) -> int:
     """How many orders of an item's options are read: a scale is only ever shown as it is and reversed."""
-    return min(orders, 2) if item.question.ordered else orders
+    return min(orders, 2) if ordered else orders
 
 
 def _is_predict(made: Any) -> TypeGuard[Predict]:

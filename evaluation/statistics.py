@@ -94,14 +94,14 @@ class SignFlips:
     @property
     def enumerated(self) -> bool:
         """Whether every pattern of signs is tried; else `permutations` are drawn."""
-        return 2 ** len(self.shares) <= self.permutations
+        return bool(2 ** len(self.shares) <= self.permutations)
 
     @property
     def smallest_p(self) -> float:
         """The smallest p-value that any data in these clusters could give."""
         if not self.enumerated:
             return 1 / (1 + self.permutations)
-        return 2 / 2 ** len(self.shares)
+        return 2.0 ** (1 - len(self.shares))
 
     def p(self, null: float = 0.0) -> float:
         """Two-sided p-value of the mean being `null`.
@@ -231,11 +231,11 @@ def grouped_intervals(
     """`clustered_interval` of the average, and of every group that has a value by itself."""
     scores = _scores(values)
     table = scores[None] if scores.ndim == 1 else scores
-    answered = ~np.isnan(table).any(axis=0)
+    answered = set(np.flatnonzero(~np.isnan(table).any(axis=0)).tolist())
     more: dict[str, Any] = {"level": level, "permutations": permutations, "seed": seed}
     by_group = {}
     for name in dict.fromkeys(groups):
-        own = [k for k, group in enumerate(groups) if group == name and answered[k]]
+        own = [k for k, group in enumerate(groups) if group == name and k in answered]
         if own:
             by_group[name] = clustered_interval(table[:, own], [clusters[k] for k in own], **more)
     return clustered_interval(scores, clusters, groups=groups, **more), by_group
@@ -356,8 +356,8 @@ class _Clustered:
         sizes = np.bincount(columns)
         item_weights = 1 / (len(sizes) * sizes[columns])
         averages = table[:, answered] @ item_weights
-        shares = np.bincount(rows, weights=item_weights * table[:, answered].mean(axis=0))
-        weights = np.bincount(rows, weights=item_weights)
+        shares = np.bincount(rows, item_weights * table[:, answered].mean(axis=0)).astype(np.float64)
+        weights = np.bincount(rows, item_weights).astype(np.float64)
         return cls(shares, weights, len(answered), tuple(averages.tolist()))
 
     def flips(self, permutations: int, seed: int) -> SignFlips:

@@ -57,10 +57,10 @@ def discriminate(evaluation: Evaluation) -> Discrimination:
         answered = evaluation.status[:, :, places] == OK
         for metric, values in _gains(gold, predicted, answered).items():
             gains[metric][:, :, places] = values
-        for method, values in enumerate(ranks):
+        for method, correlations in enumerate(ranks):
             correlation = _rank_correlation(gold, predicted[method], answered[method])
             if correlation is not None:
-                values.append(correlation)
+                correlations.append(correlation)
     return Discrimination(gains, tuple(tuple(values) for values in ranks))
 
 

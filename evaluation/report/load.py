@@ -122,7 +122,8 @@ class Evaluation:
 
     def rows_at(self, lines: Sequence[int]) -> dict[int, Mapping[str, Any]]:
         """The whole rows at these lines of rows.jsonl."""
-        wanted, rows = set(lines), {}
+        wanted = set(lines)
+        rows: dict[int, Mapping[str, Any]] = {}
         with (self.path / ROWS).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number in wanted:

@@ -57,8 +57,8 @@ def survey_options(command: Any) -> Any:
                 type=click.Choice(DRAWS),
                 default="stratified",
                 show_default=True,
-                help="--questions: a fair sample of sources and numbers of options, shared where "
-                "where it can be; each country's own; or the same for as many countries as possible (no sample).",
+                help="--questions: a fair sample of sources and numbers of options, shared by "
+                "countries where it can be; each country's own; or shared as far as possible (no sample).",
             ),
             click.option(
                 "--sample-seed", type=int, default=0, show_default=True, help="Seed of --questions."
