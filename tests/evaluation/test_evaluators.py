@@ -51,7 +51,16 @@ def test_inspect_runs_the_graph_and_scores_distributions(survey: Path, tmp_path:
 
     command = [
         *(sys.executable, "-m", "inspect_ai", "eval", "evaluation/inspect_task.py"),
-        *("-T", f"survey={survey}", "-T", "countries=KEN,NZL", "-T", "variant=modular-overton", "-T", "draw=each"),
+        *(
+            "-T",
+            f"survey={survey}",
+            "-T",
+            "countries=KEN,NZL",
+            "-T",
+            "variant=modular-overton",
+            "-T",
+            "draw=each",
+        ),
         *("--log-dir", str(tmp_path / "logs"), "--log-format", "json", "--display", "plain"),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
@@ -140,7 +149,9 @@ def test_the_harness_scores_a_model_by_country(survey: Path) -> None:
         bootstrap_iters=0,
     )
     assert results is not None
-    kenya, zealand = (results["results"][f"survey_{name}"] for name in ("bare_letter_ken", "country_letter_nzl"))
+    kenya, zealand = (
+        results["results"][f"survey_{name}"] for name in ("bare_letter_ken", "country_letter_nzl")
+    )
     assert 0 < kenya["option_mass,none"] <= 1
     samples = results["samples"]["survey_bare_letter_ken"]
     assert len(samples) == 2

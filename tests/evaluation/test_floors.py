@@ -55,6 +55,13 @@ def test_each_floors_distribution(survey: Survey) -> None:
     assert found["oracle_mode"]["a/BRA"] == (0.0, 1.0)
 
 
+def test_the_other_countries_are_the_files_whatever_was_selected(survey: Survey, tmp_path: Path) -> None:
+    alone = load_survey(tmp_path / "five.jsonl", Selection(("KEN",)))
+    whole = floor_distributions(survey)["mean_of_others"]
+    assert floor_distributions(alone)["mean_of_others"] == {"a/KEN": whole["a/KEN"]}
+    assert score_floors(alone).missing["mean_of_others"] == 1
+
+
 def test_means_are_means_of_the_countries_means(survey: Survey) -> None:
     table = score_floors(survey)
     assert list(table.countries) == ["KEN", "BRA", "CHL"]

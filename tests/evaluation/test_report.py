@@ -225,6 +225,58 @@ def test_a_method_that_fails_on_everything_disturbs_nothing(tmp_path: Path) -> N
     assert set(line.replace("Cultural Palette", "").split()) == {"|", "–"}
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_a_method_without_any_answer_is_named(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=3, failing={"vanilla": 1.0})
+    output = report(run)
+    assert "No answer at all, so in no figure and no test: Vanilla." in output
+    page = (run / "report" / "report.html").read_text()
+    assert page.count("Not shown, for every row failed or can not be read: Vanilla.") >= 3
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_few_batteries_are_said_to_tell_nothing(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=4)
+    output = report(run)
+    # 2 / 2**4 = 0.125, times 3 methods that are compared with the best baseline
+    assert "these items can not tell, however large the difference: the smallest p (Holm)" in output
+    assert "0.375" in output and "beyond chance, " not in output
+    assert "| none |" in (run / "report" / "tables" / "tests.md").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_every_claim_has_its_test_and_every_number_its_settings(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=12)
+    manifest = json.loads((run / "manifest.json").read_text())
+    settings = {"permutations": 2, "readout": "exact", "prompt_order": "paper", "draft_temperature": 0.3}
+    (run / "manifest.json").write_text(json.dumps({**manifest, "settings": settings}))
+    output = report(run)
+    assert "Against without drafts: better" in output and "Right country: a prediction" in output
+    text = (run / "report" / "report.md").read_text()
+    assert "Planned contrasts of Cultural Palette" in text
+    assert "Made with orders of the options 2, readout exact, temperature of drafts 0.3, prompt order" in text
+    with (run / "report" / "tables" / "tests.csv").open() as file:
+        families = {row["family"] for row in csv.DictReader(file)}
+    assert families == {"best baseline", "best floor", "planned"}
+    for table in ("table1_jsdist_e.md", "table1_jsd_e.md", "metrics.md"):
+        assert "Right country: gain" in (run / "report" / "tables" / table).read_text()
+    assert "earth mover's" in text and "| mode |" in text
+    assert "place bias" in (run / "report" / "tables" / "outcomes.md").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_drawn_items_are_held_against_the_whole_survey(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=6)
+    floors = json.loads((run / "floors.json").read_text())
+    floors["uniform"]["whole"] = dict.fromkeys(ALIGNMENTS, 50.0)
+    (run / "floors.json").write_text(json.dumps(floors))
+    report(run)
+    text = (run / "report" / "report.md").read_text()
+    assert re.search(
+        r"The drawn items against the whole selection: uniform \d+\.\d\d here, 50\.00 on all", text
+    )
+
+
 def test_one_country_one_method_one_question(tmp_path: Path) -> None:
     run = made_up_run(tmp_path / "run", {"mine:method": 0.5}, countries=("KEN",), questions=1, runs=1)
     assert "No baseline has an answer in this run" in report(run)

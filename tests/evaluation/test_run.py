@@ -15,6 +15,8 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ArtifactError, SettingsError
 from cultural_palette.evaluation.best_single import best_single_rows, halves
+from cultural_palette.evaluation.methods import orders_shown
+from cultural_palette.evaluation.plan import Plan
 from cultural_palette.evaluation.predictions import BY_THE_CLOCK, Prediction, key_of, row_of
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.run import evaluate
@@ -86,6 +88,24 @@ def test_what_methods_share_is_asked_once(script, tmp_path):
     assert manifest["calls"]["asked"] == 4 * 15
     assert manifest["calls"]["saved"] == 4 * 15
     assert manifest["calls"]["by_kind"]["reply"] == {"needed": 4 * 22, "asked": 4 * 7, "saved": 4 * 15}
+
+
+def test_options_are_read_in_two_orders_unless_one_is_asked_for(script, tmp_path):
+    # the first letter always gets 0.6 of 0.8: a liking for A, which two orders average to even
+    manifest = evaluated(plan("vanilla", "prompting", orders=2), tmp_path / "two")
+    assert manifest["settings"]["permutations"] == 2
+    rows = rows_of(tmp_path / "two")
+    assert all(row["predicted"] == pytest.approx([0.5, 0.5]) for row in rows)
+    assert {row["orders"] for row in rows} == {2}
+    assert {round(row["order_spread"], 6) for row in rows} == {0.25}  # 0.75 and 0.25 around 0.5
+    evaluated(plan("vanilla", "prompting"), tmp_path / "one")
+    assert all(row["predicted"] == pytest.approx([0.75, 0.25]) for row in rows_of(tmp_path / "one"))
+    assert Plan.__dataclass_fields__["orders"].default == 2
+
+
+def test_a_scale_is_never_shuffled():
+    assert (orders_shown(6, True), orders_shown(6, None), orders_shown(6, False)) == (2, 6, 6)
+    assert orders_shown(1, True) == 1
 
 
 def test_a_finished_run_is_returned_as_it_is(script, tmp_path):
