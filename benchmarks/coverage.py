@@ -28,7 +28,7 @@ COUNTRY_SD, BATTERY_SD, QUESTION_SD, ANSWER_SD = 3.0, 6.0, 6.0, 3.0
 
 @dataclass(frozen=True)
 class Design:
-    """Which (question, country) items there are. `batteries`: of each item; `questions`, `countries`: likewise.
+    """Which (question, country) items there are: each one's battery, question and country.
     `skewed`: batteries' effects are exponential, with the long tail below. `runs` of sd `run_sd`.
     """
 

@@ -288,6 +288,12 @@ def test_a_semantic_run_by_itself(tmp_path: Path) -> None:
     assert report(run).startswith("MoErges: ")
     text = (run / "report" / "report.md").read_text()
     assert "Prompting, africa 59.58" in text and "| TIES |" in text
+    # floors of 40 to 51, mean 45.5, in every community
+    floor = next(line for line in text.splitlines() if line.startswith("| another community's gold answer"))
+    assert [cell.strip() for cell in floor.split("|")[2:8]] == ["45.50"] * 6
+    moerges = next(line for line in text.splitlines() if line.startswith("| MoErges"))
+    average, gain = (float(moerges.split("|")[k].strip().strip("*")) for k in (7, 9))
+    assert gain == pytest.approx(average - 45.5, abs=0.011)
     report(run, "--paper", "never")
     assert "59.58" not in (run / "report" / "report.md").read_text()
 

@@ -193,15 +193,14 @@ def test_the_right_country_by_hand(tmp_path: Path) -> None:
     assert set(blind[~np.isnan(blind)].tolist()) == {0.0}  # exactly
     assert found.discrimination.rank(0) == 0
     for place, item in enumerate(run.items):
-        others = [
-            k for k, other in enumerate(run.items) if other.question_id == item.question_id and k != place
-        ]
         gold = Distribution.from_counts(item.gold)
-
-        def score(k: int) -> float:
-            return alignments(gold, Distribution(tuple(run.predicted[1, 0, k, : len(item.options)])))["jsd_2"]
-
-        by_hand = score(place) - sum(map(score, others)) / len(others)
+        scores = {
+            k: alignments(gold, Distribution(tuple(run.predicted[1, 0, k, : len(item.options)])))["jsd_2"]
+            for k, other in enumerate(run.items)
+            if other.question_id == item.question_id
+        }
+        right = scores.pop(place)
+        by_hand = right - sum(scores.values()) / len(scores)
         assert found.discrimination.gains["jsd_2"][1, 0, place] == pytest.approx(by_hand)
 
 
