@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from cultural_palette.evaluation.report.analysis import (
 from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number
 from cultural_palette.evaluation.report.load import Evaluation, Readouts
 from cultural_palette.evaluation.report.paper import SOURCE, PaperBlock, PaperRow
+from cultural_palette.evaluation.report.peers import Peer, culturespa, modular_pluralism
 from cultural_palette.evaluation.report.roles import HEADINGS, KNOWN, Role, Roles, title
 from cultural_palette.evaluation.statistics import Interval
 
@@ -291,6 +293,53 @@ def calls_table(subject: Subject) -> Table | None:
     return Table("calls", f"{subject.mark}Model calls.", columns, sections, notes, first="Calls")
 
 
+def peers_table(subject: Subject, peers: Sequence[Peer]) -> Table | None:
+    """Every method by other papers' own scores."""
+    if not peers:
+        return None
+    columns: list[Column] = []
+    notes = []
+    if "modular-pluralism" in peers:
+        over = "Modular Pluralism's"
+        columns += [
+            Column("JS distance", over),
+            Column("mode", over),
+            Column("rows", over),
+            Column("as uniform", over),
+        ]
+        notes.append(
+            "Modular Pluralism's: Jensen-Shannon distance in base e, the less the better, plain mean over rows "
+            "of at most five options; a reply that can not be read counts as uniform."
+        )
+    if "culturespa" in peers:
+        columns.append(Column("score", "CultureSPA's"))
+        notes.append(
+            "CultureSPA's: 100 * (1 - distance of the chosen options' numbers from the survey's, over the "
+            "greatest possible), a country at a time, then the mean; the survey's answer is the one most people gave."
+        )
+    lines = []
+    for method in subject.roles.of:
+        cells: list[Cell] = []
+        if "modular-pluralism" in peers:
+            peer = modular_pluralism(subject.evaluation, method)
+            cells += (
+                [
+                    number(peer.distance, digits=4),
+                    number(peer.mode, digits=3),
+                    _count(peer.rows),
+                    _count(peer.uniform),
+                ]
+                if peer
+                else [Cell("–")] * 4
+            )
+        if "culturespa" in peers:
+            cells.append(number(culturespa(subject.evaluation, method)))
+        lines.append(Line(title(method), tuple(cells)))
+    notes.append("Only the score is theirs: prompts, models and readout are this run's (docs/methods.md).")
+    caption = f"{subject.mark}The same rows by other papers' own scores."
+    return Table("peers", caption, tuple(columns), (Section("", tuple(lines)),), tuple(notes))
+
+
 def _method_lines(
     subject: Subject, analysis: Analysis, role: Role, printed: Mapping[str, PaperRow]
 ) -> Iterator[Line]:
@@ -455,9 +504,9 @@ def settings_text(manifest: Mapping[str, object]) -> str:
         return ""
     shown = [
         ("permutations", "orders of the options"), ("readout", "readout"),
-        ("readout_samples", "samples a readout"),
-        ("draft_temperature", "temperature of drafts"), ("decision_temperature", "of decisions"),
-        ("temperature", "temperature"), ("prompt_order", "prompt order"), ("min_drafts", "fewest drafts"),
+        ("readout_samples", "samples a readout"), ("temperature", "drafts at temperature"),
+        ("meta_temperature", "accounts at"), ("max_tokens", "most tokens"), ("prompt_order", "prompt order"),
+        ("min_drafts", "fewest drafts"),
     ]  # fmt: skip
     return ", ".join(f"{name} {settings[key]}" for key, name in shown if settings.get(key) is not None)
 
@@ -472,7 +521,8 @@ def _floor_distances(analysis: Analysis) -> Iterator[str]:
         if floor.floor.whole is not None and floor.average is not None
     ]
     if distances:
-        yield f"The drawn items against the whole selection: {'; '.join(distances)}.".replace("-", "−")
+        text = re.sub(r"-(?=\d)", "−", "; ".join(distances))
+        yield f"The drawn items against the whole selection: {text}."
     for floor in analysis.floors:
         if floor.missing:
             yield (

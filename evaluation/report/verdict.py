@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from cultural_palette.evaluation.report.analysis import Tested
 from cultural_palette.evaluation.report.roles import title
 from cultural_palette.evaluation.report.semantics import Semantics
@@ -37,10 +39,15 @@ def verdict(subject: Subject, metric: str) -> list[str]:
             f"Against the best floor, {floor.floor.title} ({floor.average:.2f}), which asks no model: "
             f"{_compared(analysis.against_floor.get(ours))}"
         )
-        low = [title(m) for m, test in analysis.against_floor.items() if not test.better]
+        low = [title(m) for m, test in analysis.against_floor.items() if test.can_tell and not test.better]
         if low:
             sentences.append(f"Not above that floor beyond chance: {', '.join(low)}.")
-    sentences += [f"Against {title(m)}: {_compared(test)}" for m, test in analysis.planned.items()]
+    blind = [title(m) for m, test in analysis.planned.items() if not test.can_tell]
+    if blind:
+        sentences.append(f"These items can not tell {name} from {', '.join(blind)}, whatever the difference.")
+    sentences += [
+        f"Against {title(m)}: {_compared(test)}" for m, test in analysis.planned.items() if test.can_tell
+    ]
     if result.discrimination:
         sentences.append(
             f"Right country: a prediction of {name} gains {_signed(result.discrimination)} by being held "
@@ -78,7 +85,7 @@ def _compared(test: Tested | None) -> str:
             f"these items can not tell, however large the difference: the smallest p (Holm) that they could "
             f"show is {test.smallest_p:.3f}; observed {difference.mean:+.2f}, {pairs}."
         )
-        return text.replace("-", "−")
+        return _minus(text)
     word = "better" if test.better else "worse" if test.worse else "no difference beyond chance"
     ends = f" [{test.ends[0]:+.2f}, {test.ends[1]:+.2f}]" if test.ends else ""
     p = "< 0.001" if test.p_holm < 0.001 else f"= {test.p_holm:.3f}"
@@ -88,7 +95,12 @@ def _compared(test: Tested | None) -> str:
         f"{word}, {difference.mean:+.2f}{ends} (95 %, Holm), p (Holm) {p}, {pairs}; detectable with 80 % "
         f"power: {detectable}."
     )
-    return text.replace("-", "−")
+    return _minus(text)
+
+
+def _minus(text: str) -> str:
+    """With minus signs before numbers; hyphens in words stay."""
+    return re.sub(r"-(?=\d)", "−", text)
 
 
 def _interval(interval: Interval) -> str:

@@ -30,6 +30,7 @@ from cultural_palette.evaluation.report.layout import Table, to_latex, to_markdo
 from cultural_palette.evaluation.report.load import load_evaluation
 from cultural_palette.evaluation.report.page import Part, facts_html, page, tables_part
 from cultural_palette.evaluation.report.paper import Show, paper_blocks
+from cultural_palette.evaluation.report.peers import Peer
 from cultural_palette.evaluation.report.roles import assign_roles, title
 from cultural_palette.evaluation.report.semantics import KIND as SEMANTIC
 from cultural_palette.evaluation.report.semantics import Semantics, load_semantics, semantic_table
@@ -41,6 +42,7 @@ from cultural_palette.evaluation.report.tables import (
     metrics_table,
     outcomes_table,
     paper_table,
+    peers_table,
     planned_table,
     settings_text,
     tests_table,
@@ -57,7 +59,8 @@ AS_PRINTED = "jsd_e"
 @dataclass(frozen=True)
 class Request:
     """What to report. `semantic`: a semantic run to show beside a survey run; `base_model`: what the run's
-    models were made from, for the paper's numbers, where their names do not say; `drawn`: cases by lot.
+    models were made from, for the paper's numbers, where their names do not say; `drawn`: cases by lot;
+    `peers`: papers whose own score is added.
     """
 
     run: Path
@@ -70,6 +73,7 @@ class Request:
     baselines: tuple[str, ...] = ()
     partial: bool = False
     drawn: int = 1
+    peers: tuple[Peer, ...] = ()
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
@@ -161,6 +165,7 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         ],
         "paper": [paper_table(subject, block) for block in apart],
         "tests": [tests_table(subject, metric), planned_table(subject, metric)],
+        "peers": [peers_table(subject, request.peers)],
         "rows": [outcomes_table(subject, metric), calls_table(subject)],
         "semantic": [semantic_table(semantics)] if semantics else [],
     }
@@ -172,7 +177,8 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
     }
     headings = {
         "table": "Table 1", "paper": "The paper's figures", "tests": "Tests", "countries": "By country",
-        "calibration": "Calibration", "rows": "Rows and calls", "semantic": "Semantic consistency",
+        "calibration": "Calibration", "rows": "Rows and calls", "peers": "Peers' own scores",
+        "semantic": "Semantic consistency",
     }  # fmt: skip
     parts = [
         tables_part(key, heading, tables.get(key, []), pictures.get(key, []))

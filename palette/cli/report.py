@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -12,6 +12,8 @@ from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
+
+PEERS = ("modular-pluralism", "culturespa")
 
 
 @click.command()
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     help="The paper's numbers: where the base model is the same, always (apart, if it is another), or never.",
 )  # fmt: skip
 @click.option("--base-model", metavar="NAME", help="What the models were made from, if their names hide it.")
+@click.option(
+    "--peer", "peers", type=click.Choice(PEERS), multiple=True,
+    help="Add the score of that paper, to compare with its figures; repeat.",
+)  # fmt: skip
 @click.option("--ours", metavar="METHOD", help="The method that counts.  [default: cultural-palette]")
 @click.option(
     "--baseline", "baselines", multiple=True, metavar="METHOD", help="Instead of the paper's; repeat."
@@ -46,9 +52,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="For intervals, tests and the lot.")
 def report(
-    run: Path, out: Path | None, metric: str, semantic: Path | None, paper: str, base_model: str | None,
-    ours: str | None, baselines: tuple[str, ...], map_name: str | None, partial: bool, cases: int,
-    permutations: int, seed: int,
+    run: Path, out: Path | None, metric: str, semantic: Path | None,
+    paper: Literal["auto", "always", "never"], base_model: str | None,
+    peers: tuple[Literal["modular-pluralism", "culturespa"], ...], ours: str | None,
+    baselines: tuple[str, ...], map_name: str | None, partial: bool, cases: int, permutations: int, seed: int,
 ) -> None:  # fmt: skip
     """Write tables, figures and a page from the run folder RUN.
 
@@ -67,8 +74,9 @@ def report(
     settings = Settings(permutations=permutations, seed=seed)
     request = Request(
         run=run, out=out or run / "report", metric=metric, semantic=semantic,
-        paper=paper,  # type: ignore[arg-type]
+        paper=paper,
         base_model=base_model, ours=ours, baselines=baselines, partial=partial, drawn=cases,
+        peers=tuple(dict.fromkeys(peers)),
         settings=settings,
     )  # fmt: skip
     written = write_report(request, _map(run, map_name))

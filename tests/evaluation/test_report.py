@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 from html.parser import HTMLParser
@@ -25,6 +26,7 @@ from cultural_palette.evaluation.report.layout import (
     to_latex,
     to_markdown,
 )
+from cultural_palette.evaluation.report.peers import PEERS
 from tests.evaluation.report_runs import made_up_run, made_up_semantics
 
 QUICK = ("--permutations", "500")
@@ -248,13 +250,13 @@ def test_few_batteries_are_said_to_tell_nothing(tmp_path: Path) -> None:
 def test_every_claim_has_its_test_and_every_number_its_settings(tmp_path: Path) -> None:
     run = made_up_run(tmp_path / "run", questions=12)
     manifest = json.loads((run / "manifest.json").read_text())
-    settings = {"permutations": 2, "readout": "exact", "prompt_order": "paper", "draft_temperature": 0.3}
+    settings = {"permutations": 2, "readout": "exact", "prompt_order": "paper", "temperature": 0.3}
     (run / "manifest.json").write_text(json.dumps({**manifest, "settings": settings}))
     output = report(run)
     assert "Against without drafts: better" in output and "Right country: a prediction" in output
     text = (run / "report" / "report.md").read_text()
     assert "Planned contrasts of Cultural Palette" in text
-    assert "Made with orders of the options 2, readout exact, temperature of drafts 0.3, prompt order" in text
+    assert "Made with orders of the options 2, readout exact, drafts at temperature 0.3, prompt order" in text
     with (run / "report" / "tables" / "tests.csv").open() as file:
         families = {row["family"] for row in csv.DictReader(file)}
     assert families == {"best baseline", "best floor", "planned"}
@@ -275,6 +277,20 @@ def test_the_drawn_items_are_held_against_the_whole_survey(tmp_path: Path) -> No
     assert re.search(
         r"The drawn items against the whole selection: uniform \d+\.\d\d here, 50\.00 on all", text
     )
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_peers_scores_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=3)
+    report(run)
+    assert not (run / "report" / "tables" / "peers.md").exists()
+    report(run, "--peer", "modular-pluralism", "--peer", "culturespa")
+    text = (run / "report" / "tables" / "peers.md").read_text()
+    assert "Modular Pluralism's: JS distance" in text and "CultureSPA's: score" in text
+
+
+def test_the_peers_of_the_command_are_the_reports() -> None:
+    assert importlib.import_module("cultural_palette.cli.report").PEERS == PEERS
 
 
 def test_one_country_one_method_one_question(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from cultural_palette.evaluation.metrics import alignments
 from cultural_palette.evaluation.report.analysis import AVERAGE, Analysis, Analyst, Settings, outcomes
 from cultural_palette.evaluation.report.calibration import calibrate
 from cultural_palette.evaluation.report.cases import choose_cases, failures
-from cultural_palette.evaluation.report.load import OK, Evaluation, load_evaluation
+from cultural_palette.evaluation.report.load import OK, UNREADABLE, Evaluation, load_evaluation
 from cultural_palette.evaluation.report.paper import paper_blocks, paper_rows, quoted_values, same_base
+from cultural_palette.evaluation.report.peers import culturespa, modular_pluralism
 from cultural_palette.evaluation.report.roles import assign_roles
 from tests.evaluation.report_runs import made_up_run
 
@@ -280,3 +282,27 @@ def test_among_ones_own_methods_the_best_is_followed() -> None:
     assert assign_roles(names, averages={"mine:a": 60, "mine:b": 70}).ours == "mine:b"
     assert assign_roles((*names, "vanilla"), averages={"mine:a": 60, "vanilla": 80}).ours == "mine:a"
     assert assign_roles(("cultural-palette", *names), averages={"mine:a": 99}).ours == "cultural-palette"
+
+
+def test_peers_scores_by_hand(tmp_path: Path) -> None:
+    run = load_evaluation(
+        made_up_run(tmp_path / "run", {"vanilla": 0.5}, countries=("KEN", "USA"), questions=3, runs=1), MAP
+    )
+    run.predicted[:] = 0
+    run.predicted[..., 0] = 1  # always the first option
+    run.status[0, 0, 0] = UNREADABLE
+    found = modular_pluralism(run, "vanilla")
+    assert found is not None and (found.rows, found.uniform) == (6, 1)
+    by_hand = []
+    for place, item in enumerate(run.items):
+        size = len(item.options)
+        guess = Distribution.uniform(size) if place == 0 else Distribution((1.0,) + (0.0,) * (size - 1))
+        by_hand.append(Distribution.from_counts(item.gold).js_distance(guess, math.e))
+    assert found.distance == pytest.approx(sum(by_hand) / 6)
+    # a country: 1 - sqrt(sum of squared steps from the survey's option / sum of the most steps squared)
+    scores = {}
+    for code in ("USA", "KEN"):
+        own = [item for place, item in enumerate(run.items) if item.country == code and place != 0]
+        steps = sum(int(np.argmax(item.gold)) ** 2 for item in own)
+        scores[code] = 100 * (1 - math.sqrt(steps / sum((len(item.options) - 1) ** 2 for item in own)))
+    assert culturespa(run, "vanilla") == pytest.approx(sum(scores.values()) / 2)
