@@ -55,10 +55,12 @@ def measure(
     """Both ways, one after the other, in fresh folders; the engine is warm before."""
     import torch
 
+    from cultural_palette.artifacts import RunFolder
     from cultural_palette.cultural_map import load_map
     from cultural_palette.embedded.engine import get_engine
     from cultural_palette.evaluation.methods import BEST_SINGLE, methods_named
     from cultural_palette.evaluation.plan import Plan
+    from cultural_palette.evaluation.predictions import BY_THE_CLOCK
     from cultural_palette.evaluation.run import evaluate
     from cultural_palette.evaluation.selection import Selection, resolve_countries
     from cultural_palette.evaluation.surveys import load_survey
@@ -76,7 +78,11 @@ def measure(
         start = time.perf_counter()
         manifest = asyncio.run(evaluate(plan, folder, quiet=True))
         seconds = time.perf_counter() - start
-        return manifest, seconds, (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        shown = [
+            json.dumps({name: value for name, value in row.items() if name not in BY_THE_CLOCK})
+            for row in RunFolder(folder).rows()
+        ]
+        return manifest, seconds, shown
 
     with tempfile.TemporaryDirectory() as scratch:
         whole, seconds, together = run(Path(scratch) / "together", chosen)

@@ -61,5 +61,5 @@ def _bits(words: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """Each question's words as the set bits of a number."""
     places: dict[str, int] = {}
     return {
-        key: sum({1 << places.setdefault(word, len(places)) for word in each}) for key, each in words.items()
+        key: sum({1 << places.setdefault(word, len(places)) for word in text}) for key, text in words.items()
     }

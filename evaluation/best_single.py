@@ -37,14 +37,14 @@ def best_single_rows(rows: Iterable[Row], items: Mapping[str, SurveyItem], run: 
         community = row["method"].removeprefix(SINGLE)
         by_item[row["item"]][community] = row
         if row["status"] == "ok":
-            gold, said = Distribution(tuple(row["gold"])), Distribution(tuple(row["predicted"]))
+            gold, guess = Distribution(tuple(row["gold"])), Distribution(tuple(row["predicted"] or ()))
             side = half[items[row["item"]].question.battery]
-            scores[side][community].append(alignments(gold, said)["jsdist_e"])
-    best = {side: _best(found) for side, found in scores.items()}
+            scores[side][community].append(alignments(gold, guess)["jsdist_e"])
+    best = {side: _best(by_community) for side, by_community in scores.items()}
     for item in items.values():
         chosen = best[1 - half[item.question.battery]]
-        there = by_item[item.id].get(chosen) if chosen else None
-        if there is None:
+        row_of_chosen = by_item[item.id].get(chosen) if chosen else None
+        if row_of_chosen is None:
             yield row_of(
                 BEST_SINGLE,
                 run,
@@ -53,7 +53,7 @@ def best_single_rows(rows: Iterable[Row], items: Mapping[str, SurveyItem], run: 
                 error="No community could be chosen: no question of another battery was answered.",
             )
         else:
-            yield {**there, "method": BEST_SINGLE, "seconds": 0.0, "calls": {}}
+            yield {**row_of_chosen, "method": BEST_SINGLE, "seconds": 0.0, "calls": {}}
 
 
 def _best(scores: Mapping[str, list[float]]) -> str | None:

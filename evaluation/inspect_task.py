@@ -2,7 +2,8 @@
 
     inspect eval evaluation/inspect_task.py -T survey=PATH.csv -T countries=paper -T questions=20
 
-No model is named: the graph casts its own, as the settings say (PALETTE_* variables, palette.toml, or
+PATH is as seen from where the command is given, or from the folder that holds `evaluation/`. No model is
+named: the graph casts its own, as the settings say (PALETTE_* variables, palette.toml, or
 `-T model=openai:NAME`). The headline is the paper's average: the mean over countries of each country's mean.
 Standard errors are clustered by battery of questions, since one question asked in many countries, or in other
 words, is not many questions.
@@ -10,8 +11,11 @@ words, is not many questions.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
+import click
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.model import ModelOutput
@@ -20,15 +24,20 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
-from cultural_palette.errors import PaletteError, UsageError
+from cultural_palette.errors import PaletteError
+from cultural_palette.evaluation.methods import orders_shown
 from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
+from cultural_palette.evaluation.plan import ORDERS
 from cultural_palette.evaluation.selection import Selection, resolve_countries
 from cultural_palette.evaluation.surveys import SurveyItem, load_survey
-from cultural_palette.graph.variants import VARIANTS, build_variant
+from cultural_palette.graph.variants import build_variant
 from cultural_palette.nodes.knobs import PaletteContext
 from cultural_palette.settings import current_settings
 
 READING = "palette"
+STORED = (
+    "answer", "distribution", "option_mass", "readout", "drafts", "regulated", "blend", "degraded", "usage",
+)  # fmt: skip
 
 
 @task
@@ -39,32 +48,47 @@ def surveys(
     max_options: int = 5,
     questions: int | None = None,
     seed: int = 0,
+    draw: str = "stratified",
+    orders: int = ORDERS,
     variant: str = "palette",
     model: str | None = None,
 ) -> Task:
     """The distribution of a graph's answer against that of a country's people, on a survey.
 
     `survey`: a file in any format that `palette evaluate surveys` reads, or a hub id. `questions`: so many
-    of them, the same for every country. `variant`: a name of `graph.variants`. Metrics: 100 * (1 - JS
+    for every country, drawn as `draw` says. `orders`: of the options that a decision is the mean over.
+    `variant`: any name of `graph.variants`, single-draft:COMMUNITY too. Metrics: 100 * (1 - JS
     divergence or distance) in base e and 2; what could not be read is unscored and counted by Inspect.
     """
     named = countries if isinstance(countries, str) else ",".join(countries)  # Inspect splits at commas
-    chosen = Selection(
-        countries=resolve_countries(named, load_map(current_settings().map)),
-        options=options,
-        max_options=int(max_options),
-        questions=questions,
-        seed=seed,
-    )
-    data = load_survey(survey, chosen)
+    try:
+        chosen = Selection(
+            countries=resolve_countries(named, load_map(current_settings().map)),
+            options=options,
+            max_options=int(max_options),
+            questions=questions,
+            seed=seed,
+            draw=draw,
+        )
+        data = load_survey(_located(survey), chosen)
+        solver = palette_graph(variant, model, seed, int(orders))
+    except PaletteError as error:  # what a person can mend, bare
+        raise click.ClickException(str(error)) from None
     return Task(
         dataset=MemoryDataset([_sample(item) for item in data.items], name=data.name),
-        solver=palette_graph(variant, model, seed),
+        solver=solver,
         scorer=distribution(),
         model="none",
         name=f"surveys-{variant}",
-        metadata={"sha256": data.sha256, "counts": dict(data.counts)},
+        metadata={"sha256": data.sha256, "selection": chosen.as_dict(), "counts": dict(data.counts)},
     )
+
+
+def _located(survey: str) -> str:
+    """A path as the person who gave it meant it: Inspect goes to this file's folder before it asks for it."""
+    starts = (os.environ.get("PWD", ""), str(Path(__file__).resolve().parent.parent))
+    paths = [Path(survey), *(Path(start) / survey for start in starts if start)]
+    return next((str(path) for path in paths if path.exists()), survey)
 
 
 def _sample(item: SurveyItem) -> Sample:
@@ -79,32 +103,34 @@ def _sample(item: SurveyItem) -> Sample:
             "country": item.country,
             "question": question.id,
             "battery": question.battery,
+            "ordered": question.ordered,
             "gold": gold,
         },
     )
 
 
 @solver
-def palette_graph(variant: str = "palette", model: str | None = None, seed: int = 0) -> Solver:
+def palette_graph(
+    variant: str = "palette", model: str | None = None, seed: int = 0, orders: int = ORDERS
+) -> Solver:
     """Run a variant of the graph; everything it returns stands in the sample's store."""
-    if variant not in VARIANTS:
-        raise UsageError(f"Unknown variant {variant!r}. There are {', '.join(VARIANTS)}.")
     graph = build_variant(variant, current_settings().map)
-    context = PaletteContext(seed=seed, model=model)
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
-        asked: Any = {
+        question: Any = {
             "country": state.metadata["country"],
             "query": state.input_text,
             "options": [choice.value for choice in state.choices],
         }
+        shown = orders_shown(orders, state.metadata["ordered"])
         try:
-            result = await graph.ainvoke(asked, context=context)
+            result = await graph.ainvoke(
+                question, context=PaletteContext(seed=seed, model=model, permutations=shown)
+            )
         except PaletteError as error:
             state.store.set(READING, {"error": str(error)})
             return state
-        kept = ("answer", "distribution", "option_mass", "drafts", "regulated", "blend", "degraded", "usage")
-        state.store.set(READING, {name: result.get(name) for name in kept})
+        state.store.set(READING, {name: result.get(name) for name in STORED})
         state.output = ModelOutput.from_content("palette", result.get("answer") or "")
         return state
 

@@ -14,8 +14,12 @@ NO_OPINION = re.compile(
     r"(don'?t know|don't -9:-2|do not know|dk|no answer|na|refused|refuse to answer|refusal|unsure|not sure"
     r"|(other )?missing|unknown|not available|not applicable( for other reasons)?|not asked( in survey)?"
     r"|multiple answers.*|no response|can'?t say|can not say|cannot say|can'?t choose|prefer not to say"
-    r"|total( n=?)?)"  # the release's slips: a code in the place of "know", a column of totals
-)
+    r"|can'?t (rate|judge|decide)|can not (rate|judge|decide)|(it'?s )?hard to say|(it'?s )?difficult to say"
+    r"|no opinion|undecided|(have )?never heard of( (him|her|it|them|this))?"
+    r"|(have not|haven'?t) heard enough( (about|of) .*)?)"
+)  # the release's slips: a code in the place of "know"
+# A column of totals, of which shares were made as of options: "Total                  N=".
+TOTAL = re.compile(r"total( n)?( ?=.*)?")
 REMARK = re.compile(r"\s*\((vol\.?|volunteered|do not read|don'?t read|do not read out)\)\s*$")
 # Steps of the scales that surveys use, from much to little; a scale's labels share its words otherwise.
 LADDERS = (
@@ -53,9 +57,14 @@ LADDERS = (
 def has_opinion(option: str) -> bool:
     """Whether an option is an opinion; False for don't know, no answer, refused and missing."""
     text = REMARK.sub("", _folded(option))
-    parts = [part.strip(" .") for part in re.split(r"[/;,]|\bor\b", text)]
-    said = [part for part in parts if part]
-    return text != "n/a" and not (said and all(NO_OPINION.fullmatch(part) for part in said))
+    parts = [stripped for part in re.split(r"[/;,]|\bor\b", text) if (stripped := part.strip(" ."))]
+    no_opinion = bool(parts) and all(NO_OPINION.fullmatch(part) for part in parts)
+    return text != "n/a" and not no_opinion and not is_total(option)
+
+
+def is_total(option: str) -> bool:
+    """Whether a label is that of a column of totals, which is no option at all."""
+    return TOTAL.fullmatch(_folded(option)) is not None
 
 
 def is_scale(options: Sequence[str]) -> bool:
@@ -69,8 +78,8 @@ def is_scale(options: Sequence[str]) -> bool:
     labels = [REMARK.sub("", _folded(option)) for option in options if has_opinion(option)]
     if len(labels) < 3:
         return False
-    found = [(place, re.match(r"(-?\d+)\b", label)) for place, label in enumerate(labels)]
-    numbers = {place: int(number[1]) for place, number in found if number}
+    matches = [(place, re.match(r"(-?\d+)\b", label)) for place, label in enumerate(labels)]
+    numbers = {place: int(number[1]) for place, number in matches if number}
     if 2 * len(numbers) >= len(labels):
         rising, falling = ({n - sign * place for place, n in numbers.items()} for sign in (1, -1))
         return len(rising) == 1 or len(falling) == 1
@@ -79,7 +88,7 @@ def is_scale(options: Sequence[str]) -> bool:
 
 def _steps(labels: Sequence[str], ladder: Sequence[str]) -> list[int] | None:
     """Each label's place on the ladder; None when one has none, or when they speak of different things."""
-    found: list[int] = []
+    places: list[int] = []
     rests: list[str] = []
     for label in labels:
         label = re.sub(r"^not (an? )?(.+) at all$", r"not at all \2", label)
@@ -93,11 +102,11 @@ def _steps(labels: Sequence[str], ladder: Sequence[str]) -> list[int] | None:
         if not fits:
             return None
         length, place, text = max(fits)
-        found.append(place)
+        places.append(place)
         rests.append(text[length:].strip())
-    spoken = {frozenset(rest.split()) for rest in rests if rest}
-    shared = frozenset.intersection(*spoken) if spoken else frozenset()
-    return found if len(spoken) <= 1 or shared else None
+    topics = {frozenset(rest.split()) for rest in rests if rest}
+    shared = frozenset.intersection(*topics) if topics else frozenset()
+    return places if len(topics) <= 1 or shared else None
 
 
 def _monotone(steps: Sequence[int]) -> bool:

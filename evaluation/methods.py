@@ -10,7 +10,7 @@ import importlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, TypeGuard
 
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import SettingsError, UsageError
@@ -29,14 +29,14 @@ ALL, PAPER = "all", "paper"
 
 @dataclass(frozen=True)
 class Method:
-    """`variant`: its graph, by name. `cast`: part -> a model beside the palette's own that plays it, by the
+    """`variant`: its graph, by name. `models`: part -> a model beside the palette's own that plays it, by the
     name that `--model-of NAME=REF` gives it. `path`: a method of one's own, "module:attribute".
     """
 
     name: str
     source: str
     variant: str | None = None
-    cast: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
 
 
@@ -47,7 +47,7 @@ METHODS: Mapping[str, Method] = {
         # baselines of Table 1
         Method("vanilla", "Table 1, 'Vanilla'", "vanilla"),
         Method("prompting", "Table 1, 'Prompting'", "prompting"),
-        Method("joint", "Table 1, 'Joint'; Xu et al. 2024", "prompting", cast={BASE: "joint"}),
+        Method("joint", "Table 1, 'Joint'; Xu et al. 2024", "prompting", models={BASE: "joint"}),
         Method("moe", "Table 1, 'MoE'", "moe"),
         Method("modular-overton", f"{_FENG}, Overton mode", "modular-overton"),
         Method("modular-steerable", f"{_FENG}, steerable mode", "modular-steerable"),
@@ -74,7 +74,7 @@ def methods_named(
     "all" and "paper" (without our controls) leave out what lacks a model; a method asked for by name that
     lacks one is a SettingsError. `best-single-draft` brings `single-draft:COMMUNITY` for every community.
     """
-    known = {need for method in METHODS.values() for need in method.cast.values()}
+    known = {need for method in METHODS.values() for need in method.models.values()}
     for need in models_of:
         if need not in known:
             raise SettingsError(f"No method needs a model {need!r}. There are {', '.join(sorted(known))}.")
@@ -85,14 +85,14 @@ def methods_named(
         group = name in (ALL, PAPER)
         wanted = [*METHODS] if group else [name]
         if name == PAPER:
-            wanted = [each for each in wanted if each not in CONTROLS]
-        for each in wanted:
-            method = _method(each, cultural_map)
-            lacking = [need for need in method.cast.values() if need not in models_of]
+            wanted = [key for key in wanted if key not in CONTROLS]
+        for key in wanted:
+            method = _method(key, cultural_map)
+            lacking = [need for need in method.models.values() if need not in models_of]
             if lacking and not group:
-                raise SettingsError(f"Method {each!r} {_way_out(lacking)}")
+                raise SettingsError(f"Method {key!r} {_way_out(lacking)}")
             if lacking:
-                left_out[each] = _way_out(lacking)
+                left_out[key] = _way_out(lacking)
                 continue
             if method.name == BEST_SINGLE:
                 for community in cultural_map.communities:
@@ -123,23 +123,33 @@ def _method(name: str, cultural_map: CulturalMap) -> Method:
     )
 
 
+class Graph(Protocol):
+    """What a method needs of a compiled graph."""
+
+    async def ainvoke(self, input: Any, /, *, context: Any) -> dict[str, Any]:
+        """Run it."""
+
+
 def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str, str]) -> Predict:
-    """How a method predicts an item, under the settings in force when it is asked. Graphs are built once.
+    """How a method predicts an item, under the settings in force when it is called. Graphs are built once.
 
     Raises UsageError for a path that leads to no method.
     """
-    graph: Any = _imported(method.path) if method.path else build_variant(method.variant or "", cultural_map)
-    if inspect.iscoroutinefunction(graph):
-        return cast(Predict, graph)
-    if not hasattr(graph, "ainvoke"):
-        graph = graph()
-    if not hasattr(graph, "ainvoke"):
-        raise UsageError(f"Method {method.path!r} returned a {type(graph).__name__}, no compiled graph.")
-    others = {part: models_of[need] for part, need in method.cast.items()}
+    made: Any = _imported(method.path) if method.path else build_variant(method.variant or "", cultural_map)
+    if _is_predict(made):
+        return made
+    if not hasattr(made, "ainvoke"):
+        made = made()
+    if not hasattr(made, "ainvoke"):
+        raise UsageError(f"Method {method.path!r} returned a {type(made).__name__}, no compiled graph.")
+    graph: Graph = made
+    others = {part: models_of[need] for part, need in method.models.items()}
 
     async def predict(item: SurveyItem) -> Prediction:
         context = PaletteContext.from_settings(current_settings())
-        context = context.model_copy(update={"models": {**context.models, **others}})
+        models = {**context.models, **others}
+        orders = orders_shown(context.permutations or 1, item.question.ordered)
+        context = context.model_copy(update={"models": models, "permutations": orders})
         question = {
             "country": item.country,
             "query": item.question.text,
@@ -148,6 +158,15 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
         return Prediction.of_graph(await graph.ainvoke(question, context=context), item)
 
     return predict
+
+
+def orders_shown(orders: int, ordered: bool | None) -> int:
+    """How many orders of an item's options are read: a scale is only ever shown as it is and reversed."""
+    return min(orders, 2) if ordered else orders
+
+
+def _is_predict(made: Any) -> TypeGuard[Predict]:
+    return inspect.iscoroutinefunction(made)
 
 
 def _imported(path: str) -> Any:

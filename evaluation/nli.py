@@ -18,6 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
 from cultural_palette.errors import ModelError
 
 DEFAULT_NLI = "sileod/deberta-v3-large-tasksource-nli"
@@ -52,29 +55,27 @@ class Entailment:
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """S_semantic of each (gold answer, model's answer), 0..100. Raises ValueError for an empty text."""
-        asked: dict[tuple[str, str], float] = {}
+        scored: dict[tuple[str, str], float] = {}
         plans: list[list[tuple[int, list[tuple[str, str]]]]] = []
         for gold, answer in pairs:
             if not gold.strip() or not answer.strip():
                 raise ValueError("nothing to compare: an answer is empty; a missing answer has no score")
             plan = self._windows(gold, answer)
             plans.append(plan)
-            asked.update((pair, 0.0) for _, some in plan for pair in some)
-        asked = dict(zip(asked, self.probabilities(list(asked)), strict=True))
+            scored.update((pair, 0.0) for _, some in plan for pair in some)
+        scored = dict(zip(scored, self.probabilities(list(scored)), strict=True))
         return [
             100
-            * sum(weight * max(asked[pair] for pair in some) for weight, some in plan)
+            * sum(weight * max(scored[pair] for pair in some) for weight, some in plan)
             / sum(weight for weight, _ in plan)
             for plan in plans
         ]
 
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """P(entailment) of each (premise, hypothesis), each within the context, in batches of like length."""
-        import torch
-
         lengths = [self._length(*pair) for pair in pairs]
         order = sorted(range(len(pairs)), key=lambda place: (lengths[place], pairs[place]))
-        found = [0.0] * len(pairs)
+        probabilities = [0.0] * len(pairs)
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
             batch = self.tokenizer(
@@ -87,8 +88,8 @@ class Entailment:
             with torch.inference_mode():
                 shares = self.model(**batch).logits.float().softmax(-1)[:, self.label].tolist()
             for place, share in zip(places, shares, strict=True):
-                found[place] = share
-        return found
+                probabilities[place] = share
+        return probabilities
 
     def _windows(self, gold: str, answer: str) -> list[tuple[int, list[tuple[str, str]]]]:
         """For each window of the answer its tokens, and the pairs of which the best counts."""
@@ -155,9 +156,6 @@ def load_entailment(
 
     Raises ModelError when it is not to be had, or when none of its labels says entailment.
     """
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -167,9 +165,9 @@ def load_entailment(
         OSError,
         ValueError,
     ) as error:  # no such folder, not on the hub, no network, another kind of model
-        said = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"The entailment model {name!r} can not be loaded: {said} Give a folder or a hub name to --nli."
+            f"The entailment model {name!r} can not be loaded: {reason} Give a folder or a hub name to --nli."
         ) from None
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
@@ -186,12 +184,12 @@ def load_entailment(
 
 def entailment_label(id2label: dict[int, str], name: str) -> int:
     """The index of the label that says entailment."""
-    found = [int(index) for index, label in id2label.items() if label.casefold().strip() in ENTAILMENT]
-    if len(found) != 1:
+    indices = [int(index) for index, label in id2label.items() if label.casefold().strip() in ENTAILMENT]
+    if len(indices) != 1:
         labels = ", ".join(map(repr, id2label.values()))
         raise ModelError(
             f"The labels of {name!r} are {labels}: none, or not only one, is 'entailment'. Give --nli a "
             "model "
             f"for natural language inference, such as {DEFAULT_NLI}."
         )
-    return found[0]
+    return indices[0]

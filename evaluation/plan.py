@@ -16,6 +16,8 @@ from cultural_palette.provenance import short_sha256
 from cultural_palette.settings import Settings
 
 KIND = "survey-evaluation"
+ORDERS = 2
+"""The survey's own order, and the reverse."""
 LONGEST_S = 600.0
 """A reply may wait this long: one given up because the machine was busy would make results depend on it."""
 NOT_IN_CONFIG = {"api_key", "retries", "draft_timeout_s", "request_timeout_s"}
@@ -27,6 +29,7 @@ LARGEST_SEED = 2**31
 class Plan:
     """What is run. Run r draws with seed `settings.seed` + r. `models_of`: models beside the palette's own,
     by the name under which a method needs them. `left_out`: methods that could not be run, with the reason.
+    `orders`: of the options that every decision is the mean over, so that a liking for a place is no opinion.
     """
 
     survey: Survey
@@ -36,8 +39,11 @@ class Plan:
     runs: int = 1
     models_of: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    orders: int = ORDERS
 
     def __post_init__(self) -> None:
+        if self.orders < 1:
+            raise SettingsError(f"{self.orders} orders of the options: expected 1 or more.")
         if self.runs < 1:
             raise SettingsError(f"{self.runs} runs: expected 1 or more.")
         if not self.survey.items:
@@ -46,8 +52,8 @@ class Plan:
             raise SettingsError(f"Seed {self.settings.seed} leaves no room for {self.runs} runs.")
 
     @property
-    def asked(self) -> tuple[Method, ...]:
-        """The methods that ask models; the others are derived from their rows."""
+    def predicting(self) -> tuple[Method, ...]:
+        """The methods that call models; the others are derived from their rows."""
         return tuple(method for method in self.methods if method.name != BEST_SINGLE)
 
     @property
@@ -55,16 +61,19 @@ class Plan:
         """Part -> model, those of single methods among them."""
         settings = self.settings
         parts = resolve_parts(self.cultural_map, settings.models, settings.model)
-        cast = {key: str(ref) for key, ref in parts.agents.items()}
-        return {**cast, "meta": str(parts.meta), "base": str(parts.base), **self.models_of}
+        agents = {key: str(ref) for key, ref in parts.agents.items()}
+        return {**agents, "meta": str(parts.meta), "base": str(parts.base), **self.models_of}
 
     def settings_of(self, run: int) -> Settings:
-        """The settings of one run: its seed, and time enough for every reply."""
+        """The settings of one run: its seed, its orders of the options, and time enough for every reply."""
         longest = {
             name: max(LONGEST_S, getattr(self.settings, name))
             for name in ("draft_timeout_s", "request_timeout_s")
         }
-        return self.settings.model_copy(update={"seed": self.settings.seed + run, **longest})
+        return self.settings.model_copy(update={**self._shaping(run), **longest})
+
+    def _shaping(self, run: int) -> dict[str, int]:
+        return {"seed": self.settings.seed + run, "permutations": self.orders}
 
     def config(self) -> dict[str, Any]:
         """Everything that shapes a prediction: a folder goes on with the same only."""
@@ -75,7 +84,9 @@ class Plan:
             "models": self.models,
             "map": self.cultural_map.key,
             "runs": self.runs,
-            "settings": self.settings.model_dump(mode="json", exclude=NOT_IN_CONFIG),
+            "settings": self.settings.model_copy(update=self._shaping(0)).model_dump(
+                mode="json", exclude=NOT_IN_CONFIG
+            ),
             "prompts": {
                 name: short_sha256(template_of(name))
                 for name in (*names(), *names("baselines"), *names("prefix"))

@@ -15,7 +15,7 @@ class Progress:
     """A line now and then; on a terminal one that is written over. `done` rows stood there already."""
 
     def __init__(self, total: int, done: int, stream: TextIO | None = None, quiet: bool = False) -> None:
-        self.total, self.done, self._there = total, done, done
+        self.total, self.done, self._at_start = total, done, done
         self.outcomes: Counter[str] = Counter()
         self._stream = stream or sys.stderr
         self._quiet = quiet
@@ -32,7 +32,7 @@ class Progress:
 
     def line(self, now: float) -> str:
         """Rows, outcomes that are not ok, and the time left at this process' pace so far."""
-        fresh = self.done - self._there
+        fresh = self.done - self._at_start
         left_s = (self.total - self.done) * (now - self._started) / fresh if fresh else None
         wrong = [f"{count} {name}" for name, count in sorted(self.outcomes.items()) if name != "ok"]
         left = f"{_clock(left_s)} left" if left_s is not None else "no pace yet"

@@ -1,8 +1,7 @@
 """The run: every method on every item of a survey, any number of times, into one folder that can be resumed.
 
-`rows.jsonl` is the journal, in the order in which answers came. When all are there, `predictions.jsonl`
-holds the same rows in one order and without what the clock says, `floors.json` the floors, and
-`manifest.json`, last, how it was made.
+`rows.jsonl` holds the predictions, in the order in which they came. When all are there, `floors.json` holds
+the floors, and `manifest.json`, last, how it was made, with a hash that names the predictions.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from cultural_palette.artifacts import ROWS, RunFolder, write_whole
 from cultural_palette.calls import Call, CallStore, Json, Produce, use_calls
 from cultural_palette.errors import ArtifactError, PaletteError, SettingsError
 from cultural_palette.evaluation.best_single import best_single_rows
+from cultural_palette.evaluation.floors import floors_of
 from cultural_palette.evaluation.methods import BEST_SINGLE, Predict, predictor
 from cultural_palette.evaluation.plan import Plan
-from cultural_palette.evaluation.predictions import Row, key_of, row_of, write_predictions
+from cultural_palette.evaluation.predictions import PredictionsDigest, key_of, row_of, rows_of
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.surveys import SurveyItem
 from cultural_palette.models import close_clients
@@ -41,7 +41,7 @@ PACKAGES = (
 
 
 class RowCalls:
-    """A call store as one row sees it: counts what that row needed, and what it had to ask."""
+    """A call store as one row sees it: counts the calls that the row needed, and those that it made."""
 
     def __init__(self, store: CallStore) -> None:
         self.store = store
@@ -92,7 +92,7 @@ async def evaluate(
         started = time.perf_counter()
         with CallStore(calls or folder.path / "calls") as store:
             try:
-                await _ask_all(plan, folder, store, done, concurrency, progress)
+                await _predict_all(plan, folder, store, done, concurrency, progress)
             finally:
                 await close_clients()
         _derive(plan, folder, done, progress)
@@ -100,7 +100,7 @@ async def evaluate(
         return _finish(plan, folder, time.perf_counter() - started)
 
 
-async def _ask_all(
+async def _predict_all(
     plan: Plan,
     folder: RunFolder,
     store: CallStore,
@@ -109,8 +109,10 @@ async def _ask_all(
     progress: Progress,
 ) -> None:
     """Item by item, run by run: the methods of one item ask for the same drafts at the same time."""
-    predict = {method.name: predictor(method, plan.cultural_map, plan.models_of) for method in plan.asked}
-    own = {method.name for method in plan.asked if method.path}
+    predict = {
+        method.name: predictor(method, plan.cultural_map, plan.models_of) for method in plan.predicting
+    }
+    own = {method.name for method in plan.predicting if method.path}
     jobs = (
         (run, item, missing)
         for run in range(plan.runs)
@@ -166,36 +168,33 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _derive(plan: Plan, folder: RunFolder, done: set[tuple[str, int, str]], progress: Progress) -> None:
-    """The rows of the method that asks nobody."""
-    if plan.asked == plan.methods:
+    """The rows of the method that calls no model."""
+    if plan.predicting == plan.methods:
         return
     items = {item.id: item for item in plan.survey.items}
     for run in range(plan.runs):
         if all((BEST_SINGLE, run, item) in done for item in items):
             continue
-        for row in best_single_rows(folder.rows(), items, run):
+        for row in best_single_rows(rows_of(folder), items, run):
             if key_of(row) not in done:
                 folder.append(row)
                 progress.advance(row["status"])
 
 
 def _finish(plan: Plan, folder: RunFolder, seconds: float) -> dict[str, Any]:
-    from cultural_palette.evaluation.floors import floors_of
-
     methods = [method.name for method in plan.methods]
     outcomes = {name: Counter({"ok": 0, "unreadable": 0, "failed": 0}) for name in methods}
     needed: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
-
-    def count(row: Row) -> None:
+    made: Counter[str] = Counter()
+    digest = PredictionsDigest()
+    for row in rows_of(folder):
         outcomes[row["method"]][row["status"]] += 1
         needed.update(row["calls"].get("needed", {}))
-        asked.update(row["calls"].get("asked", {}))
-
-    digest = write_predictions(folder.path, methods, plan.survey.items, count)
+        made.update(row["calls"].get("asked", {}))
+        digest.take(row)
     floors = json.dumps(floors_of(plan.survey), ensure_ascii=False, allow_nan=False, indent=2)
     write_whole(folder.path / FLOORS, floors + "\n")
-    kinds = sorted(needed | asked)
+    kinds = sorted(needed | made)
     manifest = {
         **{key: value for key, value in plan.config().items() if key not in ("survey", "methods")},
         "survey": plan.survey.as_manifest(),
@@ -207,15 +206,15 @@ def _finish(plan: Plan, folder: RunFolder, seconds: float) -> dict[str, Any]:
         "items": len(plan.survey.items),
         "calls": {
             "needed": needed.total(),
-            "asked": asked.total(),
-            "saved": needed.total() - asked.total(),
+            "asked": made.total(),
+            "saved": needed.total() - made.total(),
             "by_kind": {
-                kind: {"needed": needed[kind], "asked": asked[kind], "saved": needed[kind] - asked[kind]}
+                kind: {"needed": needed[kind], "asked": made[kind], "saved": needed[kind] - made[kind]}
                 for kind in kinds
             },
         },
         "outcomes": {name: dict(counts) for name, counts in outcomes.items()},
-        "predictions_sha256": digest,
+        "predictions_sha256": digest.hexdigest(),
         "seconds": round(seconds, 1),
         "versions": {"python": platform.python_version(), **installed_versions(PACKAGES)},
     }
@@ -227,9 +226,9 @@ def _drop_failed(folder: RunFolder) -> None:
     """Take failed rows, and what was derived, out of the journal, and the manifest with them. The folder's
     lock is held.
     """
-    kept = [row for row in folder.rows() if row["status"] != "failed" and row["method"] != BEST_SINGLE]
+    rows = [row for row in folder.rows() if row["status"] != "failed" and row["method"] != BEST_SINGLE]
     (folder.path / "manifest.json").unlink(missing_ok=True)
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in kept)
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     folder.close()
     write_whole(folder.path / ROWS, text.encode("utf-8", "backslashreplace"))
     folder.open()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from cultural_palette.countries import find_country
@@ -15,7 +17,7 @@ from cultural_palette.provenance import short_sha256
 
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
-    from cultural_palette.evaluation.surveys import Survey, SurveyItem
+    from cultural_palette.evaluation.surveys import Survey, SurveyItem, SurveyQuestion
 
 # The paper's 18, in its order.
 PAPER = (
@@ -23,7 +25,10 @@ PAPER = (
     "RUS", "IND", "THA", "KEN", "NGA", "ETH", "ZWE", "AUS", "NZL",
 )  # fmt: skip
 OPTIONS_KEPT = ("all", "substantive")
-DRAWS = ("shared", "each")
+STRATIFIED, EACH, SHARED = DRAWS = ("stratified", "each", "shared")
+
+
+ROUNDING = 1e-9  # the whole number at the end of a country's strata, as a float
 
 
 class SelectionError(UsageError):
@@ -36,9 +41,8 @@ class Selection:
 
     `countries`: ISO3 codes, none for every country the survey has. `options`: "all", or "substantive" (don't
     know, no answer, refused and missing dropped, the rest renormalised). `max_options`: most options shown.
-    `questions`: that many questions a country, drawn with `seed`; None for all. `draw`: "shared", the same
-    questions for all countries as far as possible, or "each", every country its own. `part`: which side of a
-    split.
+    `questions`: that many questions a country, drawn with `seed`; None for all. `draw`: how (see
+    `draw_questions`): "stratified", "each" or "shared". `part`: which side of a split.
     """
 
     countries: tuple[str, ...] = ()
@@ -46,7 +50,7 @@ class Selection:
     max_options: int | None = None
     questions: int | None = None
     seed: int = 0
-    draw: str = "shared"
+    draw: str = STRATIFIED
     part: str | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +87,7 @@ def resolve_countries(text: str, cultural_map: CulturalMap) -> tuple[str, ...]:
     Raises SelectionError for a name that is none of these.
     """
     communities: Mapping[str, tuple[str, ...]] = {c.key: c.countries for c in cultural_map.communities}
-    found: list[str] = []
+    codes: list[str] = []
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise SelectionError("No countries: name some, communities, 'paper' or 'all'.")
@@ -94,59 +98,91 @@ def resolve_countries(text: str, cultural_map: CulturalMap) -> tuple[str, ...]:
                 raise SelectionError("'all' stands alone: leave the other countries out.")
             return ()
         if folded == "paper":
-            found += PAPER
+            codes += PAPER
         elif folded in communities:
-            found += communities[folded]
+            codes += communities[folded]
         else:
             try:
-                found.append(find_country(name).iso3)
+                codes.append(find_country(name).iso3)
             except UnknownCountry as error:
                 known = ", ".join(communities)
                 raise SelectionError(f"{error} Or name a community ({known}), 'paper' or 'all'.") from None
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(codes))
 
 
 def draw_questions(
-    items: Sequence[SurveyItem], number: int, seed: int, draw: str = "shared"
+    items: Sequence[SurveyItem], number: int, seed: int, draw: str = STRATIFIED
 ) -> list[SurveyItem]:
     """`number` questions for each country, in the items' own order.
 
-    "shared": the same ones for all as far as the survey asked them there, so that countries compare: again
-    and again the question that most countries still lack (drawn by `seed` among equals), until each country
-    has its number or all it was asked. "each": every country its own draw, so that few items hold many
-    questions, which narrows intervals clustered by question.
+    "stratified": every question of a country has the same chance, and its sources and numbers of options
+    stand in the draw as in the survey; a question has one lot for all countries, so that they share questions
+    where they can (permanent random numbers, Ohlsson 1995). "each": the same with a lot for every country, so
+    that few items hold many questions. Both are unbiased: a country's expected mean is that of all its
+    questions. "shared": as many countries as possible have the very same questions. That is no sample of the
+    survey: questions that were asked everywhere come first, and sources that ask the same everywhere with
+    them.
     """
-    if draw == "each":
-        return _draw_each(items, number, seed)
-    askers: defaultdict[str, list[str]] = defaultdict(list)
+    if draw == SHARED:
+        return _draw_shared(items, number, seed)
+    by_country: defaultdict[str, list[SurveyQuestion]] = defaultdict(list)
     for item in items:
-        askers[item.question.id].append(item.country)
+        by_country[item.country].append(item.question)
+    drawn: set[tuple[str, str]] = set()
+    for (
+        country,
+        questions,
+    ) in by_country.items():  # a country's draw does not depend on which others there are
+        whose = country if draw == EACH else ""
+        drawn.update((key, country) for key in _stratified(questions, number, f"{seed}/{whose}"))
+    return [item for item in items if (item.question.id, item.country) in drawn]
+
+
+def _stratified(questions: Sequence[SurveyQuestion], number: int, seed: str) -> Iterator[str]:
+    """Ids of `number` of a country's questions, in proportion to its strata (source, number of options).
+
+    A stratum's share of `number` is rounded up or down by lot, so that it is right in the mean: its fractions
+    are laid end to end, and those are rounded up on which a grid of step 1 with a random start falls.
+    """
+    if number >= len(questions):
+        yield from (question.id for question in questions)
+        return
+    strata: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for question in questions:
+        strata[question.survey, len(question.options)].append(question.id)
+    start = random.Random(f"{seed}/rounding").random()
+    before = Fraction(0)
+    for stratum in sorted(strata):
+        keys = strata[stratum]
+        share = Fraction(number * len(keys), len(questions))
+        after = before + share
+        size = math.floor(float(after) + start + ROUNDING) - math.floor(float(before) + start + ROUNDING)
+        before = after
+        lots = sorted((random.Random(f"{seed}/{key}").random(), key) for key in keys)
+        yield from (key for _, key in lots[:size])
+
+
+def _draw_shared(items: Sequence[SurveyItem], number: int, seed: int) -> list[SurveyItem]:
+    """Again and again the question that most countries still lack (drawn by `seed` among equals), until each
+    country has its number or all it was asked.
+    """
+    countries_of: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items:
+        countries_of[item.question.id].append(item.country)
     lot = random.Random(seed)
-    rank = {key: lot.random() for key in sorted(askers)}
-    taken: set[tuple[str, str]] = set()
-    have: Counter[str] = Counter()
-    left = set(askers)
+    rank = {key: lot.random() for key in sorted(countries_of)}
+    drawn: set[tuple[str, str]] = set()
+    sizes: Counter[str] = Counter()
+    left = set(countries_of)
     while left:
-        lacking = {key: [c for c in askers[key] if have[c] < number] for key in left}
+        lacking = {key: [c for c in countries_of[key] if sizes[c] < number] for key in left}
         best = min(left, key=lambda key: (-len(lacking[key]), rank[key]))
         if not lacking[best]:
             break
-        taken.update((best, country) for country in lacking[best])
-        have.update(lacking[best])
+        drawn.update((best, country) for country in lacking[best])
+        sizes.update(lacking[best])
         left.remove(best)
-    return [item for item in items if (item.question.id, item.country) in taken]
-
-
-def _draw_each(items: Sequence[SurveyItem], number: int, seed: int) -> list[SurveyItem]:
-    asked: defaultdict[str, list[str]] = defaultdict(list)
-    for item in items:
-        asked[item.country].append(item.question.id)
-    taken: set[tuple[str, str]] = set()
-    for country in sorted(asked):  # each country's draw is its own: another selection of countries keeps it
-        questions = sorted(asked[country])
-        drawn = random.Random(f"{seed}/{country}").sample(questions, min(number, len(questions)))
-        taken.update((question, country) for question in drawn)
-    return [item for item in items if (item.question.id, item.country) in taken]
+    return [item for item in items if (item.question.id, item.country) in drawn]
 
 
 def split(survey: Survey, share: float, seed: int = 0) -> tuple[Survey, Survey]:
@@ -165,9 +201,9 @@ def split(survey: Survey, share: float, seed: int = 0) -> tuple[Survey, Survey]:
             first.add(battery)
             wanted -= sizes[battery]
     parts = []
-    for which, told in ((True, "first"), (False, "second")):
+    for which, name in ((True, "first"), (False, "second")):
         items = tuple(item for item in survey.items if (item.question.battery in first) is which)
-        selection = replace(survey.selection, part=f"{told} of a split at {share:g}, seed {seed}")
+        selection = replace(survey.selection, part=f"{name} of a split at {share:g}, seed {seed}")
         counts = {**survey.counts, "items": len(items), "questions": len({i.question.id for i in items})}
         parts.append(replace(survey, items=items, selection=selection, counts=counts))
     return parts[0], parts[1]

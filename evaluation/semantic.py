@@ -1,7 +1,12 @@
 """The semantic task: held-out queries of the dataset, each method's answer against the community's gold
 answer.
 
-Figure 4 of the paper. Every method answers the same prompt, which tells it the community; they differ in
+Figure 4 of the paper. A long gold answer entails more than a short one, whatever it says, so a score means
+something only beside what wrong answers get: `floors.json` holds, for every gold answer, the score of another
+community's gold answer to the same query and of the community's own to another query, each cut to the gold
+answer's length. A method's gain over them is free of the gold answer's length.
+
+Every method answers the same prompt, which tells it the community; they differ in
 the model that answers: the base model ("prompting"), one trained on all communities ("joint"), or a merge.
 Queries are what is resampled for intervals: one query is asked for every community.
 """
@@ -9,18 +14,19 @@ Queries are what is resampled for intervals: one query is asked for every commun
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from cultural_palette.artifacts import RunFolder
+from cultural_palette.artifacts import RunFolder, write_whole
 from cultural_palette.calls import CallStore, use_calls
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import ModelError, UsageError
-from cultural_palette.evaluation.statistics import grouped_bootstrap
+from cultural_palette.evaluation.statistics import grouped_intervals
 from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.models import ModelRef, Sampling, ask, close_clients
 from cultural_palette.prompts import render, template_of
@@ -31,6 +37,12 @@ METHODS = ("prompting", "joint", "ties", "model_stock", "moerges")  # Figure 4's
 TOGETHER = 32  # answers asked at once, then scored at once: what a kill can cost
 PROMPT = "semantic/answer"
 ANSWERS = "answers.jsonl"
+FLOORS_FILE = "floors.json"
+FLOORS = {
+    "other-community": "another community's gold answer",
+    "other-query": "its gold answer to another query",
+}
+Floors = dict[str, dict[str, float]]
 PACKAGES = ("cultural-palette", "langchain-openai", "torch", "transformers")
 
 
@@ -112,7 +124,7 @@ def load_gold(path: Path, cultural_map: CulturalMap, queries: int | None = None)
     if not file.is_file():
         raise UsageError(f"No {file}: give a dataset folder, its {ANSWERS}, or JSONL of your own.")
     counts = Counter[str]()
-    found: dict[str, GoldAnswer] = {}
+    gold: dict[str, GoldAnswer] = {}
     keys = {community.key for community in cultural_map.communities}
     for row, place in read_rows(file, refuse(UsageError, ". Mend that line, or take it out.")):
         counts["rows"] += 1
@@ -121,16 +133,16 @@ def load_gold(path: Path, cultural_map: CulturalMap, queries: int | None = None)
             counts[answer] += 1
         elif answer.community not in keys:
             counts["other community"] += 1
-        elif answer.id in found:
+        elif answer.id in gold:
             counts["twice"] += 1
         else:
-            found[answer.id] = answer
-    wanted = set(islice(dict.fromkeys(answer.query_id for answer in found.values()), queries))
-    answers = tuple(answer for answer in found.values() if answer.query_id in wanted)
+            gold[answer.id] = answer
+    wanted = set(islice(dict.fromkeys(answer.query_id for answer in gold.values()), queries))
+    answers = tuple(answer for answer in gold.values() if answer.query_id in wanted)
     if not answers:
-        told = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise UsageError(
-            f"{file} has no held-out answer ({told or 'it is empty'}). "
+            f"{file} has no held-out answer ({reasons or 'it is empty'}). "
             f"Communities: {', '.join(sorted(keys))}."
         )
     counts["answers"] = len(answers)
@@ -188,12 +200,44 @@ async def evaluate_semantic(
                     tell(len(done) + start + len(some), len(done) + len(jobs))
         finally:
             await close_clients()
+        floors = await asyncio.to_thread(_score_floors, plan.gold, scorer)
+        text = json.dumps(floors, ensure_ascii=False, allow_nan=False, indent=2)
+        write_whole(folder.path / FLOORS_FILE, text + "\n")
         calls = {
             "needed": store.needed.total(), "asked": store.made.total(), "saved": store.saved.total()
         }  # fmt: skip
-        manifest = _manifest(plan, scorer, list(folder.rows()), calls)
+        manifest = _manifest(plan, scorer, list(folder.rows()), floors, calls)
         folder.finish(manifest)
     return manifest
+
+
+def floor_pairs(gold: GoldAnswers) -> Iterator[tuple[str, GoldAnswer, str]]:
+    """(floor, gold answer, a wrong answer to hold against it), where there is one: for each gold answer the
+    next community's to the same query, and its own community's to the next query; cut to its length.
+    """
+    by_query: defaultdict[str, list[GoldAnswer]] = defaultdict(list)
+    by_community: defaultdict[str, list[GoldAnswer]] = defaultdict(list)
+    for answer in gold.answers:
+        by_query[answer.query_id].append(answer)
+        by_community[answer.community].append(answer)
+    for answer in gold.answers:
+        groups = (by_query[answer.query_id], by_community[answer.community])
+        for floor, group in zip(FLOORS, groups, strict=True):
+            if len(group) > 1:
+                other = group[(group.index(answer) + 1) % len(group)]
+                yield floor, answer, " ".join(other.text.split()[: len(answer.text.split())])
+
+
+def _score_floors(gold: GoldAnswers, scorer: Scorer) -> Floors:
+    """Floor -> item -> S_semantic, 0..100."""
+    floors: Floors = {floor: {} for floor in FLOORS}
+    pairs = list(floor_pairs(gold))
+    for start in range(0, len(pairs), TOGETHER):
+        some = pairs[start : start + TOGETHER]
+        scores = scorer.score([(answer.text, wrong) for _, answer, wrong in some])
+        for (floor, answer, _), value in zip(some, scores, strict=True):
+            floors[floor][answer.id] = value
+    return floors
 
 
 async def _answered(plan: SemanticPlan, method: str, gold: GoldAnswer) -> dict[str, Any]:
@@ -213,7 +257,11 @@ async def _answered(plan: SemanticPlan, method: str, gold: GoldAnswer) -> dict[s
 
 
 def _manifest(
-    plan: SemanticPlan, scorer: Scorer, rows: Sequence[Mapping[str, Any]], calls: Mapping[str, int]
+    plan: SemanticPlan,
+    scorer: Scorer,
+    rows: Sequence[Mapping[str, Any]],
+    floors: Floors,
+    calls: Mapping[str, int],
 ) -> dict[str, Any]:
     outcomes = {method: Counter({"ok": 0, "failed": 0}) for method in plan.models}
     for row in rows:
@@ -224,25 +272,42 @@ def _manifest(
         "nli": scorer.as_manifest(),
         "methods": list(plan.models),
         "communities": [
-            {"key": each.key, "name": each.name, "colour": each.colour}
-            for each in plan.cultural_map.communities
+            {"key": community.key, "name": community.name, "colour": community.colour}
+            for community in plan.cultural_map.communities
         ],
         "items": len(plan.gold.answers),
         "calls": dict(calls),
         "outcomes": {method: dict(counts) for method, counts in outcomes.items()},
         "scores": {method: dict(_scores(rows, method)) for method in plan.models},
+        "floors": {
+            name: dict(_averages((answer, floors[name].get(answer.id)) for answer in plan.gold.answers))
+            for name in FLOORS
+        },
         "versions": installed_versions(PACKAGES),
     }
 
 
 def _scores(rows: Sequence[Mapping[str, Any]], method: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each community's mean S_semantic with its interval over queries; then "all", their mean."""
-    scored = [row for row in rows if row["method"] == method and row["s_semantic"] is not None]
-    if not scored:
+    own = [row for row in rows if row["method"] == method]
+    yield from _averages(
+        (GoldAnswer(row["query_id"], row["query"], row["community"], row["gold"]), row["s_semantic"])
+        for row in own
+    )
+
+
+def _averages(
+    scored: Iterable[tuple[GoldAnswer, float | None]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    there = [(gold, value) for gold, value in scored if value is not None]
+    if not there:
         return
-    values, queries = [row["s_semantic"] for row in scored], [row["query_id"] for row in scored]
-    whole, each = grouped_bootstrap(values, queries, [row["community"] for row in scored])
-    for name, interval in (*each.items(), ("all", whole)):
+    whole, by_community = grouped_intervals(
+        [value for _, value in there],
+        [gold.query_id for gold, _ in there],
+        [gold.community for gold, _ in there],
+    )
+    for name, interval in (*by_community.items(), ("all", whole)):
         yield name, {
             "mean": interval.mean, "low": interval.low, "high": interval.high,
             "n": interval.n, "clusters": interval.clusters,

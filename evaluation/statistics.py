@@ -1,36 +1,47 @@
 """Means over countries, intervals and tests that know a question is asked in many countries.
 
-Values are scores of items on any scale, one (question, country) each. Items of one question are not
-independent, so questions are what is resampled (pairs cluster bootstrap, Cameron, Gelbach and Miller 2008)
-and whose signs are flipped. `groups` are the countries: with them a mean is the paper's average, the mean of
-the countries' means; without them the plain mean. None and NaN are items without an answer: left out and
-counted, never a value.
+Values are scores of items on any scale, one (question, country) each: (item,), or (run, item) where the items
+were predicted several times. None and NaN are items without an answer: left out and counted, never a value.
+`groups` are the countries: with them a mean is the paper's average, the mean of the countries' means; without
+them the plain mean.
+
+Items of one battery of questions are not independent, so batteries are the clusters. Intervals and p-values
+are one and the same test: the signs of whole batteries are flipped around the mean that is tested (the wild
+cluster bootstrap with Rademacher weights and the null imposed; Cameron, Gelbach and Miller 2008; exact for
+cluster sums that are symmetric, however few and however unequal: Canay, Romano and Shaikh 2017). The interval
+holds exactly the means that the test does not reject, so the two never contradict each other. With five
+batteries or fewer there is no 95 % interval: 2 of 2**5 = 32 patterns are always as extreme, p = 0.0625.
+
+Runs differ too. The variance between the runs' averages, over their number, is added to that between
+batteries: the interval is that much wider, and p that much larger.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
-    Floats = NDArray[np.float64]
-    Codes = NDArray[np.intp]
-    Values = Sequence[float | None] | Floats
+Floats = NDArray[np.float64]
+Values = Sequence[float | None] | Floats
 
+LEVEL, POWER = 0.95, 0.8
+EXACT = 1e-9
+"""Sums of the same numbers in another order differ in the last bits."""
 CELLS_AT_ONCE = 4_000_000
-"""Resamples times clusters in memory at once."""
+"""Sign patterns times clusters in memory at once."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its interval. `n` items in `clusters` questions; one question says nothing of others, so
-    `low` and `high` are None then.
+    """A mean with its interval. `n` items in `clusters` batteries, which weigh like `effective` equal ones
+    (Kish: 1 / the sum of squared weights). `low` and `high` are None where so few batteries bear no interval.
     """
 
     mean: float
@@ -38,6 +49,7 @@ class Interval:
     high: float | None
     n: int
     clusters: int
+    effective: float
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.mean):
@@ -61,19 +73,114 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two methods on the items that both answered. `difference`: first minus second; `p`: two-sided.
+class SignFlips:
+    """The test of a mean by flipping the signs of whole clusters, and its inversion.
 
-    `only_first`, `only_second`, `neither`: items left out, by who answered them. `detectable`: the
-    smallest difference that this many questions show in four of five repeats; None with one question.
+    `shares`: what each cluster adds to the mean, and `weights` to 1. (cluster,) `inflation`: how much wider
+    the runs make it, 1 or more.
+    """
+
+    shares: Floats = field(repr=False)
+    weights: Floats = field(repr=False)
+    permutations: int
+    seed: int
+    inflation: float = 1.0
+
+    @property
+    def mean(self) -> float:
+        """The mean that was observed."""
+        return math.fsum(self.shares.tolist())
+
+    @property
+    def enumerated(self) -> bool:
+        """Whether every pattern of signs is tried; else `permutations` are drawn."""
+        return bool(2 ** len(self.shares) <= self.permutations)
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value that any data in these clusters could give."""
+        if not self.enumerated:
+            return 1 / (1 + self.permutations)
+        return 2.0 ** (1 - len(self.shares))
+
+    def p(self, null: float = 0.0) -> float:
+        """Two-sided p-value of the mean being `null`.
+
+        (1 + as extreme) / (1 + drawn) where patterns are drawn, never 0 (Phipson and Smyth 2010).
+        """
+        centre = self.mean
+        moved = centre + (null - centre) / self.inflation
+        slack = EXACT * (abs(centre) + abs(moved))
+        lows, highs = self._reach
+        if moved >= centre:
+            extreme = len(highs) - int(np.searchsorted(highs, moved - slack))
+        else:
+            extreme = int(np.searchsorted(lows, moved + slack, side="right"))
+        return extreme / len(highs) if self.enumerated else (1 + extreme) / (1 + len(highs))
+
+    def ends(self, level: float = LEVEL) -> tuple[float, float] | None:
+        """The means that the test at 1 - `level` does not reject; None where it can reject none."""
+        if not 0 < level < 1:
+            raise ValueError(f"a level lies between 0 and 1, got {level}")
+        lows, highs = self._reach
+        alpha, patterns = 1 - level, len(highs)
+        needed = math.ceil(alpha * patterns - EXACT)  # so many patterns as extreme: not rejected
+        if not self.enumerated:
+            needed = math.ceil(alpha * (1 + patterns) - EXACT) - 1
+        if needed < 1:
+            return None
+        low, high = float(lows[needed - 1]), float(highs[patterns - needed])
+        if math.isinf(low) or math.isinf(high):
+            return None
+        centre = self.mean
+        return centre - self.inflation * (centre - low), centre + self.inflation * (high - centre)
+
+    @cached_property
+    def _reach(self) -> tuple[Floats, Floats]:
+        """For each pattern the least and the greatest mean beside which it is as extreme as what was
+        observed, each sorted.
+
+        A pattern e is as extreme beside m when |A - m B| >= |mean - m|, with A = sum(e * shares) and
+        B = sum(e * weights): between (mean - A) / (1 - B) and (mean + A) / (1 + B), and always when |B| = 1.
+        """
+        centre = self.mean
+        lows, highs = [], []
+        for signs in _patterns(len(self.shares), self.permutations if not self.enumerated else 0, self.seed):
+            a, b = signs @ self.shares, signs @ self.weights
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ends = np.stack([(centre - a) / (1 - b), (centre + a) / (1 + b)])
+            low, high = ends.min(axis=0), ends.max(axis=0)
+            always = np.abs(b) > 1 - EXACT
+            lows.append(np.where(always, -np.inf, low))
+            highs.append(np.where(always, np.inf, high))
+        return np.sort(np.concatenate(lows)), np.sort(np.concatenate(highs))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the items that both answered in every run. `difference`: first minus second; `p`:
+    two-sided; `smallest_p`: what these batteries could show at best.
+
+    `only_first`, `only_second`, `neither`: items left out, by who answered them. `error`: standard error of
+    the difference, None with one battery. `flips`: the test, for intervals at other levels.
     """
 
     difference: Interval
     p: float
+    smallest_p: float
     only_first: int
     only_second: int
     neither: int
-    detectable: float | None
+    error: float | None
+    flips: SignFlips = field(repr=False, compare=False)
+
+    def detectable(self, alpha: float = 1 - LEVEL) -> float | None:
+        """The smallest true difference that a test at `alpha` finds in four of five repeats; None where it
+        can find none, however large.
+        """
+        if self.smallest_p >= alpha or self.error is None:
+            return None
+        return detectable_difference(self.error, self.difference.effective, alpha)
 
 
 def country_means(values: Values, countries: Sequence[str]) -> dict[str, float]:
@@ -81,15 +188,12 @@ def country_means(values: Values, countries: Sequence[str]) -> dict[str, float]:
 
     A country without one answered item is left out.
     """
-    import numpy as np
-
     scores = _scores(values, countries=countries)
-    kept = ~np.isnan(scores)
-    found: dict[str, list[float]] = {country: [] for country in countries}
-    for country, score, answered in zip(countries, scores.tolist(), kept.tolist(), strict=True):
-        if answered:
-            found[country].append(score)
-    return {country: math.fsum(each) / len(each) for country, each in found.items() if each}
+    by_country: dict[str, list[float]] = {country: [] for country in countries}
+    for country, score in zip(countries, scores.tolist(), strict=True):
+        if not math.isnan(score):
+            by_country[country].append(score)
+    return {country: math.fsum(some) / len(some) for country, some in by_country.items() if some}
 
 
 def average(values: Values, countries: Sequence[str]) -> float | None:
@@ -98,83 +202,65 @@ def average(values: Values, countries: Sequence[str]) -> float | None:
     return math.fsum(means.values()) / len(means) if means else None
 
 
-def clustered_bootstrap(
+def clustered_interval(
     values: Values,
     clusters: Sequence[Hashable],
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
     groups: Sequence[str] | None = None,
+    level: float = LEVEL,
+    permutations: int = 10000,
+    seed: int = 0,
 ) -> Interval:
-    """The mean (with `groups`, the mean of the groups' means) and its percentile interval over resampled
-    clusters.
+    """The mean (with `groups`, the mean of the groups' means) and its interval over clusters and runs.
 
-    A group that a resample misses is left out of that resample's mean. Raises ValueError without any value.
+    Raises ValueError without any value.
     """
-    import numpy as np
-
-    sums, counts, _ = _tables(values, clusters, groups)
-    replicates = np.concatenate([_mean_of_means(s, n) for s, n in _resampled(sums, counts, resamples, seed)])
-    return _interval(_mean_of_means(sums.sum(0), counts.sum(0)), replicates, level, counts)
+    data = _Clustered.of(values, clusters, groups)
+    return data.interval(data.flips(permutations, seed), level)
 
 
-def grouped_bootstrap(
+def grouped_intervals(
     values: Values,
     clusters: Sequence[Hashable],
     groups: Sequence[str],
     *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[Interval, dict[str, Interval]]:
-    """`clustered_bootstrap` of the average, and of every group by itself, from the same resamples."""
-    import numpy as np
-
-    sums, counts, names = _tables(values, clusters, groups)
-    batches = list(_resampled(sums, counts, resamples, seed))
-    whole = np.concatenate([_mean_of_means(s, n) for s, n in batches])
-    each = np.concatenate([_means(s, n) for s, n in batches])
-    means = _means(sums.sum(0), counts.sum(0))
-    by_group = {
-        name: _interval(means[column], each[:, column], level, counts[:, [column]])
-        for column, name in enumerate(names)
-    }
-    return _interval(_mean_of_means(sums.sum(0), counts.sum(0)), whole, level, counts), by_group
-
-
-def paired_permutation(
-    a: Values,
-    b: Values,
-    clusters: Sequence[Hashable],
-    *,
+    level: float = LEVEL,
     permutations: int = 10000,
     seed: int = 0,
-    groups: Sequence[str] | None = None,
+) -> tuple[Interval, dict[str, Interval]]:
+    """`clustered_interval` of the average, and of every group that has a value by itself."""
+    scores = _scores(values)
+    table = scores[None] if scores.ndim == 1 else scores
+    answered = set(np.flatnonzero(~np.isnan(table).any(axis=0)).tolist())
+    more: dict[str, Any] = {"level": level, "permutations": permutations, "seed": seed}
+    by_group = {}
+    for name in dict.fromkeys(groups):
+        own = [k for k, group in enumerate(groups) if group == name and k in answered]
+        if own:
+            by_group[name] = clustered_interval(table[:, own], [clusters[k] for k in own], **more)
+    return clustered_interval(scores, clusters, groups=groups, **more), by_group
+
+
+def clustered_error(
+    values: Values, clusters: Sequence[Hashable], *, groups: Sequence[str] | None = None
 ) -> float:
-    """Two-sided p-value of the mean difference on what both answered, by flipping whole clusters' signs.
+    """Standard error of the mean (of the groups' means) over clusters and runs; ValueError with one cluster.
 
-    Every sign pattern is tried when there are at most `permutations` of them; else that many are drawn and
-    the p-value is (1 + as extreme) / (1 + drawn), never 0 (Phipson and Smyth 2010). Raises ValueError without
-    a pair.
+    The root of sum_q (share_q - mean * weight_q)**2 / (1 - 2 weight_q + sum weights**2), which has no bias
+    for clusters that differ alike (CR2; for equal weights Q / (Q - 1)), plus the runs' variance.
     """
-    import numpy as np
+    return _Clustered.of(values, clusters, groups).error
 
-    differences = _scores(a, b=b) - _scores(b, clusters=clusters)
-    sums, counts, _ = _tables(differences, clusters, groups)
-    share = _shares(sums, counts)
-    observed = abs(share.sum()) * (
-        1 - 1e-9
-    )  # sums of the same numbers in another order differ in the last bits
-    size = len(share)
-    if 2**size <= permutations:
-        patterns = (np.arange(2**size)[:, None] >> np.arange(size)) & 1
-        return float(np.mean(np.abs((1.0 - 2.0 * patterns) @ share) >= observed))
-    rng, extreme = np.random.default_rng(seed), 0
-    for rows in _batches(permutations, size):
-        flipped = rng.integers(0, 2, size=(rows, size), dtype=np.int8)
-        extreme += int(np.sum(np.abs(share.sum() - 2.0 * (flipped @ share)) >= observed))
-    return (1 + extreme) / (1 + permutations)
+
+def detectable_difference(
+    error: float, clusters: float, alpha: float = 1 - LEVEL, power: float = POWER
+) -> float:
+    """The true difference that a two-sided test at `alpha` finds with probability `power`, in values' units.
+
+    (t(1 - alpha / 2) + t(power)) * error, with as many degrees of freedom as (effective) clusters, less one.
+    """
+    freedom = max(1.0, clusters - 1)
+    return float(student_t.ppf(1 - alpha / 2, freedom) + student_t.ppf(power, freedom)) * error
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -189,39 +275,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def clustered_error(
-    values: Values, clusters: Sequence[Hashable], *, groups: Sequence[str] | None = None
-) -> float:
-    """Standard error of the mean (of the groups' means), robust to clusters; ValueError with one cluster.
+def holm_levels(p_values: Sequence[float], alpha: float = 1 - LEVEL) -> list[float]:
+    """The level at which Holm's procedure holds or rejects each hypothesis, in their order.
 
-    sqrt(Q / (Q - 1) * sum u_q^2) for Q clusters, with u_q the sum of cluster q's deviations from their
-    group's mean, each divided by groups x the group's items.
+    Rejected ones at alpha / (m - i + 1); all others at that of the first that is not. An interval at 1 - this
+    level leaves zero out exactly when the adjusted p-value is below alpha.
     """
-    import numpy as np
-
-    sums, counts, _ = _tables(values, clusters, groups)
-    if len(sums) < 2:
-        raise ValueError("a standard error over clusters needs at least two, got 1")
-    moved = _shares(sums - counts * _means(sums.sum(0), counts.sum(0)), counts)
-    return math.sqrt(len(moved) / (len(moved) - 1) * float(np.sum(moved**2)))
-
-
-def smallest_detectable_difference(
-    differences: Values,
-    clusters: Sequence[Hashable],
-    *,
-    power: float = 0.8,
-    alpha: float = 0.05,
-    groups: Sequence[str] | None = None,
-) -> float:
-    """The true difference that a two-sided test at `alpha` finds with probability `power`, in values' units.
-
-    (z(1 - alpha / 2) + z(power)) * clustered_error(differences): 2.802 standard errors at 5 % and 80 %.
-    """
-    normal = NormalDist()
-    return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * clustered_error(
-        differences, clusters, groups=groups
-    )
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    levels, level = [alpha] * len(p_values), alpha
+    rejecting = True
+    for rank, index in enumerate(order):
+        if rejecting:
+            level = alpha / (len(p_values) - rank)
+            rejecting = p_values[index] < level
+        levels[index] = level
+    return levels
 
 
 def compare(
@@ -231,27 +299,29 @@ def compare(
     *,
     groups: Sequence[str] | None = None,
     permutations: int = 10000,
-    resamples: int = 2000,
     seed: int = 0,
 ) -> Comparison | None:
-    """Method a against b on the items that both answered; None when there is no such item."""
-    import numpy as np
+    """Method a against b on the items that both answered; None when there is no such item.
 
-    first, second = _scores(a, b=b), _scores(b, clusters=clusters)
-    has, had = ~np.isnan(first), ~np.isnan(second)
+    Each (item,) or (run, item); where only one has runs, the other stands beside each of them.
+    """
+    first, second = _scores(a), _scores(b)
+    if first.shape[-1] != second.shape[-1] or len(clusters) != first.shape[-1]:
+        raise ValueError(f"{first.shape[-1]} values but {second.shape[-1]} b and {len(clusters)} clusters")
+    has, had = (~np.isnan(np.atleast_2d(side)).any(axis=0) for side in (first, second))
     if not bool((has & had).any()):
         return None
-    differences = first - second
-    interval = clustered_bootstrap(differences, clusters, resamples=resamples, seed=seed, groups=groups)
+    data = _Clustered.of(first - second, clusters, groups)
+    flips = data.flips(permutations, seed)
     return Comparison(
-        difference=interval,
-        p=paired_permutation(first, second, clusters, permutations=permutations, seed=seed, groups=groups),
+        difference=data.interval(flips, LEVEL),
+        p=flips.p(),
+        smallest_p=flips.smallest_p,
         only_first=int((has & ~had).sum()),
         only_second=int((had & ~has).sum()),
         neither=int((~has & ~had).sum()),
-        detectable=None
-        if interval.clusters < 2
-        else smallest_detectable_difference(differences, clusters, groups=groups),
+        error=data.error if len(data.shares) > 1 else None,
+        flips=flips,
     )
 
 
@@ -259,102 +329,110 @@ def spread(run_averages: Sequence[float]) -> Spread:
     """Standard deviation (n - 1), lowest and highest of the runs' averages. Raises ValueError without any."""
     if not run_averages:
         raise ValueError("a spread over runs needs at least one run, got none")
-    mean = math.fsum(run_averages) / len(run_averages)
-    squares = math.fsum((value - mean) ** 2 for value in run_averages)
-    sd = math.sqrt(squares / (len(run_averages) - 1)) if len(run_averages) > 1 else None
+    sd = math.sqrt(_variance(run_averages)) if len(run_averages) > 1 else None
     return Spread(len(run_averages), sd, min(run_averages), max(run_averages))
 
 
-def _scores(values: Values, **others: Sequence[Any] | Floats) -> Floats:
-    """Values as an array, None as NaN; refuses others of another length, and infinities."""
-    import numpy as np
+@dataclass(frozen=True)
+class _Clustered:
+    """Values by cluster: what each adds to the mean, its weight, items, and the runs' averages."""
 
+    shares: Floats
+    weights: Floats
+    items: int
+    run_averages: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Values, clusters: Sequence[Hashable], groups: Sequence[str] | None) -> _Clustered:
+        """Of the items that every run answered."""
+        others = {"clusters": clusters} if groups is None else {"clusters": clusters, "groups": groups}
+        scores = _scores(values, **others)
+        table = scores[None] if scores.ndim == 1 else scores
+        answered = np.flatnonzero(~np.isnan(table).any(axis=0)).tolist()
+        if not answered:
+            raise ValueError("there is nothing to average: no item was answered")
+        rows = _coded([clusters[k] for k in answered])
+        columns = _coded([groups[k] for k in answered] if groups is not None else [""] * len(answered))
+        sizes = np.bincount(columns)
+        item_weights = 1 / (len(sizes) * sizes[columns])
+        averages = table[:, answered] @ item_weights
+        shares = np.bincount(rows, item_weights * table[:, answered].mean(axis=0)).astype(np.float64)
+        weights = np.bincount(rows, item_weights).astype(np.float64)
+        return cls(shares, weights, len(answered), tuple(averages.tolist()))
+
+    def flips(self, permutations: int, seed: int) -> SignFlips:
+        """The test of the mean."""
+        if permutations < 1:
+            raise ValueError(f"a test needs at least one permutation, got {permutations}")
+        between = self._between if len(self.shares) > 1 else 0.0
+        inflation = math.sqrt(1 + self._of_runs / between) if between > 0 else 1.0
+        return SignFlips(self.shares, self.weights, permutations, seed, inflation)
+
+    def interval(self, flips: SignFlips, level: float) -> Interval:
+        """The mean and what the test leaves."""
+        low, high = flips.ends(level) or (None, None)
+        effective = 1 / float(np.sum(self.weights**2))
+        return Interval(flips.mean, low, high, self.items, len(self.shares), effective)
+
+    @property
+    def error(self) -> float:
+        """As `clustered_error`."""
+        return math.sqrt(self._between + self._of_runs)
+
+    @property
+    def _between(self) -> float:
+        if len(self.shares) < 2:
+            raise ValueError("a standard error over clusters needs at least two, got 1")
+        moved = self.shares - self.shares.sum() * self.weights
+        squares = float(np.sum(self.weights**2))
+        return float(np.sum(moved**2 / (1 - 2 * self.weights + squares)))
+
+    @property
+    def _of_runs(self) -> float:
+        """Variance of the mean over runs; 0 for one run, of which nothing can be known."""
+        runs = len(self.run_averages)
+        return _variance(self.run_averages) / runs if runs > 1 else 0.0
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def _scores(values: Values, **others: Sequence[Any]) -> Floats:
+    """Values as an array, None as NaN; refuses others of another length, and infinities."""
     scores = np.asarray(values, dtype=np.float64)
     for name, other in others.items():
-        if len(other) != len(scores):
-            raise ValueError(f"{len(scores)} values but {len(other)} {name}")
+        if len(other) != scores.shape[-1]:
+            raise ValueError(f"{scores.shape[-1]} values but {len(other)} {name}")
     if bool(np.isinf(scores).any()):
         raise ValueError("values must be numbers or None, got an infinity")
     return scores
 
 
-def _tables(
-    values: Values, clusters: Sequence[Hashable], groups: Sequence[str] | None
-) -> tuple[Floats, Floats, tuple[str, ...]]:
-    """Sums and counts of the answered items, (cluster, group), and the groups' names as they appear."""
-    import numpy as np
-
-    scores = _scores(values, clusters=clusters, groups=groups if groups is not None else clusters)
-    kept = np.flatnonzero(~np.isnan(scores)).tolist()
-    if not kept:
-        raise ValueError("there is nothing to average: no item was answered")
-    rows, which = _coded([clusters[index] for index in kept])
-    columns, names = _coded([groups[index] for index in kept] if groups is not None else [""] * len(kept))
-    shape = (len(which), len(names))
-    cells, size = rows * len(names) + columns, len(which) * len(names)
-    sums = np.bincount(cells, weights=scores[kept], minlength=size).reshape(shape).astype(np.float64)
-    counts: Floats = np.bincount(cells, minlength=size).reshape(shape).astype(np.float64)
-    return sums, counts, tuple(names)
+def _coded(labels: Sequence[Hashable]) -> NDArray[np.intp]:
+    """Labels as numbers from 0, in the order they appear."""
+    numbers: dict[Hashable, int] = {}
+    return np.asarray([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.intp)
 
 
-def _coded(labels: Sequence[Any]) -> tuple[Codes, list[Any]]:
-    """Labels as numbers from 0 in the order they appear, and the labels."""
-    import numpy as np
-
-    numbers: dict[Any, int] = {}
-    codes = [numbers.setdefault(label, len(numbers)) for label in labels]
-    return np.asarray(codes, dtype=np.intp), list(numbers)
-
-
-def _means(sums: Floats, counts: Floats) -> Floats:
-    """Mean of each group, NaN where it has no items. (..., group)"""
-    import numpy as np
-
-    means: Floats = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return means
+def _patterns(size: int, drawn: int, seed: int) -> Iterator[Floats]:
+    """Patterns of -1 and 1: all of them for `drawn` 0, else so many by lot. (pattern, cluster)"""
+    if drawn * size <= CELLS_AT_ONCE:
+        yield _small_patterns(size, drawn, seed)
+        return
+    rng, portion = np.random.default_rng(seed), max(1, CELLS_AT_ONCE // size)
+    for start in range(0, drawn, portion):
+        yield _signs(rng.integers(0, 2, size=(min(portion, drawn - start), size), dtype=np.int8))
 
 
-def _mean_of_means(sums: Floats, counts: Floats) -> Any:
-    """The mean of the groups' means, over the groups that have items. (...)"""
-    import numpy as np
-
-    return np.nanmean(_means(sums, counts), axis=-1)
-
-
-def _shares(sums: Floats, counts: Floats) -> Floats:
-    """What each cluster adds to the mean of the groups' means. (cluster,)"""
-    shares: Floats = (sums / (counts.sum(0) * sums.shape[1])).sum(axis=1)
-    return shares
+@lru_cache(maxsize=8)
+def _small_patterns(size: int, drawn: int, seed: int) -> Floats:
+    if drawn:
+        return _signs(np.random.default_rng(seed).integers(0, 2, size=(drawn, size), dtype=np.int8))
+    return _signs((np.arange(2**size)[:, None] >> np.arange(size)) & 1)
 
 
-def _resampled(sums: Floats, counts: Floats, resamples: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Sums and counts of clusters drawn with replacement, in batches of (resample, group)."""
-    import numpy as np
-
-    if resamples < 1:
-        raise ValueError(f"a bootstrap needs at least one resample, got {resamples}")
-    rng, size = np.random.default_rng(seed), len(sums)
-    for rows in _batches(resamples, size):
-        drawn = rng.integers(0, size, size=(rows, size)) + np.arange(rows)[:, None] * size
-        times = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
-        yield times @ sums, times @ counts
-
-
-def _batches(total: int, width: int) -> Iterator[int]:
-    """`total` rows of `width` cells, in portions that fit."""
-    portion = max(1, CELLS_AT_ONCE // width)
-    for start in range(0, total, portion):
-        yield min(portion, total - start)
-
-
-def _interval(mean: Any, replicates: Floats, level: float, counts: Floats) -> Interval:
-    """Percentiles of the replicates; None for both ends with one cluster."""
-    import numpy as np
-
-    if not 0 < level < 1:
-        raise ValueError(f"a level lies between 0 and 1, got {level}")
-    items, clusters = int(counts.sum()), int((counts.sum(axis=1) > 0).sum())
-    low = high = None
-    if clusters > 1:
-        low, high = (float(x) for x in np.nanquantile(replicates, [(1 - level) / 2, (1 + level) / 2]))
-    return Interval(float(mean), low, high, items, clusters)
+def _signs(bits: NDArray[Any]) -> Floats:
+    signs: Floats = 1.0 - 2.0 * bits
+    return signs

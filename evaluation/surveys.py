@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from cultural_palette.countries import find_country, sample_of
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import QuestionError, UnknownCountry
 from cultural_palette.evaluation.batteries import find_batteries
-from cultural_palette.evaluation.labels import has_opinion, is_scale
+from cultural_palette.evaluation.labels import has_opinion, is_scale, is_total
 from cultural_palette.evaluation.selection import Selection, draw_questions
 from cultural_palette.evaluation.survey_formats import (
     Answer,
@@ -33,6 +33,8 @@ HUB = "global-opinions"
 MADE_UP = Path(__file__).parent / "data"
 # Shares that sum to 0.98..1.02 are rounding and are renormalised; beyond that something is missing.
 ROUNDING, NOTABLE = 0.02, 1e-4
+# Below this share of answers with an opinion a country's row is flagged.
+HALF = 0.5
 # Which of a country's several samples is primary: national before old before non-national.
 SAMPLE_RANK = {None: 0, "current national": 0, "old national": 1, "non-national": 2}
 
@@ -54,21 +56,24 @@ class SurveyQuestion:
     ordered: bool | None = None
 
     def __post_init__(self) -> None:
-        asked = Question(self.text, self.options)  # refuses what can not be asked
-        object.__setattr__(self, "text", asked.text)
-        object.__setattr__(self, "options", asked.options)
+        question = Question(self.text, self.options)  # refuses what can not be asked
+        object.__setattr__(self, "text", question.text)
+        object.__setattr__(self, "options", question.options)
         if not self.options:
             raise ValueError(f"question {self.id} has no options")
 
 
 @dataclass(frozen=True)
 class SurveyItem:
-    """One country's answer to one question. `label`: what the survey calls that country's sample."""
+    """One country's answer to one question. `label`: what the survey calls that country's sample.
+    `answered`: the share of all respondents (0..1) that chose an option with an opinion.
+    """
 
     question: SurveyQuestion
     country: str
     gold: Distribution
     label: str
+    answered: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.gold) != len(self.question.options):
@@ -87,7 +92,8 @@ class Survey:
     """What a selection takes of a survey. `sha256`: of the files read. `counts`: what was read, mended and
     set aside, by reason; `set_aside`: the same with file and line. `items` go by question, then country.
     `whole`: the items before questions were drawn or split off, which is what floors learn from; `items`
-    when empty.
+    when empty. `everywhere`: those of every country that the file has, whatever was selected; `whole` when
+    empty.
     """
 
     name: str
@@ -98,12 +104,14 @@ class Survey:
     counts: Mapping[str, int]
     set_aside: tuple[str, ...] = field(default=(), repr=False)
     whole: tuple[SurveyItem, ...] = field(default=(), repr=False)
+    everywhere: tuple[SurveyItem, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", MappingProxyType(dict(self.counts)))
         if len({item.id for item in self.items}) < len(self.items):
             raise ValueError(f"survey {self.name} has an item twice")
         object.__setattr__(self, "whole", self.whole or self.items)
+        object.__setattr__(self, "everywhere", self.everywhere or self.whole)
 
     @property
     def questions(self) -> tuple[SurveyQuestion, ...]:
@@ -113,12 +121,12 @@ class Survey:
     @property
     def countries(self) -> tuple[str, ...]:
         """The countries that have items; in the selection's order, alphabetical where it names none."""
-        there = {item.country for item in self.items}
-        return tuple(code for code in self.selection.countries or sorted(there) if code in there)
+        codes = {item.country for item in self.items}
+        return tuple(code for code in self.selection.countries or sorted(codes) if code in codes)
 
     @property
     def without_data(self) -> tuple[str, ...]:
-        """Countries that were asked for and have no item."""
+        """Countries of the selection that have no item."""
         return tuple(code for code in self.selection.countries if code not in set(self.countries))
 
     def as_manifest(self) -> dict[str, Any]:
@@ -142,7 +150,7 @@ def load_survey(source: str | Path, selection: Selection | None = None, *, name:
     "@REVISION" to pin it. What can not be read is set aside and counted; SurveyError when nothing can.
     """
     selection = selection or Selection()
-    path, told = _locate(str(source))
+    path, source_name = _locate(str(source))
     reader, files = _reader(path)
     builder = _Builder(selection)
     for entry in reader.read(path):
@@ -153,26 +161,34 @@ def load_survey(source: str | Path, selection: Selection | None = None, *, name:
             f"{path} holds no country's answer to any question."
             + (f" The first thing set aside: {first}." if first else "")
         )
-    whole = builder.items()
+    everywhere = builder.items()
+    wanted = set(selection.countries)
+    order = {code: place for place, code in enumerate(selection.countries)}
+    whole = [item for item in everywhere if not wanted or item.country in wanted]
+    if wanted:
+        by_question = {key: place for place, key in enumerate(dict.fromkeys(i.question.id for i in whole))}
+        whole.sort(key=lambda item: (by_question[item.question.id], order[item.country]))
     items = whole
     if selection.questions is not None:
         items = draw_questions(whole, selection.questions, selection.seed, selection.draw)
     builder.counts["items"] = len(items)
     builder.counts["questions"] = len({item.question.id for item in items})
+    builder.counts["items under half answered"] = sum(item.answered < HALF for item in items)
     return Survey(
         name=name or (path.stem if path.is_file() else path.resolve().name),
-        source=told,
+        source=source_name,
         sha256=file_sha256(*files),
         items=tuple(items),
         selection=selection,
         counts=builder.counts,
         set_aside=tuple(builder.asides()),
         whole=tuple(whole),
+        everywhere=tuple(everywhere),
     )
 
 
 class _Builder:
-    """Takes a reader's entries one by one; then makes items of what the selection wants."""
+    """Takes a reader's entries one by one; then makes items of the options that the selection wants."""
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
@@ -183,10 +199,11 @@ class _Builder:
         self._asides: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
 
     def take(self, entry: Answer | Aside) -> None:
-        """Count an entry, and keep it when it is a country's readable, primary answer."""
+        """Count an entry, and hold it when it is a country's readable, primary answer."""
         if isinstance(entry, Aside):
             self._set_aside(entry.where, entry.reason, entry.detail)
             return
+        entry = self._without_totals(entry)
         self.counts["country rows read"] += 1
         key = entry.key or question_id(entry.survey, entry.text, entry.options)
         if key not in self._questions and key not in self._refused:
@@ -204,7 +221,18 @@ class _Builder:
         elif (fault := self._fault(entry)) is not None:
             self._set_aside(entry.where, fault, entry.label)
         else:
-            self._keep(key, country, entry)
+            self._hold(key, country, entry)
+
+    def _without_totals(self, entry: Answer) -> Answer:
+        """The entry without columns of totals, which are no options; what is left sums to less than 1."""
+        if not any(map(is_total, entry.options)):
+            return entry
+        pairs = zip(entry.options, entry.shares, strict=True)
+        left = [(option, share) for option, share in pairs if not is_total(option)]
+        options, shares = (tuple(column) for column in zip(*left, strict=True)) if left else ((), ())
+        key = entry.key or question_id(entry.survey, entry.text, entry.options)
+        notes = (*entry.notes, "a column of totals among the options")
+        return replace(entry, options=options, shares=shares, key=key, notes=notes, partial=True)
 
     def _meet(self, key: str, entry: Answer) -> None:
         """A question seen for the first time: refuse it, or count what was mended in it."""
@@ -232,7 +260,7 @@ class _Builder:
             self.counts["country rows renormalised"] += 1
         return None
 
-    def _keep(self, key: str, country: str, entry: Answer) -> None:
+    def _hold(self, key: str, country: str, entry: Answer) -> None:
         """Of several samples of one country, the primary one; the first of equals."""
         known = self._rows.get((key, country))
         if known is not None:
@@ -242,31 +270,27 @@ class _Builder:
         self._rows[key, country] = entry
 
     def items(self) -> list[SurveyItem]:
-        """Every item of the selected countries and options, by question, then country in their order."""
-        shown = {key: self._shown(key) for key in self._questions}
+        """Every item of the selected options, by question, then country in alphabetical order."""
+        questions = {key: self._shown(key) for key in self._questions}
         by_question: defaultdict[str, list[SurveyItem]] = defaultdict(list)
         for (key, country), row in self._rows.items():
-            question = shown[key]
-            if question is None or (self.selection.countries and country not in self.selection.countries):
+            question = questions[key]
+            if question is None:
                 continue
-            kept = [
-                share for option, share in zip(row.options, row.shares, strict=True) if self._keeps(option)
-            ]
-            if sum(kept) <= 0:
+            pairs = list(zip(row.options, row.shares, strict=True))
+            shares = [share for option, share in pairs if self._is_wanted(option)]
+            answered = sum(share for option, share in pairs if has_opinion(option)) / sum(row.shares)
+            if sum(shares) <= 0:
                 self._set_aside(row.where, "no opinion at all", row.label)
                 continue
-            by_question[key].append(SurveyItem(question, country, Distribution.from_counts(kept), row.label))
-        order = {code: place for place, code in enumerate(self.selection.countries)}
-        return [
-            item
-            for key in shown
-            for item in sorted(by_question[key], key=lambda each: (order.get(each.country, 0), each.country))
-        ]
+            gold = Distribution.from_counts(shares)
+            by_question[key].append(SurveyItem(question, country, gold, row.label, min(1.0, answered)))
+        return [item for key in questions for item in sorted(by_question[key], key=lambda item: item.country)]
 
     def _shown(self, key: str) -> SurveyQuestion | None:
         """The question as it will be asked; None when the selection leaves it out."""
         entry = self._questions[key]
-        options = tuple(option.strip() for option in entry.options if self._keeps(option))
+        options = tuple(option.strip() for option in entry.options if self._is_wanted(option))
         if len(options) < 2:
             self._set_aside(entry.where, "fewer than two options with an opinion")
             return None
@@ -278,10 +302,10 @@ class _Builder:
 
     @cached_property
     def _battery(self) -> Mapping[str, str]:
-        found = find_batteries({key: (q.text, q.options) for key, q in self._questions.items()})
-        return {key: self._questions[key].battery or found[key] for key in found}
+        batteries = find_batteries({key: (q.text, q.options) for key, q in self._questions.items()})
+        return {key: self._questions[key].battery or battery for key, battery in batteries.items()}
 
-    def _keeps(self, option: str) -> bool:
+    def _is_wanted(self, option: str) -> bool:
         return self.selection.options == "all" or has_opinion(option)
 
     def _set_aside(self, where: str, reason: str, detail: str = "") -> None:
@@ -291,9 +315,9 @@ class _Builder:
     def asides(self) -> Iterator[str]:
         """Everything set aside, a line for each place and reason."""
         for (where, reason), details in self._asides.items():
-            told = [detail for detail in details if detail]
-            more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-            yield str(Aside(where, reason, "; ".join(told[:3]) + more))
+            named = [detail for detail in details if detail]
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            yield str(Aside(where, reason, "; ".join(named[:3]) + more))
 
 
 def question_id(survey: str, text: str, options: Iterable[str]) -> str:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 TOLERANCE = 1e-6
 
@@ -92,14 +97,22 @@ class Distribution:
         return self.js_distance(other, base) ** 2
 
     def js_distance(self, other: Distribution, base: float = 2) -> float:
-        """Square root of the divergence. scipy's is this root too, in base e, and normalises silently."""
-        import numpy as np
-        from scipy.spatial.distance import jensenshannon
-
+        """Square root of the divergence; `js_distances` for one pair."""
         if len(self) != len(other):
             raise ValueError(f"can not compare {len(self)} options with {len(other)}")
-        with np.errstate(invalid="ignore"):  # equal inputs can round to the root of -1e-17
-            distance = float(jensenshannon(self.probabilities, other.probabilities, base=base))
-        if math.isnan(distance):
-            return 0.0
-        return min(distance, math.sqrt(math.log(2, base)))
+        return float(js_distances(self.probabilities, other.probabilities, base))
+
+
+def js_distances(p: ArrayLike, q: ArrayLike, base: float) -> NDArray[np.float64]:
+    """Jensen-Shannon distance (the root of the divergence) of distributions along the last axis. (...)
+
+    scipy's is this root too, but in base e, and it normalises silently. Rows without any mass, such as those
+    of a missing prediction, come out as 0: leave them out.
+    """
+    import numpy as np
+    from scipy.spatial.distance import jensenshannon
+
+    with np.errstate(invalid="ignore", divide="ignore"):  # equal inputs can round to the root of -1e-17
+        distances = jensenshannon(np.asarray(p), np.asarray(q), base=base, axis=-1)
+    clipped: NDArray[np.float64] = np.clip(np.nan_to_num(distances, nan=0.0), 0, math.sqrt(math.log(2, base)))
+    return clipped

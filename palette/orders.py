@@ -1,8 +1,9 @@
 """Option-order effects: the same question read with its options in several orders, and averaged.
 
-Models favour places ("A", the last one). Orders are drawn as rows of cyclic Latin squares, so that after
-every `size` orders each option has stood in each place equally often; a preference for places alone then
-averages to uniform. The first order is always the question's own.
+Models favour places ("A", the last one). The first order is always the question's own; two are that and its
+reverse, which keep a scale a scale and give every option the same place in the mean. More are drawn as rows
+of cyclic Latin squares, so that after every `size` orders each option has stood in each place equally often;
+a preference for places alone then averages to uniform.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ METHODS = ("exact", "top_logprobs", "sampling")
 def orders_of(size: int, count: int, seed: int = 0) -> list[Order]:
     """`count` different orders of `size` options; all size! of them when there are not more.
 
-    An order names the option that stands in each place. Same seed, same orders.
+    An order names the option that stands in each place. Same seed, same orders; two are always own and
+    reverse.
     """
     if size < 1 or count < 1:
         raise ValueError(f"expected at least 1 option and 1 order, got {size} and {count}")
     own = tuple(range(size))
+    if count == 2 and size > 1:
+        return [own, own[::-1]]
     if count >= math.factorial(size):
         return list(itertools.permutations(own))
     return list(itertools.islice(_rows(own, random.Random(seed)), count))

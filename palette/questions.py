@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from string import ascii_uppercase
 
@@ -41,7 +42,7 @@ class Question:
                 raise QuestionError(
                     f"Option {number} has {len(option):,} characters; the limit is {MOST_CHARACTERS:,}."
                 )
-            key = " ".join(option.casefold().split())
+            key = _folded(option)
             if key in seen:
                 raise QuestionError(f"Option {number}, {option!r}, stands there already as {seen[key]!r}.")
             seen[key] = option
@@ -62,6 +63,15 @@ class Question:
         lines = (" ".join(option.split()) for option in self.options)
         rows = (f"{label}. {line}" for label, line in zip(self.labels, lines, strict=True))
         return "\n".join(("Options:", *rows))
+
+
+def _folded(option: str) -> str:
+    """What makes two options the same to a reader: without case, spaces at the ends, characters that are not
+    seen, and the full stop or exclamation mark behind a word.
+    """
+    seen = "".join(c for c in unicodedata.normalize("NFKC", option) if unicodedata.category(c) != "Cf")
+    text = " ".join(seen.casefold().split())
+    return text.rstrip(".!").rstrip() or text
 
 
 def _clean(text: str, what: str) -> str:

@@ -1,11 +1,20 @@
-"""Numbers of a report: averages, intervals, tests. No text and no pictures."""
+"""Numbers of a report: averages, intervals, tests. No text and no pictures.
+
+Batteries of questions are the clusters and countries the groups of every interval and test. A method's item
+counts where every run answered it, so that an average and its runs are over the same items.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from functools import cached_property
+from typing import Literal, TypeVar
 
+import numpy as np
+
+from cultural_palette.evaluation.metrics import Floats, earth_movers_table, mode_agreement_table
+from cultural_palette.evaluation.report.discrimination import Discrimination, discriminate
 from cultural_palette.evaluation.report.floors import Floor
 from cultural_palette.evaluation.report.load import FAILED, MISSING, OK, UNREADABLE, Evaluation
 from cultural_palette.evaluation.report.roles import Roles
@@ -14,20 +23,16 @@ from cultural_palette.evaluation.statistics import (
     Interval,
     Spread,
     average,
+    clustered_interval,
     compare,
     country_means,
-    grouped_bootstrap,
+    grouped_intervals,
     holm,
+    holm_levels,
     spread,
 )
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-
-Key = TypeVar("Key")
+Key = TypeVar("Key", bound=Hashable)
 Mark = Literal["best", "second"]
 AVERAGE = "average"
 MARKS: tuple[Mark, Mark] = ("best", "second")
@@ -36,9 +41,8 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is drawn for intervals and tests, and from which seed."""
+    """How many sign patterns are drawn for intervals and tests, and from which seed."""
 
-    resamples: int = 2000
     permutations: int = 10000
     seed: int = 0
 
@@ -57,8 +61,9 @@ class Outcomes:
 @dataclass(frozen=True)
 class MethodResult:
     """A method under one metric. `average` is None when nothing was answered. `on_common`: the average over
-    the items that every method with any answer answered. `runs`: each run's average, on the items that the
-    method answered in all of them.
+    the items that every method with any answer answered. `runs`: each run's average. `answered`: items that
+    all runs answered; `partly`: those that only some did, left out. `discrimination`: what the right country
+    gains it; `rank`: rank correlation over countries (-1..1).
     """
 
     method: str
@@ -67,6 +72,9 @@ class MethodResult:
     runs: tuple[float, ...]
     on_common: float | None
     answered: int
+    partly: int
+    discrimination: Interval | None = None
+    rank: float | None = None
 
     @property
     def spread(self) -> Spread | None:
@@ -76,20 +84,25 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class FloorResult:
-    """A floor's or ceiling's average and countries."""
+    """A floor's or a reference's average and countries, over the `items` that have it; `missing` have not."""
 
     floor: Floor
     average: float | None
     by_country: Mapping[str, float]
     items: int
+    missing: int
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A comparison and its p-value after Holm over its family."""
+    """A comparison, its p-value after Holm over its family of `family` comparisons, and the interval at the
+    level of that: it leaves 0 out exactly when `p_holm` is below 0.05. None: no end can be given.
+    """
 
     comparison: Comparison
     p_holm: float
+    family: int
+    ends: tuple[float, float] | None
 
     @property
     def better(self) -> bool:
@@ -101,12 +114,32 @@ class Tested:
         """Whether the first is worse beyond chance."""
         return self.p_holm < ALPHA and self.comparison.difference.mean < 0
 
+    @property
+    def smallest_p(self) -> float:
+        """The smallest p-value after Holm that these batteries could show, were the difference ever so
+        great.
+        """
+        return min(1.0, self.family * self.comparison.smallest_p)
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether any data in these batteries could show a difference."""
+        return self.smallest_p < ALPHA
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true difference found in four of five repeats at the level of the whole family; None
+        where none can be.
+        """
+        return self.comparison.detectable(ALPHA / self.family)
+
 
 @dataclass(frozen=True)
 class Analysis:
     """Everything a table says under one metric. `against_baseline`: every other method minus the best
-    baseline; `against_floor`: every method minus the best floor; `marks`: (method, column) -> "best" or
-    "second", only where the next in that column is beaten beyond chance. `common`: items that all answered.
+    baseline; `against_floor`: every method minus the best floor; `planned`: ours minus each ablation and
+    control. `marks`: (method, column) -> "best" or "second", only where the next in that column is beaten
+    beyond chance. `common`: items that all answered.
     """
 
     metric: str
@@ -116,6 +149,7 @@ class Analysis:
     against_baseline: Mapping[str, Tested]
     best_floor: FloorResult | None
     against_floor: Mapping[str, Tested]
+    planned: Mapping[str, Tested]
     marks: Mapping[tuple[str, str], Mark]
     common: int
 
@@ -124,33 +158,135 @@ class Analysis:
         return next(result for result in self.methods if result.method == method)
 
 
-def analyse(evaluation: Evaluation, roles: Roles, metric: str, settings: Settings = Settings()) -> Analysis:
-    """Averages, intervals and tests of every method under one metric.
+class Analyst:
+    """An evaluation, ready to be analysed under any metric."""
 
-    An item's value is its mean over the runs that answered it; questions are clusters, countries groups.
-    """
-    import numpy as np
+    def __init__(self, evaluation: Evaluation, roles: Roles, settings: Settings = Settings()) -> None:
+        self.evaluation, self.roles, self.settings = evaluation, roles, settings
+        self.countries = [item.country for item in evaluation.items]
+        self.batteries = [item.battery for item in evaluation.items]
 
-    values = {method: item_means(evaluation, method, metric) for method in roles.of}
-    countries = [item.country for item in evaluation.items]
-    questions = [item.question_id for item in evaluation.items]
-    answered = [~np.isnan(column) for column in values.values() if not np.isnan(column).all()]
-    common = np.logical_and.reduce(answered) if answered else np.zeros(len(countries), dtype=bool)
-    bench = _Bench(values, questions, countries, settings)
-    results = tuple(_method(evaluation, bench, method, metric, common) for method in roles.of)
-    averages = {r.method: r.average.mean for r in results if r.average is not None}
-    floors = tuple(_floor(floor, metric, countries) for floor in evaluation.floors)
-    best_baseline = max((m for m in roles.baselines if m in averages), key=averages.__getitem__, default=None)
-    real = [each for each in floors if not each.floor.ceiling and each.average is not None]
-    best_floor = max(real, key=lambda each: each.average or 0.0, default=None)
-    others = [method for method in averages if method != best_baseline]
-    return Analysis(
-        metric=metric, methods=results, floors=floors, best_baseline=best_baseline,
-        against_baseline=bench.against(others, values[best_baseline]) if best_baseline else {},
-        best_floor=best_floor,
-        against_floor=bench.against(list(averages), best_floor.floor.scores[metric]) if best_floor else {},
-        marks=_marks(bench, results), common=int(common.sum()),
-    )  # fmt: skip
+    def analyse(self, metric: str) -> Analysis:
+        """Averages, intervals and tests of every method."""
+        values = {method: comparable_scores(self.evaluation, method, metric) for method in self.roles.of}
+        complete = {method: ~np.isnan(scores).any(axis=0) for method, scores in values.items()}
+        answering = [answered for answered in complete.values() if answered.any()]
+        common = np.logical_and.reduce(answering) if answering else np.zeros(len(self.countries), dtype=bool)
+        results = tuple(self._method(method, metric, values[method], common) for method in self.roles.of)
+        averages = {r.method: r.average.mean for r in results if r.average is not None}
+        floors = tuple(self._floor(floor, metric) for floor in self.evaluation.floors)
+        best_baseline = max(
+            (method for method in self.roles.baselines if method in averages),
+            key=averages.__getitem__,
+            default=None,
+        )
+        real = [floor for floor in floors if not floor.floor.reference and floor.average is not None]
+        best_floor = max(real, key=lambda floor: floor.average or 0.0, default=None)
+        others = [method for method in averages if method != best_baseline]
+        planned = [method for method in self.roles.planned if method in averages]
+        ours = self.roles.ours
+        return Analysis(
+            metric=metric, methods=results, floors=floors, best_baseline=best_baseline,
+            against_baseline=self._family({m: (values[m], values[best_baseline]) for m in others})
+            if best_baseline else {},
+            best_floor=best_floor,
+            against_floor=self._family({m: (values[m], best_floor.floor.scores[metric]) for m in averages})
+            if best_floor else {},
+            planned=self._family({m: (values[ours], values[m]) for m in planned}) if ours in averages else {},
+            marks=self._marks(results, values), common=int(common.sum()),
+        )  # fmt: skip
+
+    @cached_property
+    def discrimination(self) -> Discrimination:
+        """Of every method."""
+        return discriminate(self.evaluation)
+
+    def secondary(self, method: str) -> tuple[float | None, float | None]:
+        """Averages over countries of a method's earth mover's distance (0..1, over the scales) and of its
+        agreement of modes (0..1), over the items that all runs answered.
+        """
+        number = self.evaluation.methods.index(method)
+        status, predicted = self.evaluation.status[number], self.evaluation.predicted[number]
+        runs = (status == OK).any(axis=1)
+        moved, agreed = (np.full(len(self.countries), np.nan) for _ in range(2))
+        if runs.any():
+            for place in np.flatnonzero((status[runs] == OK).all(axis=0)):
+                item = self.evaluation.items[place]
+                guesses = predicted[runs, place, : len(item.options)]
+                moved[place] = earth_movers_table(item.gold, guesses, item.options, item.ordered).mean()
+                agreed[place] = mode_agreement_table(item.gold, guesses).mean()
+        return average(moved, self.countries), average(agreed, self.countries)
+
+    def _method(self, method: str, metric: str, scores: Floats, common: np.ndarray) -> MethodResult:
+        number = self.evaluation.methods.index(method)
+        answered = int((~np.isnan(scores).any(axis=0)).sum())
+        some = int((~np.isnan(scores).all(axis=0)).sum())
+        if not answered:
+            return MethodResult(method, None, {}, (), None, 0, some)
+        whole, by_country = grouped_intervals(
+            scores, self.batteries, self.countries,
+            permutations=self.settings.permutations, seed=self.settings.seed,
+        )  # fmt: skip
+        complete = np.where(np.isnan(scores).any(axis=0), np.nan, scores)
+        runs = [average(run, self.countries) for run in complete]
+        return MethodResult(
+            method, whole, by_country, tuple(run for run in runs if run is not None),
+            average(np.where(common, complete.mean(axis=0), np.nan), self.countries), answered,
+            some - answered, self._discrimination(number, metric), self.discrimination.rank(number),
+        )  # fmt: skip
+
+    def _discrimination(self, number: int, metric: str) -> Interval | None:
+        gains = _runs_with_answers(self.discrimination.gains[metric][number])
+        if not len(gains) or np.isnan(gains).any(axis=0).all():
+            return None
+        return clustered_interval(
+            gains, self.batteries, groups=self.countries,
+            permutations=self.settings.permutations, seed=self.settings.seed,
+        )  # fmt: skip
+
+    def _floor(self, floor: Floor, metric: str) -> FloorResult:
+        scores = floor.scores[metric]
+        by_country = country_means(scores, self.countries)
+        missing = int(np.isnan(scores).sum())
+        whole = average(scores, self.countries)
+        return FloorResult(floor, whole, by_country, len(scores) - missing, missing)
+
+    def _compare(self, a: Floats, b: Floats, country: str | None = None) -> Comparison | None:
+        """A method minus another, in one country or (None) over all."""
+        chosen = [k for k, code in enumerate(self.countries) if country in (None, code)]
+        return compare(
+            a[..., chosen],
+            b[..., chosen],
+            [self.batteries[k] for k in chosen],
+            groups=[self.countries[k] for k in chosen],
+            permutations=self.settings.permutations,
+            seed=self.settings.seed,
+        )
+
+    def _family(self, pairs: Mapping[Key, tuple[Floats, Floats]]) -> dict[Key, Tested]:
+        """Each first minus its second over all countries, corrected together."""
+        return _tested({name: self._compare(a, b) for name, (a, b) in pairs.items()})
+
+    def _marks(
+        self, results: Sequence[MethodResult], values: Mapping[str, Floats]
+    ) -> dict[tuple[str, str], Mark]:
+        """Best of each column where it beats the next, and then the second where it beats the third. Two
+        families for Holm: the average, and all countries' columns together.
+        """
+        marks: dict[tuple[str, str], Mark] = {}
+        codes = list(dict.fromkeys(self.countries))
+        for columns in ([AVERAGE], codes):
+            comparisons: dict[tuple[str, str, Mark], Comparison | None] = {}
+            for column in columns:
+                ranked = _ranked(results, column)
+                country = None if column == AVERAGE else column
+                for mark, upper, lower in zip(MARKS, ranked, ranked[1:], strict=False):
+                    comparisons[(upper, column, mark)] = self._compare(values[upper], values[lower], country)
+            clear = {key[1:]: key[0] for key, test in _tested(comparisons).items() if test.better}
+            for (column, mark), method in clear.items():
+                if (column, "best") in clear:
+                    marks[(method, column)] = mark
+        return marks
 
 
 def outcomes(evaluation: Evaluation, method: str) -> Outcomes:
@@ -166,118 +302,38 @@ def outcomes(evaluation: Evaluation, method: str) -> Outcomes:
     )
 
 
-def item_means(evaluation: Evaluation, method: str, metric: str) -> Floats:
-    """Each item's mean over the runs that answered it, NaN where none did. (item,)"""
-    import numpy as np
+def comparable_scores(evaluation: Evaluation, method: str, metric: str) -> Floats:
+    """A method's scores in the runs that have any answer. (run, item), NaN where a run has none.
 
-    scores = evaluation.scores[metric][evaluation.methods.index(method)]
-    there = ~np.isnan(scores)
-    count = there.sum(axis=0)
-    total = np.where(there, scores, 0.0).sum(axis=0)
-    means: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    Without any item that all these runs answered, the run that answered most stands alone. Of a method that
+    answered nothing: one row of NaN.
+    """
+    scores = _runs_with_answers(evaluation.scores[metric][evaluation.methods.index(method)])
+    if not len(scores):
+        return np.full((1, len(evaluation.items)), np.nan)
+    if np.isnan(scores).any(axis=0).all():
+        scores = scores[[int(np.argmin(np.isnan(scores).sum(axis=1)))]]
+    return scores
+
+
+def item_means(evaluation: Evaluation, method: str, metric: str) -> Floats:
+    """Each item's mean over the runs, NaN where one did not answer it. (item,)"""
+    means: Floats = comparable_scores(evaluation, method, metric).mean(axis=0)
     return means
 
 
-@dataclass(frozen=True)
-class _Bench:
-    """Item values of every method, side by side, ready to be compared."""
-
-    values: Mapping[str, Floats]
-    questions: Sequence[str]
-    countries: Sequence[str]
-    settings: Settings
-
-    def against(self, methods: Sequence[str], other: Floats) -> dict[str, Tested]:
-        """Each method minus `other` over all countries, as one Holm family."""
-        found = {method: self._compare(self.values[method], other) for method in methods}
-        return _holm(found)
-
-    def next_down(self, method: str, other: str, country: str | None) -> Comparison | None:
-        """A method minus another, in one country or (None) over all."""
-        return self._compare(self.values[method], self.values[other], country)
-
-    def _compare(self, a: Floats, b: Floats, country: str | None = None) -> Comparison | None:
-        chosen = [k for k, each in enumerate(self.countries) if country in (None, each)]
-        return compare(
-            a[chosen],
-            b[chosen],
-            [self.questions[k] for k in chosen],
-            groups=[self.countries[k] for k in chosen],
-            permutations=self.settings.permutations,
-            resamples=self.settings.resamples,
-            seed=self.settings.seed,
-        )
+def _runs_with_answers(scores: Floats) -> Floats:
+    return scores[~np.isnan(scores).all(axis=1)]
 
 
-def _method(
-    evaluation: Evaluation, bench: _Bench, method: str, metric: str, common: NDArray[np.bool_]
-) -> MethodResult:
-    import numpy as np
-
-    values = bench.values[method]
-    answered = int((~np.isnan(values)).sum())
-    if not answered:
-        return MethodResult(method, None, {}, (), None, 0)
-    whole, each = grouped_bootstrap(
-        values,
-        bench.questions,
-        bench.countries,
-        resamples=bench.settings.resamples,
-        seed=bench.settings.seed,
-    )
-    runs = [average(scores, bench.countries) for scores in _comparable_runs(evaluation, method, metric)]
-    return MethodResult(
-        method, whole, each, tuple(run for run in runs if run is not None),
-        average(np.where(common, values, np.nan), bench.countries), answered,
-    )  # fmt: skip
-
-
-def _comparable_runs(evaluation: Evaluation, method: str, metric: str) -> Floats:
-    """Scores of the runs with an answer, on the items that all of these answered: else runs would differ by
-    what they left out. As they are when no item is left. (run, item)
-    """
-    import numpy as np
-
-    scores = evaluation.scores[metric][evaluation.methods.index(method)]
-    scores = scores[~np.isnan(scores).all(axis=1)]
-    always = ~np.isnan(scores).any(axis=0)
-    comparable: Floats = np.where(always, scores, np.nan) if always.any() else scores
-    return comparable
-
-
-def _floor(floor: Floor, metric: str, countries: Sequence[str]) -> FloorResult:
-    import numpy as np
-
-    scores = floor.scores[metric]
-    return FloorResult(
-        floor, average(scores, countries), country_means(scores, countries), int((~np.isnan(scores)).sum())
-    )
-
-
-def _holm(found: Mapping[Key, Comparison | None]) -> dict[Key, Tested]:
-    tested = {name: each for name, each in found.items() if each is not None}
-    adjusted = holm([each.p for each in tested.values()])
-    return {name: Tested(each, p) for (name, each), p in zip(tested.items(), adjusted, strict=True)}
-
-
-def _marks(bench: _Bench, results: Sequence[MethodResult]) -> dict[tuple[str, str], Mark]:
-    """Best of each column where it beats the next, and then the second where it beats the third. Two families
-    for Holm: the average, and all countries' columns together.
-    """
-    marks: dict[tuple[str, str], Mark] = {}
-    codes = list(dict.fromkeys(bench.countries))
-    for columns in ([AVERAGE], codes):
-        found: dict[tuple[str, str, Mark], Comparison | None] = {}
-        for column in columns:
-            ranked = _ranked(results, column)
-            country = None if column == AVERAGE else column
-            for mark, upper, lower in zip(MARKS, ranked, ranked[1:], strict=False):
-                found[(upper, column, mark)] = bench.next_down(upper, lower, country)
-        clear = {key[1:]: key[0] for key, each in _holm(found).items() if each.better}
-        for (column, mark), method in clear.items():
-            if (column, "best") in clear:
-                marks[(method, column)] = mark
-    return marks
+def _tested(comparisons: Mapping[Key, Comparison | None]) -> dict[Key, Tested]:
+    made = {name: comparison for name, comparison in comparisons.items() if comparison is not None}
+    p_values = [comparison.p for comparison in made.values()]
+    rows = zip(made.items(), holm(p_values), holm_levels(p_values, ALPHA), strict=True)
+    return {
+        name: Tested(comparison, p, len(made), comparison.flips.ends(1 - level))
+        for (name, comparison), p, level in rows
+    }
 
 
 def _ranked(results: Sequence[MethodResult], column: str) -> list[str]:

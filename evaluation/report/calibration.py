@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from cultural_palette.evaluation.report.load import OK, Evaluation
 
 BINS = 10
@@ -32,20 +34,17 @@ class Calibration:
 
 def calibrate(evaluation: Evaluation, method: str) -> Calibration:
     """Pool every option of every answered row of a method, over countries and runs, into ten equal bins."""
-    import numpy as np
-
     number = evaluation.methods.index(method)
     answered = evaluation.status[number] == OK
     widest = evaluation.predicted.shape[-1]
-    gold = np.array([item.gold + (0.0,) * (widest - len(item.gold)) for item in evaluation.items])
     sizes = np.array([len(item.options) for item in evaluation.items])
     shown = np.arange(widest) < sizes[:, None]
     taken = answered[:, :, None] & shown[None]
     predicted = evaluation.predicted[number][taken]
-    survey = np.broadcast_to(gold, taken.shape)[taken]
+    survey = np.broadcast_to(evaluation.gold, taken.shape)[taken]
     place = np.minimum((predicted * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(place, minlength=BINS)
-    totals = [np.bincount(place, weights=each, minlength=BINS) for each in (predicted, survey)]
+    totals = [np.bincount(place, weights=shares, minlength=BINS) for shares in (predicted, survey)]
     bins = []
     for k in range(BINS):
         means = [float(total[k] / counts[k]) if counts[k] else None for total in totals]

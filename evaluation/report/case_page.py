@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.evaluation.metrics import ALIGNMENTS
-from cultural_palette.evaluation.report.cases import RULE, Case, Failure, Told
+from cultural_palette.evaluation.report.cases import RULE, Case, Failure, MethodCase
 from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number, to_html
 from cultural_palette.evaluation.report.page import Part, escape
 from cultural_palette.evaluation.report.roles import title
@@ -30,14 +30,14 @@ def cases_part(
     return Part("cases", "Case studies", f'<p class="soft">{rule}</p>{text or nothing}')
 
 
-def failures_part(found: Sequence[Failure], errors: Mapping[int, str]) -> Part:
+def failures_part(failed: Sequence[Failure], errors: Mapping[int, str]) -> Part:
     """Rows that are not ok: the items that most methods failed on, and the first rows of each method."""
-    if not found:
+    if not failed:
         return Part("failures", "Failures", "<p>Every row is ok.</p>")
-    by_item: Counter[str] = Counter(key for key, _ in {(f.item.id, f.method) for f in found})
-    items = {failure.item.id: failure.item for failure in found}
+    by_item: Counter[str] = Counter(key for key, _ in {(f.item.id, f.method) for f in failed})
+    items = {failure.item.id: failure.item for failure in failed}
     methods: dict[str, set[str]] = {}
-    for failure in found:
+    for failure in failed:
         methods.setdefault(failure.item.id, set()).add(title(failure.method))
     ranked = sorted(by_item, key=lambda key: (-by_item[key], key))
     worst = tuple(
@@ -60,13 +60,13 @@ def failures_part(found: Sequence[Failure], errors: Mapping[int, str]) -> Part:
         first="Item",
     )
     rows = []
-    for method in dict.fromkeys(failure.method for failure in found):
-        own = [failure for failure in found if failure.method == method]
-        told = "".join(f"<li>{_failure(failure, errors)}</li>" for failure in own[:MOST_ROWS])
+    for method in dict.fromkeys(failure.method for failure in failed):
+        own = [failure for failure in failed if failure.method == method]
+        lines = "".join(f"<li>{_failure(failure, errors)}</li>" for failure in own[:MOST_ROWS])
         more = f"<li>... and {len(own) - MOST_ROWS:,} more</li>" if len(own) > MOST_ROWS else ""
         counts = ", ".join(f"{n:,} {status}" for status, n in Counter(f.status for f in own).items())
         rows.append(
-            f"<details><summary>{escape(title(method))}: {counts}</summary><ul>{told}{more}</ul></details>"
+            f"<details><summary>{escape(title(method))}: {counts}</summary><ul>{lines}{more}</ul></details>"
         )
     return Part("failures", "Failures", to_html(table) + "".join(rows))
 
@@ -86,7 +86,7 @@ def _case(case: Case, cultural_map: CulturalMap, metric: str) -> str:
     if score is not None:
         tags += f'<span class="tag">{score:.2f} in this run ({escape(metric)})</span>'
     degraded = case.ours.row.get("degraded") or []
-    tags += "".join(f'<span class="tag bad">degraded: {escape(str(each))}</span>' for each in degraded)
+    tags += "".join(f'<span class="tag bad">degraded: {escape(str(note))}</span>' for note in degraded)
     return (
         f"<article><h3>{escape(head)}</h3><p>{tags}</p><p class='text'>{escape(case.item.question)}</p>"
         f"{_stages(case.ours, cultural_map)}{_decision(case)}{_blend(case.ours, cultural_map)}"
@@ -94,18 +94,18 @@ def _case(case: Case, cultural_map: CulturalMap, metric: str) -> str:
     )
 
 
-def _stages(told: Told, cultural_map: CulturalMap) -> str:
-    stages = told.row.get("stages") or {}
+def _stages(prediction: MethodCase, cultural_map: CulturalMap) -> str:
+    stages = prediction.row.get("stages") or {}
     drafts = stages.get("drafts") or {}
     communities = {community.key: community for community in cultural_map.communities}
     cards = []
     for key, text in drafts.items():
         community = communities.get(key)
         name, colour = (community.name, community.colour) if community else (key, NEUTRAL)
-        said = escape(text) if text else '<em class="soft">no draft</em>'
+        draft = escape(text) if text else '<em class="soft">no draft</em>'
         cards.append(
             f'<div class="draft" style="border-color:{colour}"><strong>{escape(name)}</strong>'
-            f'<div class="text">{said}</div></div>'
+            f'<div class="text">{draft}</div></div>'
         )
     parts = [f'<h3>1. Drafts</h3><div class="drafts">{"".join(cards)}</div>'] if cards else []
     if regulated := stages.get("regulated"):
@@ -116,18 +116,18 @@ def _stages(told: Told, cultural_map: CulturalMap) -> str:
 def _decision(case: Case) -> str:
     predicted = case.ours.row.get("predicted") or []
     rows = []
-    for option, gold, said in zip(case.item.options, case.item.gold, predicted, strict=True):
+    for option, gold, share in zip(case.item.options, case.item.gold, predicted, strict=True):
         chosen = " ✓" if option == case.ours.row.get("answer") else ""
         rows.append(
-            f"<div>{escape(option)}{chosen}</div><div>{_bar('survey', gold)}{_bar('said', said)}</div>"
+            f"<div>{escape(option)}{chosen}</div><div>{_bar('survey', gold)}{_bar('predicted', share)}</div>"
         )
     mass = case.ours.row.get("option_mass")
-    told = f"; read by {case.ours.row.get('readout', 'none')}"
-    told += f", {100 * mass:.1f} % of the reply's probability on the options" if mass is not None else ""
+    readout = f"; read by {case.ours.row.get('readout', 'none')}"
+    readout += f", {100 * mass:.1f} % of the reply's probability on the options" if mass is not None else ""
     scores = ", ".join(f"{key} {case.ours.scores[key]:.2f}" for key in ALIGNMENTS if key in case.ours.scores)
     legend = (
         '<p class="soft"><span class="key" style="background:var(--survey);margin-left:0"></span>survey'
-        f'<span class="key" style="background:var(--ours)"></span>predicted{escape(told)}. '
+        f'<span class="key" style="background:var(--ours)"></span>predicted{escape(readout)}. '
         f"{escape(scores)}.</p>"
     )
     return f'<h3>3. Decision and survey</h3><div class="bars">{"".join(rows)}</div>{legend}'
@@ -138,8 +138,8 @@ def _bar(kind: str, share: float) -> str:
     return f'<div class="bar {kind}"><i style="width:{width:.2f}%"></i>{100 * share:.1f} %</div>'
 
 
-def _blend(told: Told, cultural_map: CulturalMap) -> str:
-    blend = told.row.get("blend")
+def _blend(prediction: MethodCase, cultural_map: CulturalMap) -> str:
+    blend = prediction.row.get("blend")
     if not blend:
         return ""
     colours = {community.key: (community.name, community.colour) for community in cultural_map.communities}
@@ -158,7 +158,7 @@ def _blend(told: Told, cultural_map: CulturalMap) -> str:
 def _others(case: Case, metric: str) -> str:
     gold = _mini(case.item.gold)
     survey = f'<tr><th scope="row">Survey</th><td></td><td></td><td class="n"></td><td>{gold}</td></tr>'
-    rows = "".join(_other(told, metric) for told in (case.ours, *case.others))
+    rows = "".join(_other(prediction, metric) for prediction in (case.ours, *case.others))
     keys = "".join(
         f'<span class="key" style="background:{SHADES[k % len(SHADES)]}"></span>{escape(option)}'
         for k, option in enumerate(case.item.options)
@@ -170,16 +170,17 @@ def _others(case: Case, metric: str) -> str:
     )
 
 
-def _other(told: Told, metric: str) -> str:
-    score = f"{told.scores[metric]:.2f}" if metric in told.scores else "–"
-    predicted = told.row.get("predicted")
-    status = STATUS_WORDS.get(told.status, told.status)
-    error = told.row.get("error")
-    shown = f'<span class="tag bad">{escape(status)}</span>' if told.status != "ok" else escape(status)
-    said = str(told.row.get("answer") or error or "–")
-    said = said if len(said) <= 160 else said[:157] + "..."
+def _other(prediction: MethodCase, metric: str) -> str:
+    score = f"{prediction.scores[metric]:.2f}" if metric in prediction.scores else "–"
+    predicted = prediction.row.get("predicted")
+    status = STATUS_WORDS.get(prediction.status, prediction.status)
+    error = prediction.row.get("error")
+    shown = f'<span class="tag bad">{escape(status)}</span>' if prediction.status != "ok" else escape(status)
+    answer = str(prediction.row.get("answer") or error or "–")
+    answer = answer if len(answer) <= 160 else answer[:157] + "..."
     return (
-        f'<tr><th scope="row">{escape(title(told.method))}</th><td>{shown}</td><td>{escape(said)}</td>'
+        f'<tr><th scope="row">{escape(title(prediction.method))}</th><td>{shown}</td>'
+        f"<td>{escape(answer)}</td>"
         f'<td class="n">{score}</td><td>{_mini(predicted) if predicted else ""}</td></tr>'
     )
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cultural_palette.evaluation.metrics import ALIGNMENTS
 from cultural_palette.evaluation.report.analysis import item_means
 from cultural_palette.evaluation.report.load import FAILED, MISSING, OK, UNREADABLE, Evaluation, Item
@@ -20,8 +22,10 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Told:
-    """What one method said of an item in the run shown; `scores`: alignment -> 0..100, empty unless ok."""
+class MethodCase:
+    """What one method predicted for an item in the run shown. `scores`: alignment -> 0..100, empty unless
+    it is ok.
+    """
 
     method: str
     status: str
@@ -31,14 +35,14 @@ class Told:
 
 @dataclass(frozen=True)
 class Case:
-    """One item through all stages: `ours`, and what the others said of it in the same run."""
+    """One item through all stages: `ours`, and what the others predicted in the same run."""
 
     why: str
     item: Item
     run: int
     mean_score: float
-    ours: Told
-    others: tuple[Told, ...]
+    ours: MethodCase
+    others: tuple[MethodCase, ...]
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,6 @@ def choose_cases(
     evaluation: Evaluation, roles: Roles, metric: str, *, drawn: int = 1, seed: int = 0
 ) -> tuple[Case, ...]:
     """Cases by the RULE; none when our method answered nothing."""
-    import numpy as np
-
     means = item_means(evaluation, roles.ours, metric)
     ranked = sorted(
         np.flatnonzero(~np.isnan(means)).tolist(), key=lambda k: (-means[k], evaluation.items[k].id)
@@ -77,12 +79,12 @@ def choose_cases(
     lines = [int(line) for index, _ in picked for line in evaluation.line[:, runs[index], index]]
     rows = evaluation.rows_at(lines)
 
-    def told(method: str, index: int) -> Told:
+    def case_of(method: str, index: int) -> MethodCase:
         place = (evaluation.methods.index(method), runs[index], index)
         row = rows.get(int(evaluation.line[place]), {})
         ok = row.get("status") == "ok"
         scores = {key: float(evaluation.scores[key][place]) for key in ALIGNMENTS} if ok else {}
-        return Told(method, str(row.get("status", "missing")), row, scores)
+        return MethodCase(method, str(row.get("status", "missing")), row, scores)
 
     return tuple(
         Case(
@@ -90,8 +92,8 @@ def choose_cases(
             evaluation.items[index],
             runs[index],
             float(means[index]),
-            told(roles.ours, index),
-            tuple(told(method, index) for method in roles.of if method != roles.ours),
+            case_of(roles.ours, index),
+            tuple(case_of(method, index) for method in roles.of if method != roles.ours),
         )
         for index, why in picked
     )
@@ -99,14 +101,12 @@ def choose_cases(
 
 def failures(evaluation: Evaluation) -> tuple[Failure, ...]:
     """Every row that is not ok, by method, item and run; rows that are missing have line 0."""
-    import numpy as np
-
     names = {MISSING: "missing", UNREADABLE: "unreadable", FAILED: "failed"}
-    found = []
+    rows = []
     for number, method in enumerate(evaluation.methods):
         runs, items = np.nonzero(evaluation.status[number] != OK)
         for index, run in sorted(zip(items.tolist(), runs.tolist(), strict=True)):
             place = (number, run, index)
             status, line = names[int(evaluation.status[place])], int(evaluation.line[place])
-            found.append(Failure(method, run, evaluation.items[index], status, line))
-    return tuple(found)
+            rows.append(Failure(method, run, evaluation.items[index], status, line))
+    return tuple(rows)

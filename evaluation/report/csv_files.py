@@ -35,11 +35,12 @@ def long_rows(subject: Subject, blocks: Sequence[PaperBlock]) -> Iterator[dict[s
                 yield {
                     "metric": metric, "kind": role, "method": result.method, "column": column,
                     "community": homes.get(column, ""), "mean": interval.mean, "low": interval.low,
-                    "high": interval.high, "items": interval.n, "questions": interval.clusters,
+                    "high": interval.high, "items": interval.n, "batteries": interval.clusters,
+                    "effective_batteries": interval.effective,
                     "mark": analysis.marks.get((result.method, column), ""),
                 }  # fmt: skip
         for floor in analysis.floors:
-            kind = "ceiling" if floor.floor.ceiling else "floor"
+            kind = "reference" if floor.floor.reference else "floor"
             means = {**floor.by_country, **({AVERAGE: floor.average} if floor.average is not None else {})}
             for column, mean in means.items():
                 yield {
@@ -60,18 +61,22 @@ def wide_rows(subject: Subject, metric: str) -> Iterator[dict[str, object]]:
     analysis, codes = subject.analyses[metric], subject.evaluation.countries
     for floor in analysis.floors:
         yield {
-            "kind": "ceiling" if floor.floor.ceiling else "floor",
+            "kind": "reference" if floor.floor.reference else "floor",
             "method": floor.floor.key, "metric": metric,
             **{code: floor.by_country.get(code) for code in codes}, AVERAGE: floor.average,
             "items": floor.items,
         }  # fmt: skip
     for result in analysis.methods:
         out, whole, runs = subject.outcomes[result.method], result.average, result.spread
-        each = {code: i.mean if (i := result.by_country.get(code)) else None for code in codes}
+        means = {code: i.mean if (i := result.by_country.get(code)) else None for code in codes}
+        gain = result.discrimination
         yield {
-            "kind": subject.roles.of[result.method], "method": result.method, "metric": metric, **each,
+            "kind": subject.roles.of[result.method], "method": result.method, "metric": metric, **means,
             AVERAGE: whole.mean if whole else None, "low": whole.low if whole else None,
             "high": whole.high if whole else None, "items": result.answered,
+            "partly_answered": result.partly, "discrimination": gain.mean if gain else None,
+            "discrimination_low": gain.low if gain else None,
+            "discrimination_high": gain.high if gain else None, "rank_correlation": result.rank,
             "runs_sd": runs.sd if runs else None, "ok": out.ok, "unreadable": out.unreadable,
             "failed": out.failed, "missing": out.missing, "degraded": out.degraded,
         }  # fmt: skip
@@ -81,32 +86,39 @@ def tested_rows(subject: Subject) -> Iterator[dict[str, object]]:
     """Every test of every metric, one a row: for the CSV."""
     for metric, analysis in subject.analyses.items():
         floor = analysis.best_floor.floor.key if analysis.best_floor else ""
-        families = ((analysis.best_baseline, analysis.against_baseline), (floor, analysis.against_floor))
-        for other, tested in families:
-            for method, each in tested.items():
-                found = each.comparison
-                yield {
-                    "metric": metric, "method": method, "against": other, "difference": found.difference.mean,
-                    "low": found.difference.low, "high": found.difference.high, "p": found.p,
-                    "p_holm": each.p_holm, "pairs": found.difference.n,
-                    "questions": found.difference.clusters, "only_method": found.only_first,
-                    "only_other": found.only_second, "neither": found.neither, "detectable": found.detectable,
-                }  # fmt: skip
+        best = analysis.best_baseline or ""
+        tests = [
+            *(("best baseline", m, best, test) for m, test in analysis.against_baseline.items()),
+            *(("best floor", m, floor, test) for m, test in analysis.against_floor.items()),
+            *(("planned", subject.roles.ours, m, test) for m, test in analysis.planned.items()),
+        ]  # fmt: skip
+        for family, method, other, test in tests:
+            comparison, ends = test.comparison, test.ends or (None, None)
+            difference = comparison.difference
+            yield {
+                "metric": metric, "family": family, "method": method, "against": other,
+                "difference": difference.mean, "low": difference.low, "high": difference.high,
+                "low_holm": ends[0], "high_holm": ends[1], "p": comparison.p, "p_holm": test.p_holm,
+                "smallest_p_holm": test.smallest_p, "pairs": difference.n, "batteries": difference.clusters,
+                "effective_batteries": difference.effective, "only_method": comparison.only_first,
+                "only_other": comparison.only_second, "neither": comparison.neither,
+                "detectable": test.detectable,
+            }  # fmt: skip
 
 
 def calibration_rows(calibrations: Iterable[Calibration]) -> Iterator[dict[str, object]]:
     """Every bin of every method."""
-    for each in calibrations:
-        for part in each.bins:
+    for calibration in calibrations:
+        for part in calibration.bins:
             yield {
-                "method": each.method, "low": part.low, "high": part.high, "options": part.count,
-                "predicted": part.predicted, "survey": part.survey, "method_ece": each.error,
+                "method": calibration.method, "low": part.low, "high": part.high, "options": part.count,
+                "predicted": part.predicted, "survey": part.survey, "method_ece": calibration.error,
             }  # fmt: skip
 
 
-def failure_rows(found: Iterable[Failure], errors: Mapping[int, str]) -> Iterator[dict[str, object]]:
+def failure_rows(failed: Iterable[Failure], errors: Mapping[int, str]) -> Iterator[dict[str, object]]:
     """Every row that is not ok; a row that is missing has no line."""
-    for failure in found:
+    for failure in failed:
         yield {
             "method": failure.method, "run": failure.run, "item": failure.item.id,
             "status": failure.status, "line": failure.line or None, "error": errors.get(failure.line, ""),

@@ -10,17 +10,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cultural_palette.evaluation.report.analysis import MethodResult
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from cultural_palette.evaluation.report.analysis import MethodResult, item_means
 from cultural_palette.evaluation.report.calibration import Calibration
 from cultural_palette.evaluation.report.roles import Role, title
 from cultural_palette.evaluation.report.semantics import Semantics
 from cultural_palette.evaluation.report.tables import Subject
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from cultural_palette.evaluation.statistics import country_means
 
 INK, SOFT, GREY = "#1c1c21", "#7c7c86", "#9a9aa4"
 WIDTH = 7.2  # inches, the text width of an A4 or letter page
@@ -65,7 +69,7 @@ def draw_averages(subject: Subject, metric: str) -> Picture:
             assert floor.average is not None
             right = floor.average > (min(shown) + max(shown)) / 2
             axes.axvline(
-                floor.average, color=SOFT, linewidth=0.9, linestyle=":" if floor.floor.ceiling else "--"
+                floor.average, color=SOFT, linewidth=0.9, linestyle=":" if floor.floor.reference else "--"
             )
             axes.annotate(
                 f"{floor.floor.title} {floor.average:.1f}", (floor.average, 1),
@@ -78,16 +82,14 @@ def draw_averages(subject: Subject, metric: str) -> Picture:
         axes.set_xlabel(f"average over {len(subject.evaluation.countries)} countries, 0 to 100 ({metric})")
         far = [f"{f.floor.title} {f.average:.1f}" for f in lines if f not in near]
         caption = (
-            "Averages with 95 % intervals over questions; small dots are single runs. Dashed: floors; "
-            "dotted: ceilings." + (f" Off the scale: {', '.join(far)}." if far else "")
-        )
+            "Averages with 95 % intervals over batteries and runs; small dots are single runs. Dashed: "
+            "floors; dotted: references." + (f" Off the scale: {', '.join(far)}." if far else "")
+        ) + _without_answers(subject, metric)
         return _picture(figure, "averages", subject.mark + caption)
 
 
 def draw_heat_map(subject: Subject, metric: str) -> Picture | None:
     """Methods by countries: how far above the best floor, on the items that the method answered."""
-    import numpy as np
-
     analysis = subject.analyses[metric]
     if analysis.best_floor is None:
         return None
@@ -122,7 +124,7 @@ def draw_heat_map(subject: Subject, metric: str) -> Picture | None:
         caption = (
             f"Points above (blue) or below (red) the floor '{floor.title}', by country, under {metric}, on "
             "the items that the method answered."
-        )
+        ) + _without_answers(subject, metric)
         return _picture(figure, "heatmap", subject.mark + caption)
 
 
@@ -177,12 +179,14 @@ def draw_radar(subject: Subject, metric: str) -> Picture | None:
         figure.add_artist(first_legend)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize=7.5)
         caption = f"By country under {metric}; the centre is {low}, not 0, and the rim {high}."
+        caption += _without_answers(subject, metric)
         return _picture(figure, "radar", subject.mark + caption)
 
 
 def draw_calibration(calibrations: Sequence[Calibration], mark: str) -> Picture | None:
     """Predicted against survey mass for each method: dots sized by how many options lie in the bin."""
-    shown = [each for each in calibrations if each.options]
+    shown = [calibration for calibration in calibrations if calibration.options]
+    empty = [title(calibration.method) for calibration in calibrations if not calibration.options]
     if not shown:
         return None
     across = min(4, len(shown))
@@ -192,11 +196,11 @@ def draw_calibration(calibrations: Sequence[Calibration], mark: str) -> Picture 
         for place, axes in enumerate(grid.flat):
             axes.set_visible(place < len(shown))
             axes.tick_params(labelbottom=place + across >= len(shown))
-        for axes, each in zip(grid.flat, shown, strict=False):
-            filled = [b for b in each.bins if b.predicted is not None and b.survey is not None]
+        for axes, calibration in zip(grid.flat, shown, strict=False):
+            filled = [b for b in calibration.bins if b.predicted is not None and b.survey is not None]
             axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--")
             axes.plot([b.predicted for b in filled], [b.survey for b in filled], color="#3b6fb0", linewidth=1)
-            sizes = [6 + 90 * b.count / each.options for b in filled]
+            sizes = [6 + 90 * b.count / calibration.options for b in filled]
             axes.scatter(
                 [b.predicted for b in filled],
                 [b.survey for b in filled],
@@ -204,9 +208,9 @@ def draw_calibration(calibrations: Sequence[Calibration], mark: str) -> Picture 
                 color="#3b6fb0",
                 linewidths=0,
             )
-            axes.set_title(title(each.method), fontsize=7.5)
-            told = f"ECE {each.error:.3f}\n{each.options:,} options"
-            axes.text(0.04, 0.97, told, transform=axes.transAxes, va="top", fontsize=6.5)
+            axes.set_title(title(calibration.method), fontsize=7.5)
+            label = f"ECE {calibration.error:.3f}\n{calibration.options:,} options"
+            axes.text(0.04, 0.97, label, transform=axes.transAxes, va="top", fontsize=6.5)
             axes.set_xlim(-0.02, 1.02)
             axes.set_ylim(-0.02, 1.02)
             axes.set_xticks([0, 0.5, 1])
@@ -218,7 +222,7 @@ def draw_calibration(calibrations: Sequence[Calibration], mark: str) -> Picture 
         caption = (
             "Calibration: options pooled over items and runs into ten bins by predicted share; the larger a "
             "dot, the more options in its bin. ECE: the mean distance from the diagonal, where predicted and "
-            "surveyed shares are the same."
+            "surveyed shares are the same." + _answered_nothing(empty)
         )
         return _picture(figure, "calibration", mark + caption)
 
@@ -226,6 +230,7 @@ def draw_calibration(calibrations: Sequence[Calibration], mark: str) -> Picture 
 def draw_semantic(semantics: Semantics) -> Picture:
     """The paper's Figure 4: a panel for each community in its colour, a bar for each method."""
     shown = [result for result in semantics.results if result.average]
+    empty = [title(result.method) for result in semantics.results if not result.average]
     names = [title(result.method) for result in shown]
     with _figure(WIDTH, 1.15 + 0.27 * len(shown)) as figure:
         grid = figure.subplots(1, len(semantics.communities), sharey=True, sharex=True, squeeze=False)
@@ -267,6 +272,7 @@ def draw_semantic(semantics: Semantics) -> Picture:
         grid[0, 0].set_ylim(len(names) - 0.4, -0.6)
         figure.supxlabel("S_semantic, 0 to 100", fontsize=8, color=INK)
         caption = "Semantic consistency by community, with 95 % intervals over queries."
+        caption += _answered_nothing(empty)
         if semantics.quoted:
             caption += (
                 " Diamonds: values that the paper's text quotes of its Figure 4; thin brackets: a range that "
@@ -275,13 +281,18 @@ def draw_semantic(semantics: Semantics) -> Picture:
         return _picture(figure, "semantic", ("PARTIAL. " if semantics.partial else "") + caption)
 
 
+def _without_answers(subject: Subject, metric: str) -> str:
+    """Which methods are not in the picture because they answered nothing."""
+    return _answered_nothing([title(r.method) for r in subject.analyses[metric].methods if not r.average])
+
+
+def _answered_nothing(names: Sequence[str]) -> str:
+    return f" Not shown, for every row failed or can not be read: {', '.join(names)}." if names else ""
+
+
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[Figure]:
     """A figure of its own backend, in inches; nothing global is changed."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
@@ -308,9 +319,6 @@ def _interval(axes: Axes, result: MethodResult, place: int, colour: str) -> None
 
 def _above(subject: Subject, method: str, metric: str, floor: Any) -> list[float]:
     """The method's mean minus the floor's in each country, over the items it answered; NaN where none."""
-    from cultural_palette.evaluation.report.analysis import item_means
-    from cultural_palette.evaluation.statistics import country_means
-
     countries = [item.country for item in subject.evaluation.items]
     means = country_means(item_means(subject.evaluation, method, metric) - floor, countries)
     return [means.get(code, math.nan) for code in subject.evaluation.countries]
@@ -322,18 +330,16 @@ def _means(result: MethodResult) -> dict[str, float]:
 
 def _communities(subject: Subject) -> list[tuple[str, str, int, int]]:
     """Each community's name, colour, first and last column."""
-    found: list[tuple[str, str, int, int]] = []
+    spans: list[tuple[str, str, int, int]] = []
     for place, column in enumerate(subject.columns):
-        if found and found[-1][0] == column.over:
-            found[-1] = (*found[-1][:3], place)
+        if spans and spans[-1][0] == column.over:
+            spans[-1] = (*spans[-1][:3], place)
         else:
-            found.append((column.over, column.colour or GREY, place, place))
-    return found
+            spans.append((column.over, column.colour or GREY, place, place))
+    return spans
 
 
 def _patch(colour: str, name: str) -> Any:
-    from matplotlib.patches import Patch
-
     return Patch(color=colour, label=name)
 
 

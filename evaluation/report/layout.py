@@ -83,8 +83,8 @@ class Table:
     def spans(self) -> tuple[tuple[str, str, int], ...]:
         """Shared headings with their colour and width; none when no column has one."""
         runs = itertools.groupby(self.columns, key=lambda column: (column.over, column.colour))
-        found = tuple((over, colour, len(list(columns))) for (over, colour), columns in runs)
-        return found if any(over for over, _, _ in found) else ()
+        spans = tuple((over, colour, len(list(columns))) for (over, colour), columns in runs)
+        return spans if any(over for over, _, _ in spans) else ()
 
 
 def number(value: float | None, *, digits: int = 2, signed: bool = False) -> Cell:

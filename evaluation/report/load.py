@@ -2,75 +2,85 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cultural_palette.artifacts import CONFIG, MANIFEST, ROWS, RunFolder
-from cultural_palette.distributions import TOLERANCE
+from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import ArtifactError, UsageError
+from cultural_palette.evaluation import predictions
+from cultural_palette.evaluation.metrics import Floats, alignment_table
 from cultural_palette.evaluation.report.floors import Floor, floors_of
-from cultural_palette.evaluation.report.scores import alignment_table
+from cultural_palette.evaluation.selection import PAPER
 from cultural_palette.jsonl import parse_object, read_object
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from cultural_palette.cultural_map import CulturalMap
 
 KIND = "survey-evaluation"
 MISSING, OK, UNREADABLE, FAILED = 0, 1, 2, 3
-STATUSES = {"ok": OK, "unreadable": UNREADABLE, "failed": FAILED}
-TEXT, NUMBER = (str,), (int, float)
-FIELDS: Mapping[str, tuple[type, ...]] = {
-    "method": TEXT, "run": (int,), "item": TEXT, "question_id": TEXT, "country": TEXT, "question": TEXT,
-    "options": (list,), "gold": (list,), "status": TEXT,
-}  # fmt: skip
-Row = dict[str, Any]
+STATUSES = dict(zip(predictions.STATUSES, (OK, UNREADABLE, FAILED), strict=True))
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question in one country, as every row of it tells it."""
+    """One question in one country, as every row of it has it."""
 
     id: str
     question_id: str
+    battery: str
+    survey: str
     country: str
     question: str
     options: tuple[str, ...]
+    ordered: bool | None
     gold: tuple[float, ...]
 
 
 @dataclass
-class Said:
-    """How a method's rows were read and what they cost: rows by readout, the probability that fell on options
-    at all (sum and rows that know it), and model calls needed (shared or not).
+class Readouts:
+    """How a method's answers were read and what they cost: ok rows by readout and by number of option
+    orders, means over the ok rows that know them, and model calls needed (shared or not).
     """
 
-    readouts: Counter[str] = field(default_factory=Counter)
-    mass: float = 0.0
-    mass_rows: int = 0
+    methods: Counter[str] = field(default_factory=Counter)
+    orders: Counter[int] = field(default_factory=Counter)
+    option_mass: Mean = field(default_factory=lambda: Mean())
+    order_spread: Mean = field(default_factory=lambda: Mean())
     calls_needed: int = 0
 
-    def take(self, row: Row) -> None:
+    def take(self, row: Mapping[str, Any]) -> None:
         """Count one row."""
-        calls = row.get("calls") or {}
-        self.calls_needed += sum((calls.get("needed") or {}).values())
+        self.calls_needed += sum((row["calls"].get("needed") or {}).values())
         if row["status"] != "ok":
             return
-        self.readouts[str(row.get("readout", "none"))] += 1
-        if isinstance(mass := row.get("option_mass"), NUMBER):
-            self.mass += mass
-            self.mass_rows += 1
+        self.methods[row["readout"]] += 1
+        self.orders[row["orders"]] += 1
+        self.option_mass.take(row["option_mass"])
+        self.order_spread.take(row["order_spread"])
+
+
+@dataclass
+class Mean:
+    """A mean that is taken number by number; None where there was none."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def take(self, number: float | None) -> None:
+        """One more; None counts for nothing."""
+        if number is not None:
+            self.total += number
+            self.count += 1
 
     @property
-    def option_mass(self) -> float | None:
-        """Mean probability (0..1) of answering with an option; None where no row says."""
-        return self.mass / self.mass_rows if self.mass_rows else None
+    def value(self) -> float | None:
+        """The mean so far."""
+        return self.total / self.count if self.count else None
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,8 @@ class Evaluation:
 
     `status`: MISSING, OK, UNREADABLE or FAILED; `line`: of rows.jsonl, from 1, 0 where missing; `predicted`:
     (method, run, item, option), 0 past an item's last option. `manifest` is empty in a `partial` run.
-    `never_asked`: items that the manifest counts and no row names.
+    `never_asked`: items that the manifest counts and no row names. `edited`: the rows are not those that the
+    manifest was written for.
     """
 
     path: Path
@@ -95,36 +106,42 @@ class Evaluation:
     predicted: NDArray[np.float64]
     scores: Mapping[str, NDArray[np.float64]]
     floors: tuple[Floor, ...]
-    said: Mapping[str, Said]
+    readouts: Mapping[str, Readouts]
+    edited: bool
 
     @property
     def countries(self) -> tuple[str, ...]:
         """In the order of the items."""
         return tuple(dict.fromkeys(item.country for item in self.items))
 
-    def rows_at(self, lines: Sequence[int]) -> dict[int, Row]:
+    @cached_property
+    def gold(self) -> Floats:
+        """The survey's distributions, 0 past an item's last option. (item, option)"""
+        widest = max(len(item.options) for item in self.items)
+        return np.array([item.gold + (0.0,) * (widest - len(item.gold)) for item in self.items])
+
+    def rows_at(self, lines: Sequence[int]) -> dict[int, Mapping[str, Any]]:
         """The whole rows at these lines of rows.jsonl."""
-        wanted, found = set(lines), {}
+        wanted = set(lines)
+        rows: dict[int, Mapping[str, Any]] = {}
         with (self.path / ROWS).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if number in wanted:
-                    found[number] = parse_object(line, half_pairs=True)
-        return found
+                    rows[number] = parse_object(line, half_pairs=True)
+        return rows
 
 
 def load_evaluation(path: Path, cultural_map: CulturalMap, *, partial: bool = False) -> Evaluation:
     """Read and check a survey run. Raises ArtifactError with file and line for a row that can not be right,
     and UsageError for an unfinished run unless `partial`.
     """
-    import numpy as np
-
     manifest = read_manifest(path, KIND, partial=partial)
     reader = _Reader(path / ROWS, tuple(manifest["methods"]) if manifest else None, manifest.get("runs"))
     for number, row in enumerate(RunFolder(path).rows(), 1):
         reader.take(row, number)
     if not reader.cells:
         raise ArtifactError(f"{path / ROWS} has no rows: there is nothing to report.")
-    methods = tuple(manifest.get("methods") or _begun_with(path) or reader.seen)
+    methods = tuple(manifest.get("methods") or _methods_of_config(path) or reader.readouts)
     items = tuple(sorted(reader.items.values(), key=_order(cultural_map, reader.items.values())))
     expected = manifest.get("items", len(items))
     if len(items) > expected:
@@ -152,7 +169,8 @@ def load_evaluation(path: Path, cultural_map: CulturalMap, *, partial: bool = Fa
         path=path, manifest=manifest, partial=not manifest, methods=methods, runs=runs, items=items,
         never_asked=expected - len(items), status=status, line=line, degraded=degraded, predicted=predicted,
         scores=scores, floors=floors_of(path, list(place), [len(item.options) for item in items], gold),
-        said=reader.said,
+        readouts=reader.readouts,
+        edited=manifest.get("predictions_sha256") not in (None, reader.digest.hexdigest()),
     )  # fmt: skip
 
 
@@ -195,72 +213,44 @@ class _Reader:
         self.file, self.methods, self.runs = file, methods, runs
         self.cells: dict[tuple[str, int, str], _Cell] = {}
         self.items: dict[str, Item] = {}
-        self.seen: dict[str, None] = {}
-        self.said: dict[str, Said] = {}
+        self.readouts: dict[str, Readouts] = {}
+        self.digest = predictions.PredictionsDigest()
 
-    def take(self, row: Row, line: int) -> None:
-        """Check a row and keep what tables need of it."""
-        for name, kinds in FIELDS.items():
-            if not isinstance(row.get(name), kinds) or isinstance(row[name], bool):
-                raise self._wrong(line, f"{name} is {_short(row.get(name))}, expected {kinds[0].__name__}")
+    def take(self, row: Mapping[str, Any], line: int) -> None:
+        """Check a row and hold what tables need of it."""
+        if fault := predictions.fault_of(row):
+            raise self._wrong(line, fault)
         method, run, status = row["method"], row["run"], row["status"]
         if self.methods is not None and method not in self.methods:
             known = ", ".join(self.methods)
             raise self._wrong(line, f"method {method!r} is not in {MANIFEST}, which has {known}")
         if run < 0 or (self.runs is not None and run >= self.runs):
             raise self._wrong(line, f"run {run} of {self.runs or 'an unknown number'}, counted from 0")
-        if status not in STATUSES:
-            raise self._wrong(line, f"status {status!r}, expected one of {', '.join(STATUSES)}")
-        item = self._item(row, line)
+        item = _item(row)
+        if self.items.setdefault(item.id, item) != item:
+            raise self._wrong(line, f"item {item.id} has another question, options or gold than before")
         key = (method, run, item.id)
         if key in self.cells:
             first = self.cells[key].line
             raise self._wrong(line, f"{method}, run {run}, item {item.id} stands in line {first} already")
-        predicted: tuple[float, ...] = ()
-        if status == "ok":
-            predicted = self._shares(row.get("predicted"), "predicted", len(item.options), line)
-        self.cells[key] = _Cell(STATUSES[status], line, bool(row.get("degraded")), predicted)
-        self.seen.setdefault(method)
-        self.said.setdefault(method, Said()).take(row)
-
-    def _item(self, row: Row, line: int) -> Item:
-        known = self.items.get(row["item"])
-        if known is None:
-            known = self._new_item(row, line)
-            self.items[known.id] = known
-        elif (
-            known.question != row["question"]
-            or list(known.options) != row["options"]
-            or list(known.gold) != row["gold"]
-        ):
-            raise self._wrong(line, f"item {known.id} has another question, options or gold than before")
-        return known
-
-    def _new_item(self, row: Row, line: int) -> Item:
-        question_id, country = row["question_id"], row["country"]
-        if row["item"] != f"{question_id}/{country}":
-            raise self._wrong(line, f"item {row['item']!r} is not {question_id}/{country}")
-        options = row["options"]
-        if not options or not all(isinstance(option, str) for option in options):
-            raise self._wrong(line, f"options are {_short(options)}, expected texts")
-        gold = self._shares(row["gold"], "gold", len(options), line)
-        return Item(row["item"], question_id, country, row["question"], tuple(options), gold)
-
-    def _shares(self, values: Any, name: str, size: int, line: int) -> tuple[float, ...]:
-        if not isinstance(values, list) or len(values) != size:
-            raise self._wrong(line, f"{name} is {_short(values)}, expected {size} numbers, one an option")
-        for value in values:
-            if not isinstance(value, NUMBER) or not -TOLERANCE <= value <= 1 + TOLERANCE:
-                raise self._wrong(line, f"{name} has {_short(value)}, expected numbers from 0 to 1")
-        if abs(math.fsum(values) - 1) > TOLERANCE:
-            raise self._wrong(line, f"{name} sums to {math.fsum(values):.6g}, expected 1")
-        return tuple(values)
+        predicted = tuple(row["predicted"]) if status == "ok" else ()
+        self.cells[key] = _Cell(STATUSES[status], line, bool(row["degraded"]), predicted)
+        self.readouts.setdefault(method, Readouts()).take(row)
+        self.digest.take(row)
 
     def _wrong(self, line: int, what: str) -> ArtifactError:
         return ArtifactError(f"{self.file}:{line}: {what}. Mend that line, or run the evaluation again.")
 
 
-def _begun_with(path: Path) -> list[str] | None:
+def _item(row: Mapping[str, Any]) -> Item:
+    return Item(
+        id=row["item"], question_id=row["question_id"], battery=row["battery"], survey=row["survey"],
+        country=row["country"], question=row["question"], options=tuple(row["options"]),
+        ordered=row["ordered"], gold=tuple(row["gold"]),
+    )  # fmt: skip
+
+
+def _methods_of_config(path: Path) -> list[str] | None:
     """The methods an unfinished run was begun with, if it says so."""
     try:
         methods = read_object(path / CONFIG).get("methods")
@@ -269,10 +259,10 @@ def _begun_with(path: Path) -> list[str] | None:
     return methods if isinstance(methods, list) and all(isinstance(m, str) for m in methods) else None
 
 
-def _order(cultural_map: CulturalMap, items: Any) -> Any:
+def _order(
+    cultural_map: CulturalMap, items: Collection[Item]
+) -> Callable[[Item], tuple[tuple[int, int], str]]:
     """Countries by community as the paper lists them, then alphabetically; questions by id."""
-    from cultural_palette.evaluation.selection import PAPER
-
     places = {code: place for place, code in enumerate(PAPER)}
     codes = sorted({item.country for item in items}, key=lambda code: (places.get(code, len(PAPER)), code))
     homes = [cultural_map.community_of(code) for code in codes]
@@ -282,8 +272,3 @@ def _order(cultural_map: CulturalMap, items: Any) -> Any:
         for place, (code, home) in enumerate(zip(codes, homes, strict=True))
     }
     return lambda item: (rank[item.country], item.question_id)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

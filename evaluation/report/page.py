@@ -32,14 +32,14 @@ def page(title: str, parts: Sequence[Part], *, subtitle: str, verdict: Sequence[
     banner = ""
     if partial:
         banner = '<p class="partial">PARTIAL: this run is not finished. Nothing here is a result.</p>'
-    said = "".join(f"<li>{escape(line)}</li>" for line in verdict)
+    sentences = "".join(f"<li>{escape(line)}</li>" for line in verdict)
     links = "".join(f'<a href="#part-{part.key}">{escape(part.heading)}</a>' for part in parts)
     body = "".join(
         f'<section id="part-{part.key}"><h2>{escape(part.heading)}</h2>{part.html}</section>'
         for part in parts
     )
     head = f'<header><h1>{escape(title)}</h1><p class="soft">{escape(subtitle)}</p>{banner}</header>'
-    text = f'{head}<nav>{links}</nav><ul class="verdict">{said}</ul><main>{body}</main>'
+    text = f'{head}<nav>{links}</nav><ul class="verdict">{sentences}</ul><main>{body}</main>'
     name = f"PARTIAL: {title}" if partial else title
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=escape(name), body=text)
 

@@ -67,11 +67,11 @@ class PaperBlock:
 def paper_rows() -> tuple[PaperRow, ...]:
     """Every row of Table 1, as printed."""
     with (FOLDER / "paper_table1.csv").open(encoding="utf-8", newline="") as file:
-        found = []
+        rows = []
         for row in csv.DictReader(file):
             base, method, mean = row.pop("base_model"), row.pop("method"), float(row.pop("average"))
-            found.append(PaperRow(base, method, {code: float(value) for code, value in row.items()}, mean))
-    return tuple(found)
+            rows.append(PaperRow(base, method, {code: float(value) for code, value in row.items()}, mean))
+    return tuple(rows)
 
 
 @cache

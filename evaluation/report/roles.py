@@ -32,6 +32,7 @@ KNOWN: Mapping[str, tuple[str, Role]] = {
     "self-blend": ("Self-blend", "control"),
 }
 SINGLE = "single-draft:"
+PLANNED_CONTROLS = ("best-single-draft", "self-blend")
 HEADINGS: Mapping[Role, str] = {
     "baseline": "Baselines",
     "ours": "Ours",
@@ -53,9 +54,25 @@ class Roles:
         """The methods one of which is the best baseline."""
         return tuple(method for method, role in self.of.items() if role == "baseline")
 
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """What ours is compared with, decided before the data: its ablations, the best single draft and
+        the self-blend.
+        """
+        if self.of[self.ours] != "ours":
+            return ()
+        return tuple(m for m, role in self.of.items() if role == "ablation" or m in PLANNED_CONTROLS)
 
-def assign_roles(methods: Sequence[str], *, baselines: Iterable[str] = (), ours: str | None = None) -> Roles:
+
+def assign_roles(
+    methods: Sequence[str],
+    *,
+    baselines: Iterable[str] = (),
+    ours: str | None = None,
+    averages: Mapping[str, float] | None = None,
+) -> Roles:
     """Roles of a run's methods. `baselines` replaces the built-in choice; `ours`: the method that counts.
+    Without it that is the full method, else the one of the highest of `averages`.
 
     A method of a user's own is "added": it is tested, but it is no baseline unless named so.
     """
@@ -76,13 +93,23 @@ def assign_roles(methods: Sequence[str], *, baselines: Iterable[str] = (), ours:
 
     order = list(KNOWN)
     ranks = list(HEADINGS)
-    found = {method: role(method) for method in methods}
+    roles = {method: role(method) for method in methods}
     ordered = sorted(
         methods,
-        key=lambda m: (ranks.index(found[m]), order.index(m) if m in order else len(order), m),
+        key=lambda m: (ranks.index(roles[m]), order.index(m) if m in order else len(order), m),
     )
-    first = next((m for m in ordered if found[m] == "ours"), ordered[0])
-    return Roles({method: found[method] for method in ordered}, ours or (OURS if OURS in methods else first))
+    followed = ours or (OURS if OURS in methods else _best(ordered, roles, averages or {}))
+    return Roles({method: roles[method] for method in ordered}, followed)
+
+
+def _best(ordered: Sequence[str], roles: Mapping[str, Role], averages: Mapping[str, float]) -> str:
+    """The method with the highest average: of ours, else of those that are no baselines, else of all."""
+    candidates = (
+        [method for method in ordered if roles[method] == "ours"]
+        or [method for method in ordered if roles[method] != "baseline"]
+        or list(ordered)
+    )
+    return max(candidates, key=lambda method: averages.get(method, -1.0))
 
 
 def title(method: str) -> str:

@@ -16,21 +16,27 @@ from cultural_palette.evaluation.report.layout import Cell, Column, Line, Sectio
 from cultural_palette.evaluation.report.load import read_manifest
 from cultural_palette.evaluation.report.paper import Quoted, quoted_values, same_base
 from cultural_palette.evaluation.report.roles import title
-from cultural_palette.evaluation.statistics import Interval, grouped_bootstrap
+from cultural_palette.evaluation.semantic import FLOORS, FLOORS_FILE
+from cultural_palette.evaluation.statistics import Interval, clustered_interval, grouped_intervals
+from cultural_palette.jsonl import read_object
 
 KIND = "semantic-evaluation"
+GAIN_OVER = "other-community"
 SOURCE = "Cultural Palette: Pluralising Culture Alignment via Multi-agent Palette, section 5.4 on Figure 4"
 
 
 @dataclass(frozen=True)
 class SemanticResult:
-    """A method: its mean over communities and each community's (0..100), and rows by what became of them."""
+    """A method: its mean over communities and each community's (0..100), and rows by what became of them.
+    `gain`: over the floor, another community's gold answer of the same length.
+    """
 
     method: str
     average: Interval | None
     by_community: Mapping[str, Interval]
     ok: int
     failed: int
+    gain: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Semantics:
     partial: bool
     communities: tuple[Community, ...]
     results: tuple[SemanticResult, ...]
+    floors: tuple[SemanticResult, ...]
     quoted: tuple[Quoted, ...]
 
 
@@ -69,6 +76,7 @@ def load_semantics(
         rows[key] = value
     if not rows:
         raise ArtifactError(f"{path / ROWS} has no rows: there is nothing to report.")
+    floors = _floors(path)
     methods = list(manifest.get("methods") or dict.fromkeys(method for method, _, _ in rows))
     if strange := next((key[0] for key in rows if key[0] not in methods), None):
         raise ArtifactError(
@@ -76,11 +84,15 @@ def load_semantics(
         )
     named = base_name or (manifest.get("models") or {}).get("prompting")
     base = same_base(named) if named and quote else None
-    there = {community for _, community, _ in rows}
+    scored = {community for _, community, _ in rows}
     return Semantics(
         path=path, manifest=manifest, partial=not manifest,
-        communities=tuple(community for key, community in known.items() if key in there),
-        results=tuple(_result(method, rows, settings) for method in methods),
+        communities=tuple(community for key, community in known.items() if key in scored),
+        results=tuple(_result(method, rows, settings, floors.get(GAIN_OVER, {})) for method in methods),
+        floors=tuple(
+            _result(floor, {(floor, *key): value for key, value in scores.items()}, settings)
+            for floor, scores in floors.items()
+        ),
         quoted=tuple(quoted for quoted in quoted_values() if quoted.base_model == base),
     )  # fmt: skip
 
@@ -88,35 +100,54 @@ def load_semantics(
 def semantic_table(semantics: Semantics) -> Table:
     """Methods by communities, the mean over communities last."""
     columns = [Column(c.name, "Community") for c in semantics.communities]
-    columns += [Column("Average"), Column("95 %"), Column("ok", "Rows"), Column("not ok", "Rows")]
-    lines = []
-    for result in semantics.results:
-        cells = [_cell(result.by_community.get(c.key)) for c in semantics.communities]
-        whole = result.average
-        ends = Cell("–")
-        if whole and whole.low is not None and whole.high is not None:
-            ends = Cell(f"[{whole.low:.2f}, {whole.high:.2f}]", whole.low)
-        cells += [
-            _cell(whole),
-            ends,
-            number(float(result.ok), digits=0),
-            number(float(result.failed), digits=0),
-        ]
-        lines.append(Line(title(result.method), tuple(cells)))
+    columns += [
+        Column("Average"),
+        Column("95 %"),
+        Column("gain", "Over the floor"),
+        Column("95 %", "Over the floor"),
+    ]
+    columns += [Column("ok", "Rows"), Column("not ok", "Rows")]
+    results = {result.method: _line(semantics, result) for result in (*semantics.results, *semantics.floors)}
+    sections = (
+        Section("Methods", tuple(results[result.method] for result in semantics.results)),
+        Section("Floors", tuple(results[result.method] for result in semantics.floors)),
+    )
     notes = [
         "S_semantic: probability (times 100) that the community's gold answer entails the model's answer. "
-        "The average is the mean of the communities' means; 95 %: queries resampled. Rows that are not ok "
-        "have no score."
+        "The average is the mean of the communities' means; 95 %: over queries, whose signs are flipped. "
+        "Rows that are not ok have no score.",
+        "A long gold answer entails more than a short one: read averages beside the floors, which hold wrong "
+        "answers of the gold answers' length against the same gold answers. Gain: a method's score minus the "
+        f"floor '{FLOORS[GAIN_OVER]}' on the same item.",
     ]
     if semantics.quoted:
-        told = "; ".join(_told(quoted) for quoted in semantics.quoted)
-        notes.append(f"The paper quotes for {semantics.quoted[0].base_model}: {told}. {SOURCE}.")
+        quotations = "; ".join(_quotation(quoted) for quoted in semantics.quoted)
+        notes.append(f"The paper quotes for {semantics.quoted[0].base_model}: {quotations}. {SOURCE}.")
     mark = "PARTIAL. " if semantics.partial else ""
     caption = f"{mark}Semantic consistency by community, 0 to 100 (the paper's Figure 4)."
-    return Table("semantic", caption, tuple(columns), (Section("", tuple(lines)),), tuple(notes))
+    return Table("semantic", caption, tuple(columns), sections, tuple(notes))
 
 
-def _told(quoted: Quoted) -> str:
+def _line(semantics: Semantics, result: SemanticResult) -> Line:
+    cells = (
+        *(_cell(result.by_community.get(community.key)) for community in semantics.communities),
+        _cell(result.average),
+        _ends(result.average),
+        number(result.gain.mean if result.gain else None, signed=True),
+        _ends(result.gain),
+        number(float(result.ok), digits=0),
+        number(float(result.failed), digits=0),
+    )
+    return Line(FLOORS.get(result.method, title(result.method)), cells)
+
+
+def _ends(interval: Interval | None) -> Cell:
+    if interval is None or interval.low is None or interval.high is None:
+        return Cell("–")
+    return Cell(f"[{interval.low:.2f}, {interval.high:.2f}]".replace("-", "−"), interval.low)
+
+
+def _quotation(quoted: Quoted) -> str:
     where = quoted.community or "all communities"
     value = f"{quoted.low:.2f}" if quoted.low == quoted.high else f"{quoted.low:.2f} to {quoted.high:.2f}"
     return f"{title(quoted.method)}, {where} {value}"
@@ -149,7 +180,10 @@ def _checked(
 
 
 def _result(
-    method: str, rows: Mapping[tuple[str, str, str], float | None], settings: Settings
+    method: str,
+    rows: Mapping[tuple[str, str, str], float | None],
+    settings: Settings,
+    floor: Mapping[tuple[str, str], float] | None = None,
 ) -> SemanticResult:
     own = sorted(
         (community, query, value) for (name, community, query), value in rows.items() if name == method
@@ -158,8 +192,41 @@ def _result(
     ok = sum(value is not None for value in values)
     if not ok:
         return SemanticResult(method, None, {}, 0, len(own))
-    whole, each = grouped_bootstrap(
+    whole, by_community = grouped_intervals(
         values, [query for _, query, _ in own], [community for community, _, _ in own],
-        resamples=settings.resamples, seed=settings.seed,
+        permutations=settings.permutations, seed=settings.seed,
     )  # fmt: skip
-    return SemanticResult(method, whole, each, ok, len(own) - ok)
+    gain = None
+    above = [
+        (community, query, value - floor[community, query])
+        for community, query, value in own
+        if floor and value is not None and (community, query) in floor
+    ]
+    if above:
+        gain = clustered_interval(
+            [value for _, _, value in above], [query for _, query, _ in above],
+            groups=[community for community, _, _ in above],
+            permutations=settings.permutations, seed=settings.seed,
+        )  # fmt: skip
+    return SemanticResult(method, whole, by_community, ok, len(own) - ok, gain)
+
+
+def _floors(path: Path) -> dict[str, dict[tuple[str, str], float]]:
+    """Floor -> (community, query) -> S_semantic; none in a run that has no such file yet."""
+    file = path / FLOORS_FILE
+    if not file.exists():
+        return {}
+    try:
+        return {
+            str(floor): {_place(item): float(value) for item, value in scores.items()}
+            for floor, scores in read_object(file).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{file} can not be read as floors: {error!r}. Run the evaluation again."
+        ) from None
+
+
+def _place(item: str) -> tuple[str, str]:
+    query, _, community = item.rpartition("/")
+    return community, query

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.evaluation.metrics import ALIGNMENTS, TITLES
 from cultural_palette.evaluation.report.analysis import (
@@ -17,13 +19,33 @@ from cultural_palette.evaluation.report.analysis import (
     Tested,
 )
 from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number
-from cultural_palette.evaluation.report.load import Evaluation, Said
+from cultural_palette.evaluation.report.load import Evaluation, Readouts
 from cultural_palette.evaluation.report.paper import SOURCE, PaperBlock, PaperRow
+from cultural_palette.evaluation.report.peers import Peer, culturespa, modular_pluralism
 from cultural_palette.evaluation.report.roles import HEADINGS, KNOWN, Role, Roles, title
 from cultural_palette.evaluation.statistics import Interval
 
 COMPARABLE = "jsdist_e"
 ELSEWHERE = "Elsewhere"
+
+
+TESTED = (
+    "difference", "95 %", "95 % (Holm)", "p", "p Holm", "pairs", "batteries", "only it", "only other",
+    "detectable",
+)  # fmt: skip
+_GAIN = (
+    "Gain: the score of a prediction minus the mean score of the same method's predictions for other "
+    "countries on the same item. A method that does not look at the country has exactly 0. Rank: 1 where the "
+    "predicted shares order the countries as the survey does, 0 where they do not at all."
+)
+DISCRIMINATION = (
+    Column("gain", "Right country", "", "score for the right country minus the mean for others"),
+    Column("95 %", "Right country", "", "over batteries and runs"),
+    Column("rank", "Right country", "", "Spearman over countries, mean over options and questions"),
+)
+
+
+_BLANK = (Cell(""),) * (1 + len(DISCRIMINATION))
 
 
 @dataclass(frozen=True)
@@ -35,7 +57,7 @@ class Subject:
     cultural_map: CulturalMap
     analyses: Mapping[str, Analysis]
     outcomes: Mapping[str, Outcomes]
-    resamples: int
+    secondary: Mapping[str, tuple[float | None, float | None]]
     permutations: int
 
     @property
@@ -46,14 +68,12 @@ class Subject:
     @property
     def columns(self) -> tuple[Column, ...]:
         """A column for each country, under its community."""
-        from cultural_palette.countries import find_country
-
-        found = []
+        columns = []
         for code in self.evaluation.countries:
             home = self.cultural_map.community_of(code)
             over, colour = (home.name, home.colour) if home else (ELSEWHERE, "")
-            found.append(Column(code, over, colour, find_country(code).name))
-        return tuple(found)
+            columns.append(Column(code, over, colour, find_country(code).name))
+        return tuple(columns)
 
 
 def main_table(subject: Subject, metric: str, blocks: Sequence[PaperBlock] = ()) -> Table:
@@ -66,20 +86,20 @@ def main_table(subject: Subject, metric: str, blocks: Sequence[PaperBlock] = ())
     codes = subject.evaluation.countries
     sections = [
         Section("Items", (_counts(subject),)),
-        Section("Floors", tuple(_floor_line(f, codes) for f in analysis.floors if not f.floor.ceiling)),
+        Section("Floors", tuple(_floor_line(f, codes) for f in analysis.floors if not f.floor.reference)),
     ]
     for role, heading in HEADINGS.items():
         lines = list(_method_lines(subject, analysis, role, printed))
         sections.append(Section(heading, tuple(lines)))
     sections.append(
-        Section("Ceilings", tuple(_floor_line(f, codes) for f in analysis.floors if f.floor.ceiling))
+        Section("References", tuple(_floor_line(f, codes) for f in analysis.floors if f.floor.reference))
     )
     notes = (*_notes(subject, analysis), *(own.slips if own else ()))
     if own:
         notes += (f"Rows named 'paper' are printed figures: {SOURCE}, {own.base_model}.",)
     caption = f"{subject.mark}Alignment with the survey by country, 0 to 100: {TITLES[metric]}."
     columns = (*subject.columns, Column("Average", "", "", "mean of the countries' means"))
-    columns += (Column("95 %", "", "", "bootstrap over questions"),)
+    columns += (Column("95 %", "", "", "over batteries and runs"), *DISCRIMINATION)
     return Table(f"table1_{metric}", caption, columns, tuple(sections), notes)
 
 
@@ -99,31 +119,45 @@ def paper_table(subject: Subject, block: PaperBlock) -> Table:
 
 
 def metrics_table(subject: Subject) -> Table:
-    """Every method's average under each of the four metrics."""
+    """Every method's average under each of the four metrics, and what else can be said of a distribution."""
 
-    def line(name: str, means: Sequence[float | None]) -> Line:
-        return Line(name, tuple(number(mean) for mean in means))
+    def line(name: str, means: Sequence[float | None], more: Sequence[Cell]) -> Line:
+        return Line(name, (*(number(mean) for mean in means), *more))
 
     def means_of(place: int) -> list[float | None]:
         results = [subject.analyses[metric].methods[place].average for metric in ALIGNMENTS]
-        return [each.mean if each else None for each in results]
+        return [interval.mean if interval else None for interval in results]
 
     first = subject.analyses[ALIGNMENTS[0]]
-    methods = [line(title(result.method), means_of(k)) for k, result in enumerate(first.methods)]
+    methods = []
+    for place, result in enumerate(first.methods):
+        moved, agreed = subject.secondary[result.method]
+        comparable = subject.analyses[COMPARABLE].methods[place]
+        more = (number(moved, digits=3), number(agreed, digits=3), *_discrimination(comparable))
+        methods.append(line(title(result.method), means_of(place), more))
+    blank = [Cell("")] * (2 + len(DISCRIMINATION))
     floors = [
-        line(floor.floor.title, [subject.analyses[metric].floors[k].average for metric in ALIGNMENTS])
+        line(floor.floor.title, [subject.analyses[metric].floors[k].average for metric in ALIGNMENTS], blank)
         for k, floor in enumerate(first.floors)
     ]
-    ceiling = [floor.floor.ceiling for floor in first.floors]
+    known = [floor.floor.reference for floor in first.floors]
     sections = (
-        Section("Floors", tuple(f for f, high in zip(floors, ceiling, strict=True) if not high)),
+        Section("Floors", tuple(f for f, high in zip(floors, known, strict=True) if not high)),
         Section("Methods", tuple(methods)),
-        Section("Ceilings", tuple(f for f, high in zip(floors, ceiling, strict=True) if high)),
+        Section("References", tuple(f for f, high in zip(floors, known, strict=True) if high)),
     )
-    note = "Eq. 5 as printed is the first; the paper's figures fit the last. Equal distributions score 100."
+    notes = (
+        *(f"{key}: {TITLES[key]}." for key in ALIGNMENTS),
+        "Eq. 5 as printed is the first; the paper's figures fit the last. Equal distributions score 100.",
+        "Earth mover's distance: steps that mass must move along a scale, over the most steps (0 to 1, the "
+        "less the better; questions whose options are a scale). Mode: how often the likeliest option is the "
+        "survey's (0 to 1).",
+        f"Right country: under {COMPARABLE}. {_GAIN}",
+    )
     columns = tuple(Column(key, hint=TITLES[key]) for key in ALIGNMENTS)
+    columns += (Column("earth mover's"), Column("mode"), *DISCRIMINATION)
     caption = f"{subject.mark}The average under all four metrics."
-    return Table("metrics", caption, columns, sections, (*(f"{k}: {TITLES[k]}." for k in ALIGNMENTS), note))
+    return Table("metrics", caption, columns, sections, notes)
 
 
 def tests_table(subject: Subject, metric: str) -> Table:
@@ -137,24 +171,55 @@ def tests_table(subject: Subject, metric: str) -> Table:
             analysis.against_floor.get(result.method),
         )
         name = title(result.method) + (" (the best baseline)" if result.method == best else "")
-        lines.append(Line(name, (*_tested(against, wide=True), *_tested(above, wide=False))))
+        lines.append(Line(name, (*_tested(against), *_tested(above)[:5])))
     over = f"minus the best baseline, {title(best)}" if best else "no baseline in this run"
     over_floor = f"minus the best floor, {floor.floor.title}" if floor else "no floor"
-    labels = ("difference", "95 %", "p", "p Holm", "pairs", "only it", "only base", "detectable")
-    columns = [Column(label, over) for label in labels]
-    columns += [Column(label, over_floor) for label in ("difference", "95 %", "p Holm", "pairs")]
+    columns = [Column(label, over) for label in TESTED]
+    columns += [Column(label, over_floor) for label in TESTED[:5]]
     notes = (
-        "Differences are paired: only items that both answered count; 'only it' and 'only base' are items "
-        "that one of the two answered, left out here.",
-        f"p: two-sided permutation test, signs flipped by question ({subject.permutations:,} drawn, +1 "
-        "correction; all patterns where there are no more). p Holm: corrected over the column's methods.",
+        *_test_notes(subject, (*analysis.against_baseline.values(), *analysis.against_floor.values())),
         "The best baseline is the one with the highest average here: chosen from the same data, which "
         f"favours it a little. Baselines: {', '.join(title(m) for m in subject.roles.baselines) or 'none'}.",
-        "Detectable: the smallest true difference found with 80 % power at 5 %, uncorrected: "
-        "(1.960 + 0.842) x the standard error of the difference, clustered by question.",
     )
     caption = f"{subject.mark}Tests under {TITLES[metric]}."
     return Table("tests", caption, tuple(columns), (Section("", tuple(lines)),), notes)
+
+
+def planned_table(subject: Subject, metric: str) -> Table | None:
+    """Ours minus each of its ablations, the best single draft and the self-blend: decided before the data."""
+    analysis = subject.analyses[metric]
+    if not analysis.planned:
+        return None
+    lines = tuple(Line(title(method), tuple(_tested(test))) for method, test in analysis.planned.items())
+    ours = title(subject.roles.ours)
+    columns = tuple(Column(label, f"{ours} minus it") for label in TESTED)
+    caption = f"{subject.mark}Planned contrasts of {ours} under {TITLES[metric]}."
+    notes = tuple(_test_notes(subject, tuple(analysis.planned.values())))
+    return Table("planned", caption, columns, (Section("", lines),), notes)
+
+
+def _test_notes(subject: Subject, tests: Sequence[Tested]) -> Iterator[str]:
+    yield (
+        "Differences are paired: only items that both answered in every run count; 'only it' and 'only "
+        "other' are items that one of the two answered, left out here."
+    )
+    yield (
+        f"p: two-sided, the signs of whole batteries flipped ({subject.permutations:,} patterns drawn, +1 "
+        "correction; all where there are no more), widened by the runs' variance. p Holm: corrected over the "
+        "column's methods. 95 % (Holm): the differences that this corrected test does not reject; it leaves "
+        "0 out exactly where p Holm is below 0.05."
+    )
+    blind = [test for test in tests if not test.can_tell]
+    if blind:
+        yield (
+            f"{len(blind)} of {len(tests)} tests can not show any difference, however large: with so few "
+            "batteries the smallest p Holm that could come out is "
+            f"{min(test.smallest_p for test in blind):.3f} or more. See `palette evaluate plan`."
+        )
+    yield (
+        "Detectable: the smallest true difference found with 80 % power at the corrected level; 'none' where "
+        "no difference could be."
+    )
 
 
 def outcomes_table(subject: Subject, metric: str) -> Table:
@@ -163,28 +228,38 @@ def outcomes_table(subject: Subject, metric: str) -> Table:
     total = len(evaluation.items) + evaluation.never_asked
     lines = []
     for result in analysis.methods:
-        out, said = subject.outcomes[result.method], evaluation.said.get(result.method, Said())
+        out = subject.outcomes[result.method]
+        readouts = evaluation.readouts.get(result.method, Readouts())
         runs = result.spread
-        readouts = ", ".join(f"{name} {count:,}" for name, count in said.readouts.most_common()) or "–"
+        read_by = ", ".join(f"{name} {count:,}" for name, count in readouts.methods.most_common()) or "–"
+        orders = ", ".join(f"{count}" for count in sorted(readouts.orders)) or "–"
         cells = (
             *(_count(n) for n in (out.ok, out.unreadable, out.failed, out.missing, out.degraded)),
             _count(result.answered),
+            _count(result.partly),
             number(result.on_common),
             number(runs.sd if runs else None),
             Cell(f"{runs.low:.2f}–{runs.high:.2f}", runs.low) if runs else Cell("–"),
-            Cell(readouts),
-            number(said.option_mass, digits=3),
+            Cell(read_by),
+            number(readouts.option_mass.value, digits=3),
+            Cell(orders),
+            number(readouts.order_spread.value, digits=3),
         )
         lines.append(Line(title(result.method), cells))
-    columns = [Column(each, "Rows") for each in ("ok", "unreadable", "failed", "missing", "degraded")]
-    columns += [Column("answered", "Items"), Column("average on common", "Items")]
+    columns = [Column(status, "Rows") for status in ("ok", "unreadable", "failed", "missing", "degraded")]
+    columns += [Column(label, "Items") for label in ("answered", "partly", "average on common")]
     columns += [Column("sd", "Runs' averages"), Column("min–max", "Runs' averages")]
     columns += [Column("read by", "Readout"), Column("mass on options", "Readout")]
+    columns += [Column("orders", "Readout"), Column("place bias", "Readout")]
     notes = (
         f"{total:,} items, {_runs(evaluation)}: {total * evaluation.runs:,} rows for each method. Rows that "
-        "are not ok have no score and enter no average; degraded rows are ok with a stage missing.",
+        "are not ok have no score and enter no average; degraded rows are ok with a stage missing. Partly: "
+        "items that only some runs answered, left out.",
         _sensitivity(subject, analysis),
-        "Mass on options: mean probability that the reply is one of the options at all.",
+        "Mass on options: mean probability that the reply is one of the options at all. Orders: of the "
+        "options that a prediction is the mean over. Place bias: how far an option's probability changes "
+        "with its place, the standard deviation over the orders of the option that changes most, mean over "
+        "the items (0 to 0.5).",
     )
     caption = f"{subject.mark}Rows, runs and readouts."
     return Table("outcomes", caption, tuple(columns), (Section("", tuple(lines)),), notes)
@@ -204,9 +279,9 @@ def calls_table(subject: Subject) -> Table | None:
 
     kinds = calls.get("by_kind") or {}
     by_method = [
-        Line(title(method), (_count(said.calls_needed), Cell("–"), Cell("–"), Cell("–")))
+        Line(title(method), (_count(readouts.calls_needed), Cell("–"), Cell("–"), Cell("–")))
         for method in subject.roles.of
-        if (said := subject.evaluation.said.get(method)) and said.calls_needed
+        if (readouts := subject.evaluation.readouts.get(method)) and readouts.calls_needed
     ]
     sections = (
         Section("", (line("All methods", calls),)),
@@ -218,11 +293,58 @@ def calls_table(subject: Subject) -> Table | None:
     return Table("calls", f"{subject.mark}Model calls.", columns, sections, notes, first="Calls")
 
 
+def peers_table(subject: Subject, peers: Sequence[Peer]) -> Table | None:
+    """Every method by other papers' own scores."""
+    if not peers:
+        return None
+    columns: list[Column] = []
+    notes = []
+    if "modular-pluralism" in peers:
+        over = "Modular Pluralism's"
+        columns += [
+            Column("JS distance", over),
+            Column("mode", over),
+            Column("rows", over),
+            Column("as uniform", over),
+        ]
+        notes.append(
+            "Modular Pluralism's: Jensen-Shannon distance in base e, the less the better, plain mean over rows "
+            "of at most five options; a reply that can not be read counts as uniform."
+        )
+    if "culturespa" in peers:
+        columns.append(Column("score", "CultureSPA's"))
+        notes.append(
+            "CultureSPA's: 100 * (1 - distance of the chosen options' numbers from the survey's, over the "
+            "greatest possible), a country at a time, then the mean; the survey's answer is the one most people gave."
+        )
+    lines = []
+    for method in subject.roles.of:
+        cells: list[Cell] = []
+        if "modular-pluralism" in peers:
+            peer = modular_pluralism(subject.evaluation, method)
+            cells += (
+                [
+                    number(peer.distance, digits=4),
+                    number(peer.mode, digits=3),
+                    _count(peer.rows),
+                    _count(peer.uniform),
+                ]
+                if peer
+                else [Cell("–")] * 4
+            )
+        if "culturespa" in peers:
+            cells.append(number(culturespa(subject.evaluation, method)))
+        lines.append(Line(title(method), tuple(cells)))
+    notes.append("Only the score is theirs: prompts, models and readout are this run's (docs/methods.md).")
+    caption = f"{subject.mark}The same rows by other papers' own scores."
+    return Table("peers", caption, tuple(columns), (Section("", tuple(lines)),), tuple(notes))
+
+
 def _method_lines(
     subject: Subject, analysis: Analysis, role: Role, printed: Mapping[str, PaperRow]
 ) -> Iterator[Line]:
     codes = subject.evaluation.countries
-    methods = [method for method, each in subject.roles.of.items() if each == role]
+    methods = [method for method, own in subject.roles.of.items() if own == role]
     waiting = [row for key, row in printed.items() if _role_of(key) == role]
     for method in methods:
         yield _method_line(analysis, analysis.of(method), codes)
@@ -245,33 +367,46 @@ def _method_line(analysis: Analysis, result: MethodResult, codes: Sequence[str])
         cells.append(_cell(interval, mark))
     whole = result.average
     cells.append(_cell(whole, analysis.marks.get((result.method, AVERAGE))))
-    return Line(title(result.method), (*cells, _range(whole)))
+    return Line(title(result.method), (*cells, _range(whole), *_discrimination(result)))
+
+
+def _discrimination(result: MethodResult) -> tuple[Cell, ...]:
+    gain = result.discrimination
+    mean = number(gain.mean if gain else None, signed=True)
+    return mean, _range(gain, signed=True), number(result.rank, signed=True)
 
 
 def _cell(interval: Interval | None, mark: Mark | None) -> Cell:
     if interval is None:
         return Cell("–", hint="nothing answered")
-    hint = f"{_range(interval).text}, {interval.n} items, {interval.clusters} questions"
+    hint = f"{_range(interval).text}, {interval.n} items, {interval.clusters} batteries"
     return Cell(f"{interval.mean:.2f}", interval.mean, mark, hint)
 
 
 def _range(interval: Interval | None, *, signed: bool = False) -> Cell:
-    if interval is None or interval.low is None or interval.high is None:
+    if interval is None:
         return Cell("–")
+    if interval.low is None or interval.high is None:
+        return Cell("none")
+    return _ends((interval.low, interval.high), signed=signed)
+
+
+def _ends(ends: tuple[float, float], *, signed: bool) -> Cell:
+    low, high = ends
     sign = "+" if signed else ""
-    text = f"[{interval.low:{sign}.2f}, {interval.high:{sign}.2f}]".replace("-", "−")
-    return Cell(text, interval.low)
+    return Cell(f"[{low:{sign}.2f}, {high:{sign}.2f}]".replace("-", "−"), low)
 
 
 def _floor_line(result: FloorResult, codes: Sequence[str]) -> Line:
     cells = [number(result.by_country.get(code)) for code in codes]
-    return Line(result.floor.title, (*cells, number(result.average), Cell("")))
+    name = result.floor.title + (f" ({result.items:,} items)" if result.missing else "")
+    return Line(name, (*cells, number(result.average), *_BLANK))
 
 
 def _paper_line(row: PaperRow, codes: Sequence[str]) -> Line:
     name = KNOWN[row.method][0] if row.method in KNOWN else row.method.capitalize()
     cells = [number(row.by_country.get(code)) for code in codes]
-    return Line(f"paper: {name}", (*cells, number(row.average), Cell("")), quiet=True)
+    return Line(f"paper: {name}", (*cells, number(row.average), *_BLANK), quiet=True)
 
 
 def _counts(subject: Subject) -> Line:
@@ -280,23 +415,31 @@ def _counts(subject: Subject) -> Line:
         counts[item.country] = counts.get(item.country, 0) + 1
     total = len(subject.evaluation.items)
     cells = [Cell(f"{counts[code]:,}") for code in subject.evaluation.countries]
-    return Line("n", (*cells, Cell(f"{total:,}"), Cell("")))
+    return Line("n", (*cells, Cell(f"{total:,}"), *_BLANK))
 
 
 def _count(value: int) -> Cell:
     return Cell(f"{value:,}", float(value))
 
 
-def _tested(tested: Tested | None, *, wide: bool) -> list[Cell]:
-    if tested is None:
-        return [Cell("–")] * (8 if wide else 4)
-    found = tested.comparison
-    difference = number(found.difference.mean, signed=True)
-    ends, pairs, p_holm = _range(found.difference, signed=True), _count(found.difference.n), _p(tested.p_holm)
-    if not wide:
-        return [difference, ends, p_holm, pairs]
-    counts = [_count(found.only_first), _count(found.only_second)]
-    return [difference, ends, _p(found.p), p_holm, pairs, *counts, number(found.detectable)]
+def _tested(test: Tested | None) -> list[Cell]:
+    if test is None:
+        return [Cell("–")] * len(TESTED)
+    comparison = test.comparison
+    difference = comparison.difference
+    detectable = test.detectable
+    return [
+        number(difference.mean, signed=True),
+        _range(difference, signed=True),
+        _ends(test.ends, signed=True) if test.ends else Cell("none"),
+        _p(comparison.p),
+        _p(test.p_holm),
+        _count(difference.n),
+        Cell(f"{difference.clusters:,} ({difference.effective:.1f})", difference.effective),
+        _count(comparison.only_first),
+        _count(comparison.only_second),
+        number(detectable) if detectable is not None else Cell("none"),
+    ]
 
 
 def _p(value: float) -> Cell:
@@ -308,22 +451,36 @@ def _notes(subject: Subject, analysis: Analysis) -> Iterator[str]:
     questions = len({item.question_id for item in evaluation.items})
     if evaluation.partial:
         yield "PARTIAL: this run is not finished. What is missing is counted; nothing here is a result."
+    if evaluation.edited:
+        yield "EDITED: rows.jsonl was changed since the run; these are not the predictions it ended with."
+    batteries = len({item.battery for item in evaluation.items})
     seed = evaluation.manifest.get("seed", "not recorded")
     yield (
-        f"{len(evaluation.items):,} items: {questions:,} questions in {len(evaluation.countries)} countries; "
-        f"{_runs(evaluation)}, seed {seed}. An item's value is its mean over the runs; the average is "
-        "the mean of the countries' means."
+        f"{len(evaluation.items):,} items: {questions:,} questions of {batteries:,} batteries in "
+        f"{len(evaluation.countries)} countries; {_runs(evaluation)}, seed {seed}. An item's value is its "
+        "mean over the runs, and counts where every run answered it; the average is the mean of the "
+        "countries' means."
     )
+    if shaped := settings_text(evaluation.manifest):
+        yield f"Made with {shaped}."
     yield (
-        f"95 %: percentile bootstrap, questions resampled ({subject.resamples:,} times), so that one "
-        "question asked in many countries counts as one. It does not cover how runs differ; see sd."
+        "95 %: the averages that a test by flipping the signs of whole batteries does not reject "
+        f"({subject.permutations:,} patterns drawn, or all), so that one battery asked in many countries "
+        "counts as one; widened by the variance between runs"
+        + (", of which one run says nothing." if evaluation.runs == 1 else ".")
+        + " 'none': with five batteries or fewer there is no such interval."
     )
+    if sized := [result.average for result in analysis.methods if result.average]:
+        effective = min(interval.effective for interval in sized)
+        yield f"Effective number of batteries, for they weigh unequally: {effective:.1f} of {batteries:,}."
+    yield _GAIN
     yield (
-        "Bold: the best method of a column, only where it beats the next by a paired permutation test (p < "
+        "Bold: the best method of a column, only where it beats the next by a paired test (p < "
         "0.05 after Holm; one family for the average, one for all countries). Underlined or in italics: the "
         "second best, where that best is marked and the second beats the third likewise. Floors and "
-        "ceilings are not ranked."
+        "references are not ranked."
     )
+    yield from _floor_distances(analysis)
     yield _floor_note(analysis)
     yield "Rows ok / unreadable / failed / missing: " + "; ".join(
         f"{title(m)} {o.ok:,} / {o.unreadable:,} / {o.failed:,} / {o.missing:,}"
@@ -340,15 +497,49 @@ def _notes(subject: Subject, analysis: Analysis) -> Iterator[str]:
         yield "Not run: " + "; ".join(f"{title(name)} ({why})" for name, why in left.items())
 
 
+def settings_text(manifest: Mapping[str, object]) -> str:
+    """Everything of a run's settings that changes a number: orders, temperatures, readout, prompt order."""
+    settings = manifest.get("settings")
+    if not isinstance(settings, Mapping):
+        return ""
+    shown = [
+        ("permutations", "orders of the options"), ("readout", "readout"),
+        ("readout_samples", "samples a readout"), ("temperature", "drafts at temperature"),
+        ("meta_temperature", "accounts at"), ("max_tokens", "most tokens"), ("prompt_order", "prompt order"),
+        ("min_drafts", "fewest drafts"),
+    ]  # fmt: skip
+    return ", ".join(f"{name} {settings[key]}" for key, name in shown if settings.get(key) is not None)
+
+
+def _floor_distances(analysis: Analysis) -> Iterator[str]:
+    """How far the drawn items are from the survey they were drawn from, as floors and references show it."""
+    metric = analysis.metric
+    distances = [
+        f"{floor.floor.title} {floor.average:.2f} here, {floor.floor.whole[metric]:.2f} on all "
+        f"({floor.average - floor.floor.whole[metric]:+.2f})"
+        for floor in analysis.floors
+        if floor.floor.whole is not None and floor.average is not None
+    ]
+    if distances:
+        text = re.sub(r"-(?=\d)", "−", "; ".join(distances))
+        yield f"The drawn items against the whole selection: {text}."
+    for floor in analysis.floors:
+        if floor.missing:
+            yield (
+                f"{floor.floor.title}: {floor.missing:,} items have none, for nobody else answered such a "
+                f"question; its averages are over the other {floor.items:,}."
+            )
+
+
 def _floor_note(analysis: Analysis) -> str:
     best = analysis.best_floor
     if best is None:
         return "No floor could be computed."
-    above = [title(method) for method, tested in analysis.against_floor.items() if tested.better]
-    told = ", ".join(above) if above else "none"
+    above = [title(method) for method, test in analysis.against_floor.items() if test.better]
     return (
-        f"Best floor: {best.floor.title}, {best.average:.2f}. Methods above it beyond chance (Holm): {told}. "
-        "Ceilings know the survey's answers to the question itself."
+        f"Best floor: {best.floor.title}, {best.average:.2f}. Methods above it beyond chance (Holm): "
+        f"{', '.join(above) or 'none'}. References know the survey's answers to the question itself; they "
+        "bound nothing."
     )
 
 
@@ -363,8 +554,8 @@ def _sensitivity(subject: Subject, analysis: Analysis) -> str:
         return text + ": there is no common ground to check the averages on."
     if all_ranked == on_common:
         return text + "; on those alone the methods' order is the same ('average on common')."
-    told = " > ".join(title(method) for method in on_common)
-    return text + f"; on those alone the order is another: {told}."
+    order = " > ".join(title(method) for method in on_common)
+    return text + f"; on those alone the order is another: {order}."
 
 
 def _runs(evaluation: Evaluation) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from cultural_palette.evaluation.report.analysis import Tested
 from cultural_palette.evaluation.report.roles import title
 from cultural_palette.evaluation.report.semantics import Semantics
@@ -10,37 +12,58 @@ from cultural_palette.evaluation.statistics import Interval
 
 
 def verdict(subject: Subject, metric: str) -> list[str]:
-    """Ours, against the best baseline and the best floor; what failed; whether the metric leaves room."""
+    """Ours, against the best baseline, the best floor and what it was planned to be compared with; whether
+    the country matters to it; what failed.
+    """
     analysis, ours = subject.analyses[metric], subject.roles.ours
     result, name = analysis.of(ours), title(ours)
+    sentences = _failed_everywhere(subject, metric)
+    if subject.evaluation.edited:
+        sentences.append("EDITED: rows.jsonl was changed since the run.")
     if result.average is None:
-        return [f"{name} answered nothing: there is no result."]
-    said = [f"{name}: {_interval(result.average)} under {metric}."]
+        return [f"{name} answered nothing: there is no result.", *sentences]
+    sentences.insert(0, f"{name}: {_interval(result.average)} under {metric}.")
     best = analysis.best_baseline
     if best is None:
-        said.append("No baseline has an answer in this run, so there is nothing to compare with.")
+        sentences.append("No baseline has an answer in this run, so there is nothing to compare with.")
     elif best == ours:
-        said.append(f"{name} is the best baseline itself; name another with --ours.")
+        sentences.append(f"{name} is the best baseline itself; name another with --ours.")
     else:
         base = analysis.of(best).average
-        against = analysis.against_baseline.get(ours)
         mean = f" ({base.mean:.2f})" if base else ""
-        said.append(f"Against the best baseline, {title(best)}{mean}: {_compared(against)}")
+        against = analysis.against_baseline.get(ours)
+        sentences.append(f"Against the best baseline, {title(best)}{mean}: {_compared(against)}")
     if analysis.best_floor and analysis.best_floor.average is not None:
         floor = analysis.best_floor
-        above = analysis.against_floor.get(ours)
-        said.append(
+        sentences.append(
             f"Against the best floor, {floor.floor.title} ({floor.average:.2f}), which asks no model: "
-            f"{_compared(above)}"
+            f"{_compared(analysis.against_floor.get(ours))}"
         )
-        low = [title(m) for m, tested in analysis.against_floor.items() if not tested.better]
+        low = [title(m) for m, test in analysis.against_floor.items() if test.can_tell and not test.better]
         if low:
-            said.append(f"Not above that floor beyond chance: {', '.join(low)}.")
+            sentences.append(f"Not above that floor beyond chance: {', '.join(low)}.")
+    blind = [title(m) for m, test in analysis.planned.items() if not test.can_tell]
+    if blind:
+        sentences.append(f"These items can not tell {name} from {', '.join(blind)}, whatever the difference.")
+    sentences += [
+        f"Against {title(m)}: {_compared(test)}" for m, test in analysis.planned.items() if test.can_tell
+    ]
+    if result.discrimination:
+        sentences.append(
+            f"Right country: a prediction of {name} gains {_signed(result.discrimination)} by being held "
+            "against its own country; 0 is what a method scores that does not look at the country."
+        )
     wrong = {m: o.unreadable + o.failed + o.missing for m, o in subject.outcomes.items()}
     if any(wrong.values()):
-        told = ", ".join(f"{title(method)} {count:,}" for method, count in wrong.items() if count)
-        said.append(f"Rows without an answer, counted and never scored: {told}.")
-    return said
+        counts = ", ".join(f"{title(method)} {count:,}" for method, count in wrong.items() if count)
+        sentences.append(f"Rows without an answer, counted and never scored: {counts}.")
+    return sentences
+
+
+def _failed_everywhere(subject: Subject, metric: str) -> list[str]:
+    silent = [result.method for result in subject.analyses[metric].methods if result.average is None]
+    others = [title(method) for method in silent if method != subject.roles.ours]
+    return [f"No answer at all, so in no figure and no test: {', '.join(others)}."] if others else []
 
 
 def semantic_verdict(semantics: Semantics) -> list[str]:
@@ -52,22 +75,42 @@ def semantic_verdict(semantics: Semantics) -> list[str]:
     return [f"{title(result.method)}: {_interval(result.average)}" for result in ranked if result.average]
 
 
-def _compared(tested: Tested | None) -> str:
-    if tested is None:
+def _compared(test: Tested | None) -> str:
+    if test is None:
         return "no item that both answered."
-    found = tested.comparison
-    word = "better" if tested.better else "worse" if tested.worse else "no difference beyond chance"
-    ends = ""
-    if found.difference.low is not None and found.difference.high is not None:
-        ends = f" [{found.difference.low:+.2f}, {found.difference.high:+.2f}]"
-    p = "< 0.001" if tested.p_holm < 0.001 else f"= {tested.p_holm:.3f}"
-    pairs = f"{found.difference.n:,} pairs, {found.difference.clusters:,} questions"
-    detectable = "" if found.detectable is None else f"; detectable with 80 % power: {found.detectable:.2f}"
-    text = f"{word}, {found.difference.mean:+.2f}{ends}, p (Holm) {p}, {pairs}{detectable}."
-    return text.replace("-", "−")
+    difference = test.comparison.difference
+    pairs = f"{difference.n:,} pairs of {difference.clusters:,} batteries (worth {difference.effective:.1f})"
+    if not test.can_tell:
+        text = (
+            f"these items can not tell, however large the difference: the smallest p (Holm) that they could "
+            f"show is {test.smallest_p:.3f}; observed {difference.mean:+.2f}, {pairs}."
+        )
+        return _minus(text)
+    word = "better" if test.better else "worse" if test.worse else "no difference beyond chance"
+    ends = f" [{test.ends[0]:+.2f}, {test.ends[1]:+.2f}]" if test.ends else ""
+    p = "< 0.001" if test.p_holm < 0.001 else f"= {test.p_holm:.3f}"
+    least = test.detectable
+    detectable = "none" if least is None else f"{least:.2f}"
+    text = (
+        f"{word}, {difference.mean:+.2f}{ends} (95 %, Holm), p (Holm) {p}, {pairs}; detectable with 80 % "
+        f"power: {detectable}."
+    )
+    return _minus(text)
+
+
+def _minus(text: str) -> str:
+    """With minus signs before numbers; hyphens in words stay."""
+    return re.sub(r"-(?=\d)", "−", text)
 
 
 def _interval(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
-        return f"{interval.mean:.2f} ({interval.n:,} items of one question: no interval)"
+        return f"{interval.mean:.2f} ({interval.n:,} items of {interval.clusters:,} batteries: no interval)"
     return f"{interval.mean:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _signed(interval: Interval) -> str:
+    ends = ""
+    if interval.low is not None and interval.high is not None:
+        ends = f" [{interval.low:+.2f}, {interval.high:+.2f}]"
+    return f"{interval.mean:+.2f}{ends}".replace("-", "−")

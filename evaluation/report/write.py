@@ -13,7 +13,7 @@ from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import UsageError
 from cultural_palette.evaluation.metrics import ALIGNMENTS, TITLES
 from cultural_palette.evaluation.report import figures
-from cultural_palette.evaluation.report.analysis import Settings, analyse, outcomes
+from cultural_palette.evaluation.report.analysis import Analyst, Settings, item_means, outcomes
 from cultural_palette.evaluation.report.calibration import calibrate
 from cultural_palette.evaluation.report.case_page import cases_part, failures_part
 from cultural_palette.evaluation.report.cases import choose_cases, failures
@@ -30,6 +30,7 @@ from cultural_palette.evaluation.report.layout import Table, to_latex, to_markdo
 from cultural_palette.evaluation.report.load import load_evaluation
 from cultural_palette.evaluation.report.page import Part, facts_html, page, tables_part
 from cultural_palette.evaluation.report.paper import Show, paper_blocks
+from cultural_palette.evaluation.report.peers import Peer
 from cultural_palette.evaluation.report.roles import assign_roles, title
 from cultural_palette.evaluation.report.semantics import KIND as SEMANTIC
 from cultural_palette.evaluation.report.semantics import Semantics, load_semantics, semantic_table
@@ -41,9 +42,13 @@ from cultural_palette.evaluation.report.tables import (
     metrics_table,
     outcomes_table,
     paper_table,
+    peers_table,
+    planned_table,
+    settings_text,
     tests_table,
 )
 from cultural_palette.evaluation.report.verdict import semantic_verdict, verdict
+from cultural_palette.evaluation.statistics import average
 from cultural_palette.jsonl import read_object
 
 FORMAT = "cultural-palette-report/1"
@@ -54,7 +59,8 @@ AS_PRINTED = "jsd_e"
 @dataclass(frozen=True)
 class Request:
     """What to report. `semantic`: a semantic run to show beside a survey run; `base_model`: what the run's
-    models were made from, for the paper's numbers, where their names do not say; `drawn`: cases by lot.
+    models were made from, for the paper's numbers, where their names do not say; `drawn`: cases by lot;
+    `peers`: papers whose own score is added.
     """
 
     run: Path
@@ -67,6 +73,7 @@ class Request:
     baselines: tuple[str, ...] = ()
     partial: bool = False
     drawn: int = 1
+    peers: tuple[Peer, ...] = ()
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
@@ -98,11 +105,11 @@ def write_report(request: Request, cultural_map: CulturalMap) -> Written:
     """Read the run, write tables, figures and the page. Refuses a folder that holds something else."""
     old = _old_files(request.out)
     made = _semantic_only if recorded(request.run, "kind") == SEMANTIC else _survey
-    parts, files, said, facts = made(request, cultural_map)
+    parts, files, sentences, facts = made(request, cultural_map)
     parts.append(Part("made", "How this was made", facts_html(facts)))
     partial = facts.get("state") == "PARTIAL"
     name = f"Evaluation report: {request.run.resolve().name}"
-    files[PAGE] = page(name, parts, subtitle=facts["about"], verdict=said, partial=partial)
+    files[PAGE] = page(name, parts, subtitle=facts["about"], verdict=sentences, partial=partial)
     for stale in old - set(files) - {SUMMARY}:
         (request.out / stale).unlink(missing_ok=True)
     (request.out / SUMMARY).unlink(missing_ok=True)
@@ -110,10 +117,10 @@ def write_report(request: Request, cultural_map: CulturalMap) -> Written:
         write_whole(request.out / file, data)
     summary = {
         "format": FORMAT, "run": request.run.resolve().name, "metric": request.metric, "partial": partial,
-        "verdict": said, "facts": facts, "files": sorted(files),
+        "verdict": sentences, "facts": facts, "files": sorted(files),
     }  # fmt: skip
     write_whole(request.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
-    return Written(request.out, (*files, SUMMARY), tuple(said))
+    return Written(request.out, (*files, SUMMARY), tuple(sentences))
 
 
 Made = tuple[list[Part], dict[str, str | bytes], list[str], dict[str, str]]
@@ -121,20 +128,30 @@ Made = tuple[list[Part], dict[str, str | bytes], list[str], dict[str, str]]
 
 def _survey(request: Request, cultural_map: CulturalMap) -> Made:
     evaluation = load_evaluation(request.run, cultural_map, partial=request.partial)
-    roles = assign_roles(evaluation.methods, baselines=request.baselines, ours=request.ours)
     settings, metric = request.settings, request.metric
+    countries = [item.country for item in evaluation.items]
+    averages = {
+        method: mean
+        for method in evaluation.methods
+        if (mean := average(item_means(evaluation, method, metric), countries)) is not None
+    }
+    roles = assign_roles(
+        evaluation.methods, baselines=request.baselines, ours=request.ours, averages=averages
+    )
+    analyst = Analyst(evaluation, roles, settings)
     subject = Subject(
         evaluation, roles, cultural_map,
-        {key: analyse(evaluation, roles, key, settings) for key in ALIGNMENTS},
+        {key: analyst.analyse(key) for key in ALIGNMENTS},
         {method: outcomes(evaluation, method) for method in roles.of},
-        settings.resamples, settings.permutations,
+        {method: analyst.secondary(method) for method in roles.of},
+        settings.permutations,
     )  # fmt: skip
     base = request.base_model or (evaluation.manifest.get("models") or {}).get("base")
     blocks = paper_blocks(base, request.paper)
     calibrations = [calibrate(evaluation, method) for method in roles.of]
     semantics = _beside(request, cultural_map, base)
-    found = failures(evaluation)
-    rows = evaluation.rows_at([failure.line for failure in found if failure.line])
+    failed = failures(evaluation)
+    rows = evaluation.rows_at([failure.line for failure in failed if failure.line])
     errors = {line: str(row.get("error") or "") for line, row in rows.items()}
     cases = choose_cases(evaluation, roles, metric, drawn=request.drawn, seed=settings.seed)
 
@@ -147,7 +164,8 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
             metrics_table(subject),
         ],
         "paper": [paper_table(subject, block) for block in apart],
-        "tests": [tests_table(subject, metric)],
+        "tests": [tests_table(subject, metric), planned_table(subject, metric)],
+        "peers": [peers_table(subject, request.peers)],
         "rows": [outcomes_table(subject, metric), calls_table(subject)],
         "semantic": [semantic_table(semantics)] if semantics else [],
     }
@@ -159,7 +177,8 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
     }
     headings = {
         "table": "Table 1", "paper": "The paper's figures", "tests": "Tests", "countries": "By country",
-        "calibration": "Calibration", "rows": "Rows and calls", "semantic": "Semantic consistency",
+        "calibration": "Calibration", "rows": "Rows and calls", "peers": "Peers' own scores",
+        "semantic": "Semantic consistency",
     }  # fmt: skip
     parts = [
         tables_part(key, heading, tables.get(key, []), pictures.get(key, []))
@@ -169,7 +188,7 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
     parts.append(
         cases_part(cases, cultural_map, metric, ours=roles.ours, drawn=request.drawn, seed=settings.seed)
     )
-    parts.append(failures_part(found, errors))
+    parts.append(failures_part(failed, errors))
     all_tables = [table for group in tables.values() for table in group if table is not None]
     files = _files(all_tables, [picture for group in pictures.values() for picture in group if picture])
     files |= {
@@ -177,12 +196,12 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         "tables/scores.csv": to_csv(long_rows(subject, blocks)),
         "tables/tests.csv": to_csv(tested_rows(subject)),
         "tables/calibration.csv": to_csv(calibration_rows(calibrations)),
-        "tables/failures.csv": to_csv(failure_rows(found, errors)),
+        "tables/failures.csv": to_csv(failure_rows(failed, errors)),
     }
-    said = [subject.mark + line for line in verdict(subject, metric)]
+    sentences = [subject.mark + line for line in verdict(subject, metric)]
     facts = _survey_facts(subject, request)
-    files[TEXT] = _markdown(request, facts, said, all_tables)
-    return parts, files, said, facts
+    files[TEXT] = _markdown(request, facts, sentences, all_tables)
+    return parts, files, sentences, facts
 
 
 def _semantic_only(request: Request, cultural_map: CulturalMap) -> Made:
@@ -191,16 +210,16 @@ def _semantic_only(request: Request, cultural_map: CulturalMap) -> Made:
         partial=request.partial, quote=request.paper != "never",
     )  # fmt: skip
     table, picture = semantic_table(semantics), figures.draw_semantic(semantics)
-    said = [("PARTIAL. " if semantics.partial else "") + line for line in semantic_verdict(semantics)]
+    sentences = [("PARTIAL. " if semantics.partial else "") + line for line in semantic_verdict(semantics)]
     manifest = semantics.manifest
     facts = {
         "about": f"{len(semantics.results)} methods, {len(semantics.communities)} communities",
         "state": "PARTIAL" if semantics.partial else "finished",
-        **_told(manifest, ("dataset", "nli", "models", "items", "outcomes", "versions")),
+        **_facts(manifest, ("dataset", "nli", "models", "items", "outcomes", "versions")),
     }
     files = _files([table], [picture])
-    files[TEXT] = _markdown(request, facts, said, [table])
-    return [tables_part("semantic", "Semantic consistency", [table], [picture])], files, said, facts
+    files[TEXT] = _markdown(request, facts, sentences, [table])
+    return [tables_part("semantic", "Semantic consistency", [table], [picture])], files, sentences, facts
 
 
 def _beside(request: Request, cultural_map: CulturalMap, base: str | None) -> Semantics | None:
@@ -223,10 +242,10 @@ def _files(tables: list[Table], pictures: list[Picture]) -> dict[str, str | byte
     return files
 
 
-def _markdown(request: Request, facts: Mapping[str, str], said: list[str], tables: list[Table]) -> str:
+def _markdown(request: Request, facts: Mapping[str, str], sentences: list[str], tables: list[Table]) -> str:
     state = "**PARTIAL: this run is not finished. Nothing here is a result.**\n\n"
     head = f"# Evaluation report: {request.run.resolve().name}\n\n{facts['about']}\n\n"
-    verdicts = "".join(f"- {line}\n" for line in said)
+    verdicts = "".join(f"- {line}\n" for line in sentences)
     body = "\n".join(to_markdown(table) for table in tables)
     return head + (state if facts["state"] == "PARTIAL" else "") + verdicts + "\n" + body
 
@@ -244,13 +263,17 @@ def _survey_facts(subject: Subject, request: Request) -> dict[str, str]:
         "metric": f"{request.metric}: {TITLES[request.metric]}",
         "ours": title(subject.roles.ours),
         "baselines": ", ".join(title(method) for method in subject.roles.baselines) or "none",
-        **_told(survey, ("source", "sha256", "selection", "counts"), "survey "),
-        **_told(manifest, ("seed", "models", "left_out", "versions", "predictions_sha256")),
-        "intervals": f"{subject.resamples:,} resamples of questions, seed {request.settings.seed}",
+        **_facts(survey, ("source", "sha256", "selection", "counts"), "survey "),
+        **_facts(manifest, ("seed", "models", "left_out", "versions", "predictions_sha256")),
+        **({"settings": shaped} if (shaped := settings_text(manifest)) else {}),
+        "rows": "EDITED since the run" if evaluation.edited else "as the run left them",
+        "intervals": (
+            f"{subject.permutations:,} sign patterns of batteries, seed {request.settings.seed}; runs count"
+        ),
     }
 
 
-def _told(source: Mapping[str, Any], names: tuple[str, ...], before: str = "") -> dict[str, str]:
+def _facts(source: Mapping[str, Any], names: tuple[str, ...], before: str = "") -> dict[str, str]:
     """Values of a manifest as text; what is not there is left out."""
     return {
         f"{before}{name}": _text(source[name]) for name in names if source.get(name) not in (None, {}, [])
@@ -259,9 +282,9 @@ def _told(source: Mapping[str, Any], names: tuple[str, ...], before: str = "") -
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
     if isinstance(value, list):
-        return " ".join(_text(each) for each in value)
+        return " ".join(_text(part) for part in value)
     return (
         f"{value:,}"
         if isinstance(value, int) and not isinstance(value, bool) and value > 9999

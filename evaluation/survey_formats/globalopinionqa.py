@@ -76,16 +76,16 @@ def _row(fields: Mapping[str, str], where: str) -> list[Answer | Aside] | str:
         *(("number options",) if numbers else ()),
         *(("about 'our country'",) if "our country" in fields["question"].casefold() else ()),
     )
-    found: list[Answer | Aside] = []
+    answers: list[Answer | Aside] = []
     for label, values in selections.items():
         shares = shares_of(values, named)
         if isinstance(shares, str) or not isinstance(label, str):
-            found.append(Aside(where, "corrupt country row", f"{label}: {shares}"))
+            answers.append(Aside(where, "corrupt country row", f"{label}: {shares}"))
         else:
-            found.append(
+            answers.append(
                 Answer(fields["question"], named, label, shares, fields["source"], where, notes=notes)
             )
-    return found
+    return answers
 
 
 def _dict_of(text: str) -> Any:
@@ -114,9 +114,9 @@ def download(revision: str | None = None) -> tuple[Path, str]:
     try:
         path = Path(hf_hub_download(HUB_ID, HUB_FILE, repo_type="dataset", revision=revision))
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
-        said = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise SurveyError(
-            f"The hub did not give {HUB_ID}: {said}. Give the path of its {Path(HUB_FILE).name}."
+            f"The hub did not give {HUB_ID}: {reason}. Give the path of its {Path(HUB_FILE).name}."
         ) from None
     parts = path.parts
     commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else revision or "main"

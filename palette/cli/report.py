@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -13,9 +13,7 @@ from cultural_palette.errors import UsageError
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
 
-# Told again in evaluation.metrics, which is too heavy to import for a help text; a test compares.
-METRIC_NAMES = ("jsd_e", "jsd_2", "jsdist_2", "jsdist_e")
-PAPER = ("auto", "always", "never")
+PEERS = ("modular-pluralism", "culturespa")
 
 
 @click.command()
@@ -31,10 +29,14 @@ PAPER = ("auto", "always", "never")
     help="A run of `palette evaluate semantic` to show beside it.",
 )
 @click.option(
-    "--paper", type=click.Choice(PAPER), default="auto", show_default=True,
+    "--paper", type=click.Choice(("auto", "always", "never")), default="auto", show_default=True,
     help="The paper's numbers: where the base model is the same, always (apart, if it is another), or never.",
 )  # fmt: skip
 @click.option("--base-model", metavar="NAME", help="What the models were made from, if their names hide it.")
+@click.option(
+    "--peer", "peers", type=click.Choice(PEERS), multiple=True,
+    help="Add the score of that paper, to compare with its figures; repeat.",
+)  # fmt: skip
 @click.option("--ours", metavar="METHOD", help="The method that counts.  [default: cultural-palette]")
 @click.option(
     "--baseline", "baselines", multiple=True, metavar="METHOD", help="Instead of the paper's; repeat."
@@ -45,16 +47,15 @@ PAPER = ("auto", "always", "never")
     "--cases", type=click.IntRange(0, 50), default=1, show_default=True, help="Cases by lot, besides."
 )
 @click.option(
-    "--resamples", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap."
-)
-@click.option(
-    "--permutations", type=click.IntRange(100), default=10000, show_default=True, help="Of each test."
-)
+    "--permutations", type=click.IntRange(100), default=10000, show_default=True, metavar="N",
+    help="Sign patterns drawn for each interval and test.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="For intervals, tests and the lot.")
 def report(
-    run: Path, out: Path | None, metric: str, semantic: Path | None, paper: str, base_model: str | None,
-    ours: str | None, baselines: tuple[str, ...], map_name: str | None, partial: bool, cases: int,
-    resamples: int, permutations: int, seed: int,
+    run: Path, out: Path | None, metric: str, semantic: Path | None,
+    paper: Literal["auto", "always", "never"], base_model: str | None,
+    peers: tuple[Literal["modular-pluralism", "culturespa"], ...], ours: str | None,
+    baselines: tuple[str, ...], map_name: str | None, partial: bool, cases: int, permutations: int, seed: int,
 ) -> None:  # fmt: skip
     """Write tables, figures and a page from the run folder RUN.
 
@@ -70,11 +71,12 @@ def report(
     from cultural_palette.evaluation.report.analysis import Settings
     from cultural_palette.evaluation.report.write import Request, write_report
 
-    settings = Settings(resamples=resamples, permutations=permutations, seed=seed)
+    settings = Settings(permutations=permutations, seed=seed)
     request = Request(
         run=run, out=out or run / "report", metric=metric, semantic=semantic,
-        paper=paper,  # type: ignore[arg-type]
+        paper=paper,
         base_model=base_model, ours=ours, baselines=baselines, partial=partial, drawn=cases,
+        peers=tuple(dict.fromkeys(peers)),
         settings=settings,
     )  # fmt: skip
     written = write_report(request, _map(run, map_name))

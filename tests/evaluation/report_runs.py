@@ -104,6 +104,11 @@ def made_up_semantics(path: Path, *, queries: int = 12, models: Mapping[str, str
                      "status": "ok" if ok else "failed"}
                 )  # fmt: skip
     write_whole(path / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    floors = {
+        floor: {f"p{n}/{key}": level + n for key in COMMUNITIES for n in range(queries)}
+        for floor, level in (("other-community", 40.0), ("other-query", 20.0))
+    }
+    write_whole(path / "floors.json", json.dumps(floors))
     RunFolder(path).finish(
         {
             "kind": "semantic-evaluation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from collections import defaultdict
@@ -50,7 +51,16 @@ def test_inspect_runs_the_graph_and_scores_distributions(survey: Path, tmp_path:
 
     command = [
         *(sys.executable, "-m", "inspect_ai", "eval", "evaluation/inspect_task.py"),
-        *("-T", f"survey={survey}", "-T", "countries=KEN,NZL", "-T", "variant=without-draft"),
+        *(
+            "-T",
+            f"survey={survey}",
+            "-T",
+            "countries=KEN,NZL",
+            "-T",
+            "variant=modular-overton",
+            "-T",
+            "draw=each",
+        ),
         *("--log-dir", str(tmp_path / "logs"), "--log-format", "json", "--display", "plain"),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
@@ -96,6 +106,31 @@ def test_inspect_leaves_unread_answers_unscored(survey: Path, tmp_path: Path) ->
     assert {each.unscored_samples for each in log.results.scores} == {1}
 
 
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [("survey=nowhere.csv", "No survey 'nowhere.csv'"), ("variant=magic", "Unknown variant 'magic'")],
+)
+def test_inspect_says_what_is_wrong_without_a_traceback(parameter: str, message: str, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "inspect_ai", "eval", "evaluation/inspect_task.py"),
+        *("-T", "survey=evaluation/data/made_up_opinions.csv", "-T", parameter),
+        *("--log-dir", str(tmp_path / "logs"), "--display", "plain"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout and "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_reply_without_an_option_has_no_score() -> None:
+    from cultural_palette.evaluation.lm_eval_tasks.country_task import score
+
+    # 0.005 + 0.002 of the reply on the two letters: what we call unreadable
+    found = score({"gold": [0.5, 0.5]}, [(math.log(0.005), False), (math.log(0.002), False)])
+    assert found == {"readable": 0.0, "option_mass": pytest.approx(0.007)}
+    read = score({"gold": [0.5, 0.5]}, [(math.log(0.3), True), (math.log(0.3), False)])
+    assert read["jsdist_e"] == 100 and read["readable"] == 1
+
+
 def test_the_harness_scores_a_model_by_country(survey: Path) -> None:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
@@ -108,20 +143,22 @@ def test_the_harness_scores_a_model_by_country(survey: Path) -> None:
     results = simple_evaluate(
         model="hf",
         model_args={"pretrained": str(read_manifest("nano").base), "dtype": "float32", "device": "cpu"},
-        tasks=["survey_vanilla_ken", "survey_prompting_nzl"],
+        tasks=["survey_bare_letter_ken", "survey_country_letter_nzl"],
         task_manager=tasks,
         log_samples=True,
         bootstrap_iters=0,
     )
     assert results is not None
-    kenya, zealand = (results["results"][f"survey_{name}"] for name in ("vanilla_ken", "prompting_nzl"))
+    kenya, zealand = (
+        results["results"][f"survey_{name}"] for name in ("bare_letter_ken", "country_letter_nzl")
+    )
     assert 0 < kenya["option_mass,none"] <= 1
-    samples = results["samples"]["survey_vanilla_ken"]
+    samples = results["samples"]["survey_bare_letter_ken"]
     assert len(samples) == 2
     assert kenya["jsdist_e,none"] == pytest.approx(sum(s["jsdist_e"] for s in samples) / 2)
-    prompt = results["samples"]["survey_prompting_nzl"][0]["arguments"]
-    asked = json.dumps(prompt)
-    assert "most people in New Zealand" in asked and "A. Freedom" in asked
+    prompt = results["samples"]["survey_country_letter_nzl"][0]["arguments"]
+    shown = json.dumps(prompt)
+    assert "most people in New Zealand" in shown and "A. Freedom" in shown
     assert zealand["jsdist_e,none"] != uniform_alignment([0.6, 0.3, 0.1])
 
 
@@ -135,7 +172,7 @@ def test_every_country_of_the_paper_has_its_tasks() -> None:
 
     Loader.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
     folder = ROOT / "evaluation" / "lm_eval_tasks"
-    for style in ("vanilla", "prompting"):
+    for style in ("bare_letter", "country_letter"):
         group = yaml.load((folder / style / "_group.yaml").read_text(), Loader)
         tasks = [yaml.load(file.read_text(), Loader) for file in sorted((folder / style).glob("[a-z]*.yaml"))]
         assert sorted(task["dataset_kwargs"]["country"] for task in tasks) == sorted(PAPER)

@@ -42,22 +42,32 @@ def test_each_floors_distribution(survey: Survey) -> None:
         for floor, rows in floor_distributions(survey).items()
     }
     assert found["uniform"]["c/BRA"] == pytest.approx((1 / 3,) * 3)
-    # two options, by place: (0.8 + 0.4 + 0.6 + 0.2) / 4 = 0.5
-    assert found["mean_per_size"]["a/KEN"] == pytest.approx((0.5, 0.5))
-    assert found["mean_per_size"]["c/BRA"] == pytest.approx((0.5, 0.3, 0.2))
+    # two options, by place, without the item's own question: a has b's 0.2, b has (0.8 + 0.4 + 0.6) / 3
+    assert found["mean_per_size"]["a/KEN"] == pytest.approx((0.2, 0.8))
+    assert found["mean_per_size"]["b/KEN"] == pytest.approx((0.6, 0.4))
+    # no other question has three options
+    assert "c/BRA" not in found["mean_per_size"]
     # the others of question a: Kenya's are Brazil and Chile, (0.4 + 0.6) / 2
     assert found["mean_of_others"]["a/KEN"] == pytest.approx((0.5, 0.5))
     assert found["mean_of_others"]["a/CHL"] == pytest.approx((0.6, 0.4))
     # nobody else was asked b
-    assert found["mean_of_others"]["b/KEN"] == pytest.approx((0.5, 0.5))
+    assert "b/KEN" not in found["mean_of_others"]
     assert found["oracle_mode"]["a/BRA"] == (0.0, 1.0)
+
+
+def test_the_other_countries_are_the_files_whatever_was_selected(survey: Survey, tmp_path: Path) -> None:
+    alone = load_survey(tmp_path / "five.jsonl", Selection(("KEN",)))
+    whole = floor_distributions(survey)["mean_of_others"]
+    assert floor_distributions(alone)["mean_of_others"] == {"a/KEN": whole["a/KEN"]}
+    assert score_floors(alone).missing["mean_of_others"] == 1
 
 
 def test_means_are_means_of_the_countries_means(survey: Survey) -> None:
     table = score_floors(survey)
     assert list(table.countries) == ["KEN", "BRA", "CHL"]
     assert [row.n for row in table.countries.values()] == [2, 2, 1]
-    assert table.without_others == 2
+    assert table.missing == {"uniform": 0, "mean_per_size": 1, "mean_of_others": 2, "oracle_mode": 0}
+    assert table.whole is None  # nothing was drawn
 
     def uniform(*shares: float) -> float:
         return alignments(Distribution(shares), Distribution.uniform(len(shares)))["jsdist_e"]
@@ -73,15 +83,16 @@ def test_floors_learn_from_the_whole_selection_when_questions_are_drawn() -> Non
     whole = floor_distributions(load_survey(OPINIONS, Selection(PAPER)))
     drawn = load_survey(OPINIONS, Selection(PAPER, questions=3, seed=4))
     for floor, rows in floor_distributions(drawn).items():
-        assert set(rows) == {item.id for item in drawn.items}
+        assert set(rows) == {item.id for item in drawn.items} & set(whole[floor])
         assert all(rows[key] == whole[floor][key] for key in rows)
+    assert score_floors(drawn).whole == score_floors(load_survey(OPINIONS, Selection(PAPER))).means
 
 
 def test_a_run_gets_every_value_of_every_item(survey: Survey) -> None:
     found = json.loads(json.dumps(floors_of(survey)))
     assert list(found) == list(FLOORS)
     for floor in found.values():
-        assert set(floor["per_item"]) == {item.id for item in survey.items}
+        assert len(floor["per_item"]) + floor["missing"] == len(survey.items)
         assert all(list(row) == list(ALIGNMENTS) for row in floor["per_item"].values())
 
 
@@ -113,7 +124,7 @@ def test_the_command_prints_a_table_and_what_is_missing() -> None:
     ]
     result = CliRunner().invoke(main, args)
     assert result.exit_code == 0, result.output
-    assert "mean of the other countries" in result.stdout
+    assert "mean of the file's other countries" in result.stdout
     assert "No items: JPN" in result.stderr
     assert "made_up_opinions.csv:18: all zeros" in result.stderr
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from cultural_palette.distributions import Distribution
 from cultural_palette.evaluation.labels import has_opinion, is_scale
-from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments, earth_movers, modes_agree, score
+from cultural_palette.evaluation.metrics import (
+    ALIGNMENTS,
+    alignment_table,
+    alignments,
+    earth_movers,
+    earth_movers_table,
+    mode_agreement_table,
+    modes_agree,
+)
 
 LADDER = ("Strongly agree", "Agree", "Disagree", "Strongly disagree")
 
@@ -88,11 +97,17 @@ def test_modes_agree_shares_ties() -> None:
     assert modes_agree(Distribution((0.1, 0.8, 0.1)), Distribution.uniform(3))
 
 
-def test_score_has_every_metric() -> None:
-    found = score(Distribution((0.6, 0.4)), Distribution((0.6, 0.4)), ("Yes", "No"))
-    assert list(found) == [*ALIGNMENTS, "earth_movers", "modes_agree"]
-    assert found["earth_movers"] is None
-    assert found["modes_agree"] == 1
+def test_arrays_of_distributions_score_as_each_of_them() -> None:
+    rng = np.random.default_rng(0)
+    gold, guesses = rng.dirichlet(np.ones(4)), rng.dirichlet(np.full(4, 0.2), (3, 5))
+    table = alignment_table(gold, guesses)
+    moved, agreed = earth_movers_table(gold.tolist(), guesses, LADDER), mode_agreement_table(gold, guesses)
+    one = Distribution.from_counts(gold.tolist())
+    for place in np.ndindex(3, 5):
+        other = Distribution.from_counts(guesses[place].tolist())
+        assert {key: table[key][place] for key in ALIGNMENTS} == pytest.approx(alignments(one, other))
+        assert moved[place] == pytest.approx(earth_movers(one, other, LADDER))
+        assert agreed[place] == modes_agree(one, other)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +115,9 @@ def test_score_has_every_metric() -> None:
     ["DK/Refused", "Don't know", "Don\u2019t know (VOL)", "Don't know/ Unsure", "No answer/ refused",
      "Refused", "Missing; Not available; Not applicable", "Missing",
      "Other missing; Multiple answers Mail (EVS)", "Missing; Not applicable for other reasons",
-     "Don't -9:-2", "Total                  N="],
+     "Don't -9:-2", "Total                  N=", "Total N=1,004", "Can't rate (VOL)", "Hard to say",
+     "Never heard of", "Haven't heard enough (VOL)", "Haven\u2019t heard enough", "No opinion (VOL)",
+     "Difficult to say/No answer"],
 )  # fmt: skip
 def test_options_without_an_opinion(option: str) -> None:
     assert not has_opinion(option)
@@ -109,6 +126,7 @@ def test_options_without_an_opinion(option: str) -> None:
 @pytest.mark.parametrize(
     "option",
     ["No", "None", "Other (VOL)", "Depends (VOL)", "Don't know anyone (VOL)", "Neither", "Not at all", "/",
+     "Have not heard", "Totally acceptable", "Hard", "Never",
      "Refused refugees", "An unknown candidate"],
 )  # fmt: skip
 def test_options_with_an_opinion(option: str) -> None:

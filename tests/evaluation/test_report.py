@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 from html.parser import HTMLParser
@@ -12,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 
 from cultural_palette.cli import main
-from cultural_palette.cli.report import METRIC_NAMES
 from cultural_palette.evaluation.metrics import ALIGNMENTS
 from cultural_palette.evaluation.report import figures
 from cultural_palette.evaluation.report.figures import Picture
@@ -26,9 +26,10 @@ from cultural_palette.evaluation.report.layout import (
     to_latex,
     to_markdown,
 )
+from cultural_palette.evaluation.report.peers import PEERS
 from tests.evaluation.report_runs import made_up_run, made_up_semantics
 
-QUICK = ("--resamples", "200", "--permutations", "200")
+QUICK = ("--permutations", "500")
 
 
 def report(*arguments: str | Path) -> str:
@@ -130,7 +131,7 @@ def test_all_numbers_stand_in_the_tables(made: Path) -> None:
     averages = {(r["metric"], r["method"]): r for r in rows if r["column"] == "average" and r["items"]}
     assert len([key for key in averages if key[1] == "vanilla"]) == 4
     assert {row["community"] for row in rows if row["column"] == "KEN"} == {"Africa"}
-    assert {row["kind"] for row in rows} >= {"floor", "ceiling", "baseline", "ours", "ablation"}
+    assert {row["kind"] for row in rows} >= {"floor", "reference", "baseline", "ours", "ablation"}
     with (made / "tables" / "table1.csv").open() as file:
         wide = {row["method"]: row for row in csv.DictReader(file)}
     assert wide["vanilla"]["average"] == averages["jsdist_e", "vanilla"]["mean"]
@@ -226,6 +227,72 @@ def test_a_method_that_fails_on_everything_disturbs_nothing(tmp_path: Path) -> N
     assert set(line.replace("Cultural Palette", "").split()) == {"|", "–"}
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_a_method_without_any_answer_is_named(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=3, failing={"vanilla": 1.0})
+    output = report(run)
+    assert "No answer at all, so in no figure and no test: Vanilla." in output
+    page = (run / "report" / "report.html").read_text()
+    assert page.count("Not shown, for every row failed or can not be read: Vanilla.") >= 3
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_few_batteries_are_said_to_tell_nothing(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=4)
+    output = report(run)
+    # 2 / 2**4 = 0.125, times 3 methods that are compared with the best baseline
+    assert "these items can not tell, however large the difference: the smallest p (Holm)" in output
+    assert "0.375" in output and "beyond chance, " not in output
+    assert "| none |" in (run / "report" / "tables" / "tests.md").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_every_claim_has_its_test_and_every_number_its_settings(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=12)
+    manifest = json.loads((run / "manifest.json").read_text())
+    settings = {"permutations": 2, "readout": "exact", "prompt_order": "paper", "temperature": 0.3}
+    (run / "manifest.json").write_text(json.dumps({**manifest, "settings": settings}))
+    output = report(run)
+    assert "Against without drafts: better" in output and "Right country: a prediction" in output
+    text = (run / "report" / "report.md").read_text()
+    assert "Planned contrasts of Cultural Palette" in text
+    assert "Made with orders of the options 2, readout exact, drafts at temperature 0.3, prompt order" in text
+    with (run / "report" / "tables" / "tests.csv").open() as file:
+        families = {row["family"] for row in csv.DictReader(file)}
+    assert families == {"best baseline", "best floor", "planned"}
+    for table in ("table1_jsdist_e.md", "table1_jsd_e.md", "metrics.md"):
+        assert "Right country: gain" in (run / "report" / "tables" / table).read_text()
+    assert "earth mover's" in text and "| mode |" in text
+    assert "place bias" in (run / "report" / "tables" / "outcomes.md").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_drawn_items_are_held_against_the_whole_survey(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=6)
+    floors = json.loads((run / "floors.json").read_text())
+    floors["uniform"]["whole"] = dict.fromkeys(ALIGNMENTS, 50.0)
+    (run / "floors.json").write_text(json.dumps(floors))
+    report(run)
+    text = (run / "report" / "report.md").read_text()
+    assert re.search(
+        r"The drawn items against the whole selection: uniform \d+\.\d\d here, 50\.00 on all", text
+    )
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_peers_scores_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", questions=3)
+    report(run)
+    assert not (run / "report" / "tables" / "peers.md").exists()
+    report(run, "--peer", "modular-pluralism", "--peer", "culturespa")
+    text = (run / "report" / "tables" / "peers.md").read_text()
+    assert "Modular Pluralism's: JS distance" in text and "CultureSPA's: score" in text
+
+
+def test_the_peers_of_the_command_are_the_reports() -> None:
+    assert importlib.import_module("cultural_palette.cli.report").PEERS == PEERS
+
+
 def test_one_country_one_method_one_question(tmp_path: Path) -> None:
     run = made_up_run(tmp_path / "run", {"mine:method": 0.5}, countries=("KEN",), questions=1, runs=1)
     assert "No baseline has an answer in this run" in report(run)
@@ -237,6 +304,12 @@ def test_a_semantic_run_by_itself(tmp_path: Path) -> None:
     assert report(run).startswith("MoErges: ")
     text = (run / "report" / "report.md").read_text()
     assert "Prompting, africa 59.58" in text and "| TIES |" in text
+    # floors of 40 to 51, mean 45.5, in every community
+    floor = next(line for line in text.splitlines() if line.startswith("| another community's gold answer"))
+    assert [cell.strip() for cell in floor.split("|")[2:8]] == ["45.50"] * 6
+    moerges = next(line for line in text.splitlines() if line.startswith("| MoErges"))
+    average, gain = (float(moerges.split("|")[k].strip().strip("*")) for k in (7, 9))
+    assert gain == pytest.approx(average - 45.5, abs=0.011)
     report(run, "--paper", "never")
     assert "59.58" not in (run / "report" / "report.md").read_text()
 
@@ -264,7 +337,8 @@ def test_errors_name_the_way_out(tmp_path: Path) -> None:
 
 
 def test_the_command_offers_every_metric() -> None:
-    assert METRIC_NAMES == ALIGNMENTS
+    help_text = CliRunner().invoke(main, ["report", "--help"]).output
+    assert all(metric in help_text for metric in ALIGNMENTS)
 
 
 def a_table() -> Table:

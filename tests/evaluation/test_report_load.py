@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cultural_palette.artifacts import RunFolder
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ArtifactError, UsageError
 from cultural_palette.evaluation.floors import MODE, UNIFORM
-from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
+from cultural_palette.evaluation.metrics import ALIGNMENTS, alignment_table, alignments
+from cultural_palette.evaluation.predictions import PredictionsDigest
 from cultural_palette.evaluation.report.load import (
     FAILED,
     MISSING,
@@ -24,7 +26,6 @@ from cultural_palette.evaluation.report.load import (
     Evaluation,
     load_evaluation,
 )
-from cultural_palette.evaluation.report.scores import alignment_table
 from tests.evaluation.report_runs import made_up_run
 
 MAP = load_map("continents")
@@ -81,7 +82,7 @@ def test_every_row_finds_its_place(run: Path) -> None:
         gold, guess = Distribution(tuple(row["gold"])), Distribution(tuple(row["predicted"]))
         for key in ALIGNMENTS:
             assert found.scores[key][place] == pytest.approx(alignments(gold, guess)[key], abs=1e-9)
-    assert [floor.ceiling for floor in found.floors] == [False, False, True, True]
+    assert [floor.reference for floor in found.floors] == [False, False, True, True]
 
 
 def test_the_order_of_the_rows_does_not_matter(run: Path) -> None:
@@ -126,6 +127,8 @@ def test_items_that_no_row_names_are_counted(run: Path) -> None:
         ({"predicted": [2.0, -1.0, 0.0, 0.0, 0.0]}, "predicted"),
         ({"item": "elsewhere/KEN"}, "item 'elsewhere/KEN' is not"),
         ({"question": None}, "question is None, expected str"),
+        ({"battery": None}, "battery is None, expected str"),
+        ({"orders": "two"}, "orders is 'two', expected int"),
         ({"options": [1, 2]}, "options"),
     ],
 )
@@ -162,6 +165,19 @@ def test_an_unfinished_run_is_refused_unless_asked_for(tmp_path: Path) -> None:
     assert found.partial and found.runs == 2 and len(found.items) == 10
     with pytest.raises(UsageError, match=r"it has no rows\.jsonl"):
         load(tmp_path)
+
+
+def test_rows_that_were_changed_since_the_run_are_marked(run: Path) -> None:
+    digest = PredictionsDigest()
+    for row in RunFolder(run).rows():
+        digest.take(row)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "predictions_sha256": digest.hexdigest()}))
+    assert not load(run).edited
+    change_row(run, 5, lambda row: row.update(seconds=99.0))  # the clock is no prediction
+    assert not load(run).edited
+    change_row(run, 5, lambda row: row.update(answer="Something else"))
+    assert load(run).edited
 
 
 def test_a_run_of_another_kind(run: Path) -> None:

@@ -15,7 +15,9 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ArtifactError, SettingsError
 from cultural_palette.evaluation.best_single import best_single_rows, halves
-from cultural_palette.evaluation.predictions import Prediction, row_of
+from cultural_palette.evaluation.methods import orders_shown
+from cultural_palette.evaluation.plan import Plan
+from cultural_palette.evaluation.predictions import BY_THE_CLOCK, Prediction, key_of, row_of
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.run import evaluate
 from cultural_palette.models import Blend
@@ -25,8 +27,10 @@ from tests.scripted import ScriptedModel, scripted_provider
 SHARES = [math.log(0.6), math.log(0.2)]
 # Contract with the report: these, and what `calls` counts.
 FIELDS = [
-    "method", "run", "item", "question_id", "country", "question", "options", "gold", "status", "error",
-    "predicted", "answer", "option_mass", "readout", "blend", "stages", "degraded", "usage", "seconds",
+    "method", "run", "item", "question_id", "battery", "survey", "country", "question",
+    "options", "ordered",
+    "gold", "status", "error", "predicted", "answer", "option_mass", "readout", "orders",
+    "order_spread", "blend", "stages", "degraded", "usage", "seconds",
     "calls",
 ]  # fmt: skip
 
@@ -37,7 +41,13 @@ def _reading(script):
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+
+
+def sayings(rows) -> list[dict]:
+    """Rows without what the clock says, in one order."""
+    shown = [{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows]
+    return sorted(shown, key=key_of)
 
 
 def evaluated(the_plan, folder: Path, **more):
@@ -80,6 +90,24 @@ def test_what_methods_share_is_asked_once(script, tmp_path):
     assert manifest["calls"]["by_kind"]["reply"] == {"needed": 4 * 22, "asked": 4 * 7, "saved": 4 * 15}
 
 
+def test_options_are_read_in_two_orders_unless_one_is_asked_for(script, tmp_path):
+    # the first letter always gets 0.6 of 0.8: a liking for A, which two orders average to even
+    manifest = evaluated(plan("vanilla", "prompting", orders=2), tmp_path / "two")
+    assert manifest["settings"]["permutations"] == 2
+    rows = rows_of(tmp_path / "two")
+    assert all(row["predicted"] == pytest.approx([0.5, 0.5]) for row in rows)
+    assert {row["orders"] for row in rows} == {2}
+    assert {round(row["order_spread"], 6) for row in rows} == {0.25}  # 0.75 and 0.25 around 0.5
+    evaluated(plan("vanilla", "prompting"), tmp_path / "one")
+    assert all(row["predicted"] == pytest.approx([0.75, 0.25]) for row in rows_of(tmp_path / "one"))
+    assert Plan.__dataclass_fields__["orders"].default == 2
+
+
+def test_a_scale_is_never_shuffled():
+    assert (orders_shown(6, True), orders_shown(6, None), orders_shown(6, False)) == (2, 6, 6)
+    assert orders_shown(1, True) == 1
+
+
 def test_a_finished_run_is_returned_as_it_is(script, tmp_path):
     first = evaluated(plan("vanilla"), tmp_path)
     script.asked.clear()
@@ -95,7 +123,7 @@ def test_another_run_shares_the_calls_folder(script, tmp_path):
     assert {part for part, _ in script.asked} == {"base"}
     assert manifest["calls"]["asked"] == 2  # the bare question is the same in both countries
     one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
-    assert [row for row in two if row["method"] == "cultural-palette"] == one
+    assert sayings(row for row in two if row["method"] == "cultural-palette") == sayings(one)
 
 
 def test_a_stopped_run_goes_on_and_writes_the_same_predictions(script, tmp_path):
@@ -108,7 +136,7 @@ def test_a_stopped_run_goes_on_and_writes_the_same_predictions(script, tmp_path)
         (stopped / name).write_bytes((tmp_path / "whole" / name).read_bytes())
     (stopped / "rows.jsonl").write_bytes(b"".join(rows[:20]) + rows[20][:30])  # the last row cut short
     manifest = evaluated(whole, stopped)
-    assert (stopped / "predictions.jsonl").read_bytes() == (tmp_path / "whole/predictions.jsonl").read_bytes()
+    assert sayings(rows_of(stopped)) == sayings(rows_of(tmp_path / "whole"))
     assert manifest["predictions_sha256"] == undisturbed["predictions_sha256"]
     assert manifest["outcomes"] == undisturbed["outcomes"]
     assert len(list(RunFolder(stopped).rows())) == len(rows)

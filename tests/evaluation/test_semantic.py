@@ -16,7 +16,13 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.cli import main
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import ArtifactError, ModelError, UsageError
-from cultural_palette.evaluation.semantic import GoldAnswer, SemanticPlan, evaluate_semantic, load_gold
+from cultural_palette.evaluation.semantic import (
+    GoldAnswer,
+    SemanticPlan,
+    evaluate_semantic,
+    floor_pairs,
+    load_gold,
+)
 from cultural_palette.models import ModelRef, Sampling
 from tests.scripted import Script
 
@@ -110,6 +116,36 @@ def test_every_method_answers_for_every_community_and_is_scored(tmp_path: Path, 
     assert manifest["kind"] == "semantic-evaluation"
     prompt = script.prompts_of("merged")[0]
     assert "Africa" in prompt and "What of 0?" in prompt
+
+
+def test_wrong_answers_of_the_same_length_are_the_floor(tmp_path: Path, script: Script) -> None:
+    script.replies = {"merged": "africa says 1"}
+    file = tmp_path / "own.jsonl"
+    rows = [
+        ("q0", "africa", "one two three"), ("q0", "asia", "one four five six seven"),
+        ("q1", "africa", "one eight"),
+    ]  # fmt: skip
+    file.write_text(
+        "".join(
+            json.dumps({"query_id": q, "query": f"{q}?", "community": c, "response": r}) + "\n"
+            for q, c, r in rows
+        )
+    )
+    pairs = list(floor_pairs(load_gold(file, CONTINENTS)))
+    assert [(floor, gold.id, wrong) for floor, gold, wrong in pairs] == [
+        ("other-community", "q0/africa", "one four five"),  # cut to three words
+        ("other-query", "q0/africa", "one eight"),
+        ("other-community", "q0/asia", "one two three"),
+        ("other-query", "q1/africa", "one two"),
+    ]  # asia has one answer, q1 one community
+    manifest = asyncio.run(evaluate_semantic(plan(file, moerges="merged"), Words(), tmp_path / "run"))
+    floors = json.loads((tmp_path / "run" / "floors.json").read_text())
+    third, half = 100 / 3, 50
+    assert floors == {
+        "other-community": pytest.approx({"q0/africa": third, "q0/asia": third}),
+        "other-query": pytest.approx({"q0/africa": half, "q1/africa": half}),
+    }
+    assert manifest["floors"]["other-community"]["all"]["mean"] == pytest.approx(third)
 
 
 def test_a_method_that_fails_is_counted_and_never_scored(tmp_path: Path, script: Script) -> None:

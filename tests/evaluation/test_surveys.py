@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,23 @@ def test_substantive_options_are_one_list_with_their_distribution(tmp_path: Path
     (whole,) = load_survey(file).items
     assert len(whole.question.options) == len(whole.gold) == 6
     assert whole.question.id == kept.question.id
+
+
+def test_a_column_of_totals_is_no_option_whatever_is_kept(tmp_path: Path) -> None:
+    # 0.34 of the gold lay on the total; what is left is 0.4 and 0.26 of 0.66
+    file = write(tmp_path, row("Is it so?", {"Kenya": [0.4, 0.26, 0.34]}, ["Yes", "No", "Total          N="]))
+    for options in ("all", "substantive"):
+        survey = load_survey(file, Selection(options=options))
+        assert survey.questions[0].options == ("Yes", "No")
+        assert golds(survey)["KEN"] == pytest.approx([0.606, 0.394], abs=1e-3)
+    assert survey.counts["questions: a column of totals among the options"] == 1
+
+
+def test_rows_with_an_opinion_from_less_than_half_are_flagged(tmp_path: Path) -> None:
+    answers = {"Kenya": [0.2, 0.2, 0.6], "Brazil": [0.3, 0.3, 0.4]}
+    survey = load_survey(write(tmp_path, row("Is it so?", answers, ["Yes", "No", "Hard to say"])))
+    assert {item.country: item.answered for item in survey.items} == pytest.approx({"KEN": 0.4, "BRA": 0.6})
+    assert survey.counts["items under half answered"] == 1
 
 
 def test_an_answer_of_dont_knows_only_has_no_opinion(tmp_path: Path) -> None:
@@ -232,15 +251,15 @@ def test_countries_by_preset_community_name_and_code() -> None:
 
 
 def test_every_country_gets_its_number_of_questions_the_same_where_possible() -> None:
-    survey = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=1))
+    survey = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=1, draw="shared"))
     per_country = {code: [i.question.id for i in survey.items if i.country == code] for code in PAPER}
     assert {len(found) for found in per_country.values()} == {4}
     # India has no World Values Survey rows and Zimbabwe no others: 8 questions at least, and no more
     assert len(survey.questions) == 8
     assert per_country["USA"] == per_country["KEN"]
     assert len(survey.whole) > len(survey.items)
-    again = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=1))
-    other = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=5))
+    again = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=1, draw="shared"))
+    other = load_survey(OPINIONS, Selection(PAPER, questions=4, seed=5, draw="shared"))
     assert [i.id for i in again.items] == [i.id for i in survey.items] != [i.id for i in other.items]
 
 
@@ -308,12 +327,67 @@ def test_a_file_that_is_no_survey_is_refused(tmp_path: Path, name: str, text: st
 
 
 def test_each_country_may_draw_its_own_questions() -> None:
-    shared = load_survey(OPINIONS, Selection(PAPER, questions=2, seed=4))
+    shared = load_survey(OPINIONS, Selection(PAPER, questions=2, seed=4, draw="shared"))
     each = load_survey(OPINIONS, Selection(PAPER, questions=2, seed=4, draw="each"))
     assert len(each.items) == len(shared.items) == 2 * len(PAPER)
     assert len(each.questions) > len(shared.questions)
     # a country's draw does not depend on which others are there
     alone = load_survey(OPINIONS, Selection(("KEN",), questions=2, seed=4, draw="each"))
     assert [i.id for i in alone.items] == [i.id for i in each.items if i.country == "KEN"]
-    with pytest.raises(SelectionError, match="shared, each"):
+    with pytest.raises(SelectionError, match="stratified, each, shared"):
         Selection(PAPER, questions=2, draw="own")
+
+
+def uneven(folder: Path) -> Path:
+    """60 items of Kenya from two sources: "GAS" with two options, near even, and a few of "WVS" with five,
+    one-sided. Brazil was only asked the latter and a third of the others.
+    """
+    rows = []
+    for number in range(50):
+        answers = {"Kenya": [0.5, 0.5]} | ({"Brazil": [0.5, 0.5]} if number % 3 == 0 else {})
+        rows.append(row(f"Question {number} of the one kind?", answers, YES_NO, "GAS"))
+    for number in range(10):
+        shares = [0.9, 0.1, 0, 0, 0]
+        answers = {"Kenya": shares, "Brazil": shares}
+        rows.append(row(f"Statement {number} of the other?", answers, list("ABCDE"), "WVS"))
+    return write(folder, *rows)
+
+
+@pytest.mark.parametrize("draw", ["stratified", "each"])
+def test_a_draw_of_questions_is_a_fair_sample_of_the_survey(tmp_path: Path, draw: str) -> None:
+    file = uneven(tmp_path)
+    # Of 7 of Kenya's 60, 10 / 60 * 7 = 1.17 are of WVS; of Brazil's 27, 10 / 27 * 7 = 2.59.
+    share = {"KEN": 10 / 60 * 7, "BRA": 10 / 27 * 7}
+    drawn: dict[str, list[int]] = {"KEN": [], "BRA": []}
+    times: Counter[str] = Counter()
+    for seed in range(150):
+        survey = load_survey(file, Selection(("KEN", "BRA"), questions=7, seed=seed, draw=draw))
+        for code, counts in drawn.items():
+            own = [item for item in survey.items if item.country == code]
+            assert len(own) == 7
+            counts.append(sum(item.question.survey == "WVS" for item in own))
+        times.update(item.id for item in survey.items)
+    for code, counts in drawn.items():
+        assert set(counts) <= {math.floor(share[code]), math.ceil(share[code])}  # never far from its share
+        assert sum(counts) / 150 == pytest.approx(share[code], abs=0.12)
+    kenyan = [count for key, count in times.items() if key.endswith("KEN")]
+    assert len(kenyan) == 60 and max(kenyan) < 3 * 150 * 7 / 60  # each item has the same chance
+
+
+def test_a_stratified_draw_shares_questions_and_does_not_depend_on_other_countries(tmp_path: Path) -> None:
+    file = uneven(tmp_path)
+    shared = own = 0
+    for seed in range(20):
+        both = load_survey(file, Selection(("KEN", "BRA"), questions=9, seed=seed))
+        alone = load_survey(file, Selection(("KEN",), questions=9, seed=seed))
+        apart = load_survey(file, Selection(("KEN", "BRA"), questions=9, seed=seed, draw="each"))
+        assert [i.id for i in alone.items] == [i.id for i in both.items if i.country == "KEN"]
+        shared, own = shared + len(both.questions), own + len(apart.questions)
+    assert shared < 0.95 * own
+
+
+def test_the_shared_draw_is_not_a_fair_sample(tmp_path: Path) -> None:
+    # what was asked everywhere comes first: 7 of 7 questions are of WVS or the shared third
+    survey = load_survey(uneven(tmp_path), Selection(("KEN", "BRA"), questions=7, draw="shared"))
+    assert len(survey.questions) == 7
+    assert {item.country for item in survey.items if item.question == survey.questions[0]} == {"KEN", "BRA"}

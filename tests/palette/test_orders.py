@@ -36,6 +36,19 @@ def test_each_option_stands_in_each_place_equally_often(size, squares, seed):
         assert all(stood.count(option) == squares for option in range(size))
 
 
+@pytest.mark.parametrize("size", [3, 4, 5, 9])
+def test_two_orders_are_own_and_reverse_so_that_every_option_has_the_same_mean_place(size):
+    orders = orders_of(size, 2, seed=7)
+    assert orders == [tuple(range(size)), tuple(reversed(range(size)))]
+    places = [[order.index(option) for order in orders] for option in range(size)]
+    assert {sum(own) / 2 for own in places} == {(size - 1) / 2}
+    # a liking for the first place averages to the same for the first option and the last
+    liking = Distribution.from_counts(range(size, 0, -1)).probabilities
+    averaged = Averaged.over([read(*liking), read(*liking)], orders, "ABCDEFGHI"[:size], 0)
+    assert averaged.distribution is not None
+    assert averaged.distribution.probabilities == pytest.approx((1 / size,) * size)
+
+
 def test_fewer_orders_than_options_repeat_no_place():
     orders = orders_of(5, 3, seed=1)
     assert orders == orders_of(5, 3, seed=1) and len(orders) == 3

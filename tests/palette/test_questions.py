@@ -100,3 +100,15 @@ def test_any_text_is_asked_or_refused_with_reason(text, options):
     else:
         assert len(question.labels) == len(question.options)
         assert Question(question.text, question.options) == question
+
+
+@pytest.mark.parametrize(
+    "twin", ["YES.", "Yes!", "yes", " Yes ", "Y\u200bes", "\ufeffYes", "Ye\u00ads", "Yes..."]
+)
+def test_an_option_that_reads_the_same_is_the_same(twin):
+    with pytest.raises(QuestionError, match="stands there already as 'Yes'"):
+        Question("Is it so?", ("Yes", "No", twin))
+
+
+def test_options_of_marks_alone_stay_apart():
+    assert Question("Which?", ("!", ".", "?", "Yes?", "Yes")).options == ("!", ".", "?", "Yes?", "Yes")

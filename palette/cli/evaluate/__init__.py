@@ -1,10 +1,11 @@
-"""`palette evaluate`: methods against surveys, semantics and floors."""
+"""`palette evaluate`: methods against surveys and semantics; floors; plans."""
 
 from __future__ import annotations
 
 import click
 
 from cultural_palette.cli.evaluate.floors import floors
+from cultural_palette.cli.evaluate.plan import plan
 from cultural_palette.cli.evaluate.semantic import semantic
 from cultural_palette.cli.evaluate.surveys import surveys
 
@@ -14,5 +15,5 @@ def evaluate() -> None:
     """Measure methods against surveys of real people, with floors and intervals."""
 
 
-for command in (floors, surveys, semantic):
+for command in (floors, plan, surveys, semantic):
     evaluate.add_command(command)

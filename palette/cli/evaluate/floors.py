@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from cultural_palette.evaluation.surveys import Survey
 
 OPTIONS_KEPT = ("all", "substantive")
-DRAWS = ("shared", "each")
+DRAWS = ("stratified", "each", "shared")
 METRIC_ORDER = ("jsd_e", "jsd_2", "jsdist_2", "jsdist_e")
 SHOWN_ASIDE = 5
 
@@ -54,9 +55,10 @@ def survey_options(command: Any) -> Any:
             click.option(
                 "--draw",
                 type=click.Choice(DRAWS),
-                default="shared",
+                default="stratified",
                 show_default=True,
-                help="--questions: the same for all countries as far as possible, or each country's own.",
+                help="--questions: a fair sample of sources and numbers of options, shared by "
+                "countries where it can be; each country's own; or shared as far as possible (no sample).",
             ),
             click.option(
                 "--sample-seed", type=int, default=0, show_default=True, help="Seed of --questions."
@@ -91,10 +93,11 @@ def floors(
     source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None,
     draw: str, sample_seed: int, map_name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Score the floors and ceilings of a survey: no model is asked.
+    """Score what needs no model: floors to stand above, and references that know the survey's answers.
 
-    Uniform; the mean for that number of options; the mean of the other countries on the same question; the
-    country's own most frequent option. A method that does not beat the first two has learned nothing.
+    Floors: uniform; the mean for that number of options. References: the mean of the file's other countries
+    on the same question; the country's own most frequent option. Whether the country matters to a method is
+    another question: 'palette report' answers it.
 
     \b
     palette evaluate floors --survey global_opinions.csv --countries paper --max-options 5
@@ -127,8 +130,13 @@ def _as_json(survey: Survey, table: FloorTable) -> dict[str, Any]:
             for code, row in table.countries.items()
         },
         "means": {name: dict(scores) for name, scores in table.means.items()},
-        "without_others": table.without_others,
+        "missing": dict(table.missing),
+        "whole": {name: dict(scores) for name, scores in table.whole.items()} if table.whole else None,
     }
+
+
+def _cell(scores: Mapping[str, float] | None, key: str, width: int) -> str:
+    return f"{'-':>{width}}" if scores is None else f"{scores[key]:{width}.2f}"
 
 
 def _print(survey: Survey, table: FloorTable) -> None:
@@ -136,27 +144,36 @@ def _print(survey: Survey, table: FloorTable) -> None:
     from cultural_palette.evaluation.floors import FLOORS
     from cultural_palette.evaluation.metrics import TITLES
 
-    kept = survey.selection
+    selection = survey.selection
     click.echo(
         f"{survey.source}: {len(survey.items):,} items, {len(survey.questions):,} questions, "
-        f"{len(table.countries)} countries; options {kept.options}"
-        + (f", {kept.max_options} at most" if kept.max_options else "")
-        + f"; selection {kept.digest}\n"
+        f"{len(table.countries)} countries; options {selection.options}"
+        + (f", {selection.max_options} at most" if selection.max_options else "")
+        + f"; selection {selection.digest}\n"
     )
     width = max(len(title) for title in FLOORS.values())
     click.echo(f"Mean over {len(table.countries)} countries, 0 to 100")
     click.echo(" " * width + "".join(f"{key:>10}" for key in METRIC_ORDER))
     for floor, title in FLOORS.items():
-        row = "".join(f"{table.means[floor][key]:10.2f}" for key in METRIC_ORDER)
-        click.echo(f"{title:<{width}}{row}")
+        click.echo(
+            f"{title:<{width}}" + "".join(_cell(table.means.get(floor), key, 10) for key in METRIC_ORDER)
+        )
+        if table.whole:
+            whole = "".join(_cell(table.whole.get(floor), key, 10) for key in METRIC_ORDER)
+            click.echo(f"{'  on the whole selection':<{width}}{whole}")
     for key in METRIC_ORDER:
         click.echo(f"  {key}: {TITLES[key]}")
     click.echo(f"\njsdist_e by country\n{'':5}{'n':>6}" + "".join(f"{floor:>16}" for floor in FLOORS))
     for code, country in table.countries.items():
-        cells = "".join(f"{country.floors[floor]['jsdist_e']:16.2f}" for floor in FLOORS)
+        cells = "".join(_cell(country.floors.get(floor), "jsdist_e", 16) for floor in FLOORS)
         click.echo(f"{code:<5}{country.n:6}{cells}")
-    if table.without_others:
-        click.echo(f"\n{table.without_others} items were asked in no other country: uniform stands in.")
+    for floor, count in table.missing.items():
+        if count:
+            click.echo(
+                f"\n{FLOORS[floor]}: {count} items have none, for nobody else answered such a question."
+            )
+    if flagged := survey.counts.get("items under half answered"):
+        click.echo(f"\n{flagged} items had an opinion from less than half of those who were asked.")
     if survey.without_data:
         click.echo(f"No items: {', '.join(survey.without_data)}", err=True)
     for line in survey.set_aside[:SHOWN_ASIDE]:

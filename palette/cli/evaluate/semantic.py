@@ -114,16 +114,19 @@ def _tell(done: int, total: int) -> None:
 
 
 def _print(manifest: Mapping[str, Any], out: Path) -> None:
-    names = [each["key"] for each in manifest["communities"]]
+    names = [community["key"] for community in manifest["communities"]]
     scores = manifest["scores"]
     columns = [name for name in (*names, "all") if any(name in row for row in scores.values())]
-    width = max(len(method) for method in manifest["methods"])
+    width = max(len(name) for name in (*manifest["methods"], *manifest["floors"]))
     click.echo(f"S_semantic, 0 to 100, by {manifest['nli']['model']}; 95 % intervals over queries\n")
     click.echo(" " * width + "".join(f"{name:>22}" for name in columns))
     for method in manifest["methods"]:
         cells = "".join(f"{_cell(scores[method].get(name)):>22}" for name in columns)
         failed = manifest["outcomes"][method]["failed"]
         click.echo(f"{method:<{width}}{cells}" + (f"   {failed} failed" if failed else ""))
+    for floor in manifest["floors"]:
+        cells = "".join(f"{_cell(manifest['floors'][floor].get(name)):>22}" for name in columns)
+        click.echo(f"{floor:<{width}}{cells}   a floor")
     click.echo(f"\n{manifest['items']} held-out answers; rows and manifest in {out}")
 
 

@@ -44,6 +44,10 @@ AT_ONCE_EMBEDDED, AT_ONCE_SERVED = 4, 16
     metavar="NAME=REF",
     help="A model beside the palette's own that a method needs: 'joint=openai:joint@http://...'.",
 )
+@click.option(
+    "--orders", type=click.IntRange(1), metavar="N",
+    help="Orders of the options that each decision is the mean over; a scale in 2 at most.  [default: 2]",
+)  # fmt: skip
 @click.option("--readout", type=click.Choice(READOUTS), help="How distributions are read.  [default: auto]")
 @click.option(
     "--concurrency", type=click.IntRange(1), metavar="N", help="Items at once.  [default: 4, servers 16]"
@@ -72,6 +76,7 @@ def surveys(
     parts: tuple[str, ...],
     models_file: Path | None,
     model_of: tuple[str, ...],
+    orders: int | None,
     readout: str | None,
     concurrency: int | None,
     calls: Path | None,
@@ -92,7 +97,7 @@ def surveys(
 
     from cultural_palette.cultural_map import load_map
     from cultural_palette.evaluation.methods import methods_named
-    from cultural_palette.evaluation.plan import Plan
+    from cultural_palette.evaluation.plan import ORDERS, Plan
     from cultural_palette.evaluation.run import evaluate
     from cultural_palette.settings import get_settings
 
@@ -113,7 +118,10 @@ def surveys(
     survey = load_selected(
         source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
     )
-    plan = Plan(survey, chosen, cultural_map, settings, runs, others, left_out)
+    plan = Plan(
+        survey, chosen, cultural_map, settings, runs, others, left_out,
+        orders or max(ORDERS, settings.permutations),
+    )  # fmt: skip
     if not as_json:
         _announce(plan)
     at_once = concurrency or _at_once(plan.models)
@@ -155,7 +163,7 @@ def _summary(out: Path, manifest: Mapping[str, Any]) -> None:
     )
     for kind, counts in calls["by_kind"].items():
         click.echo(f"  {kind}: {counts['needed']:,} needed, {counts['asked']:,} asked")
-    click.echo(f"{out / 'predictions.jsonl'}; next: palette report {out}")
+    click.echo(f"{out / 'rows.jsonl'}; next: palette report {out}")
 
 
 def _at_once(models: Mapping[str, str]) -> int:

@@ -1,0 +1,96 @@
+"""Does the country matter to a method? What a prediction gains by being held against the right country.
+
+    gain(item) = score(prediction for c, gold of c) - mean over c' of score(prediction for c', gold of c)
+
+with c' the other countries that the method answered the same question for, in the same run. A method that
+does not look at the country has exactly 0, however well it scores. And beside it the rank correlation: for
+each option of a question, Spearman's, over the countries, between predicted and surveyed share; 0 where the
+method predicts the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from cultural_palette.evaluation.metrics import ALIGNMENTS, Floats, alignment_table
+from cultural_palette.evaluation.report.load import OK, Evaluation
+
+FEWEST_COUNTRIES = 3
+"""A rank correlation needs so many."""
+
+
+@dataclass(frozen=True)
+class Discrimination:
+    """`gains`: alignment -> (method, run, item), NaN where no other country was predicted. `ranks`: mean
+    rank correlation of each question (-1..1), by method, over the questions with enough countries.
+    """
+
+    gains: Mapping[str, Floats]
+    ranks: tuple[tuple[float, ...], ...]
+
+    def rank(self, method: int) -> float | None:
+        """A method's mean rank correlation over questions; None without any."""
+        values = self.ranks[method]
+        return sum(values) / len(values) if values else None
+
+
+def discriminate(evaluation: Evaluation) -> Discrimination:
+    """Of every method, question by question."""
+    by_question: defaultdict[str, list[int]] = defaultdict(list)
+    for place, item in enumerate(evaluation.items):
+        by_question[item.question_id].append(place)
+    shape = evaluation.status.shape
+    gains = {metric: np.full(shape, np.nan) for metric in ALIGNMENTS}
+    ranks: list[list[float]] = [[] for _ in evaluation.methods]
+    for places in by_question.values():
+        if len(places) < 2:
+            continue
+        size = len(evaluation.items[places[0]].options)
+        gold = evaluation.gold[places, :size]
+        predicted = evaluation.predicted[:, :, places, :size]
+        answered = evaluation.status[:, :, places] == OK
+        for metric, values in _gains(gold, predicted, answered).items():
+            gains[metric][:, :, places] = values
+        for method, correlations in enumerate(ranks):
+            correlation = _rank_correlation(gold, predicted[method], answered[method])
+            if correlation is not None:
+                correlations.append(correlation)
+    return Discrimination(gains, tuple(tuple(values) for values in ranks))
+
+
+def _gains(gold: Floats, predicted: Floats, answered: NDArray[np.bool_]) -> dict[str, Floats]:
+    """(method, run, country) of one question."""
+    crossed = alignment_table(gold[:, None, :], predicted[:, :, None, :, :])  # (..., gold of, predicted for)
+    countries = gold.shape[0]
+    own = np.eye(countries, dtype=bool)
+    gains = {}
+    for metric, scores in crossed.items():
+        right = np.diagonal(scores, axis1=-2, axis2=-1)
+        lost = right[..., :, None] - scores  # by predicting for another country
+        counted = answered[..., None, :] & ~own
+        others = counted.sum(axis=-1)
+        total = np.where(counted, lost, 0.0).sum(axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gains[metric] = np.where(answered & (others > 0), total / others, np.nan)
+    return gains
+
+
+def _rank_correlation(gold: Floats, predicted: Floats, answered: NDArray[np.bool_]) -> float | None:
+    """Spearman's over countries, mean over options. `predicted`: (run, country, option)."""
+    there = answered.all(axis=0)
+    if there.sum() < FEWEST_COUNTRIES:
+        return None
+    shares, surveyed = predicted[:, there].mean(axis=0), gold[there]
+    correlations = []
+    for option in range(gold.shape[1]):
+        a, b = rankdata(shares[:, option].round(12)), rankdata(surveyed[:, option])
+        if np.ptp(b) == 0:
+            continue  # the survey has the same share everywhere: nothing to rank
+        correlations.append(0.0 if np.ptp(a) == 0 else float(np.corrcoef(a, b)[0, 1]))
+    return sum(correlations) / len(correlations) if correlations else None
