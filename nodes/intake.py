@@ -12,7 +12,8 @@ from langgraph.types import Overwrite
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import QuestionError, UnknownCountry
-from cultural_palette.models import BASE, META, resolve_parts
+from cultural_palette.models import BASE, META, resolve_parts, weights_to_load
+from cultural_palette.nodes.events import ModelsLoading, Note, TurnStarted, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState
 from cultural_palette.questions import Question
@@ -44,13 +45,22 @@ async def intake(
             for ref, played in played_by.items()
             if len(played) > 1
         ]
+    models = {part: str(parts.of(part)) for part in (*keys, META, BASE)}
+    communities = {community.key: community.name for community in cultural_map.communities}
+    emit(
+        runtime,
+        TurnStarted(country.iso3, country.name, question.text, options, communities, models),
+        *map(Note, notes),
+    )
+    if loading := weights_to_load(parts):
+        emit(runtime, ModelsLoading(loading))
     return {
         "country": country.iso3,
         "query": question.text,
         "options": options,
         "turn": {"query": question.text, "options": options, "in_chat": in_chat},
-        "parts": {part: str(parts.of(part)) for part in (*keys, META, BASE)},
-        "communities": {community.key: community.name for community in cultural_map.communities},
+        "parts": models,
+        "communities": communities,
         "chosen": None,
         "drafts": Overwrite({key: None for key in keys} if drafting else {}),
         "memory": None,

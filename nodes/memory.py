@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.runtime import Runtime
 
 from cultural_palette.errors import TooFewDrafts
+from cultural_palette.nodes.events import Degraded, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState
 from cultural_palette.nodes.turn import draft_texts, lost_drafts
@@ -35,10 +36,9 @@ async def memory(state: PaletteState, runtime: Runtime[PaletteContext]) -> dict[
     turn = state.get("turn")
     earlier = earlier_turns(state.get("messages") or [], bool(turn and turn["in_chat"]))
     whole = "\n\n".join([*earlier, *comments])
-    return {
-        "memory": whole or None,
-        "degraded": [f"No draft for {names.get(key, key)}: {reason}" for key, reason in lost.items()],
-    }
+    degraded = [f"No draft for {names.get(key, key)}: {reason}" for key, reason in lost.items()]
+    emit(runtime, *map(Degraded, degraded))
+    return {"memory": whole or None, "degraded": degraded}
 
 
 def earlier_turns(messages: Sequence[BaseMessage], in_chat: bool) -> list[str]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langgraph.runtime import Runtime
 
 from cultural_palette.distributions import Distribution
 from cultural_palette.models import Blend, ModelRef
 from cultural_palette.models.determinism import promise
-from cultural_palette.nodes.knobs import Knobs
+from cultural_palette.nodes.events import Blended, DecisionMade, Degraded, Note, emit
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, Usage, question_of
 
 NO_ANSWER = "(no answer that could be read)"
@@ -31,9 +33,9 @@ class Decision:
     blend: Blend | None = None
 
 
-def end_of_turn(state: PaletteState, knobs: Knobs, decision: Decision) -> dict[str, Any]:
+def end_of_turn(state: PaletteState, runtime: Runtime[PaletteContext], decision: Decision) -> dict[str, Any]:
     """All that a run ends with: the decision, its blend and notes, what the seed promises, the turn's
-    messages, and question and options once more, which a checkpoint forgets.
+    messages, and question and options once more, which a checkpoint forgets. Tells it as events, too.
     """
     question, blend = question_of(state), decision.blend
     answer = decision.update["answer"]
@@ -41,6 +43,16 @@ def end_of_turn(state: PaletteState, knobs: Knobs, decision: Decision) -> dict[s
     turn = state.get("turn")
     if not (turn and turn["in_chat"]):
         messages.insert(0, HumanMessage(question.text))
+    determinism = promise(map(ModelRef.parse, state["parts"].values()), knobs_of(runtime).seed)
+    emit(runtime, *map(Degraded, decision.update.get("degraded") or ()), *map(Note, decision.notes))
+    if blend:
+        emit(runtime, Blended(dict(blend.communities)))
+    emit(
+        runtime,
+        DecisionMade(
+            answer, decision.update.get("distribution"), decision.update.get("option_mass"), determinism
+        ),
+    )
     return {
         **decision.update,
         "query": question.text,
@@ -48,7 +60,7 @@ def end_of_turn(state: PaletteState, knobs: Knobs, decision: Decision) -> dict[s
         "blend": dict(blend.communities) if blend else None,
         "blend_layers": [dict(layer) for layer in blend.layers] if blend else None,
         "notes": list(decision.notes),
-        "determinism": promise(map(ModelRef.parse, state["parts"].values()), knobs.seed),
+        "determinism": determinism,
         "messages": messages,
         **spent(decision.usage),
     }

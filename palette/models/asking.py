@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -23,6 +23,7 @@ from cultural_palette.models.faults import reason
 from cultural_palette.models.http import budget
 from cultural_palette.models.protocol import Blend, Model, Reply, Sampling
 from cultural_palette.models.references import ModelRef
+from cultural_palette.models.streaming import streaming_to
 from cultural_palette.models.tokens import usage_of
 from cultural_palette.questions import Question
 from cultural_palette.readout import Reading, read_options
@@ -55,12 +56,15 @@ async def ask(
     *,
     timeout_s: float,
     tags: Sequence[str] = (),
+    on_token: Callable[[str], None] | None = None,
 ) -> Reply:
     """One reply within `timeout_s`, retries included; with a call store in force kept there, and made once.
-    A ModelError says who failed, why, and the way out.
+    A ModelError says who failed, why, and the way out. `on_token` gets each piece of the reply as it is
+    written; a kept reply comes whole, in the Reply.
     """
     if call_store() is None:
-        return await _ask(ref, sampling, messages, timeout_s, tags)
+        with streaming_to(on_token):
+            return await _ask(ref, sampling, messages, timeout_s, tags)
 
     async def produce() -> dict[str, Any]:
         # a reply that is kept must be the one that any other run would have got: it is decoded alone
