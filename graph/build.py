@@ -14,14 +14,13 @@ from cultural_palette.graph.node import Node, NodeFunction
 from cultural_palette.nodes.decide import decide
 from cultural_palette.nodes.draft import draft
 from cultural_palette.nodes.intake import intake
-from cultural_palette.nodes.knobs import PaletteContext
+from cultural_palette.nodes.knobs import DRAFT, PaletteContext
 from cultural_palette.nodes.memory import memory
 from cultural_palette.nodes.regulate import regulate
 from cultural_palette.nodes.state import PaletteInput, PaletteOutput, PaletteState
 from cultural_palette.prompts import names, template_of
 from cultural_palette.settings import current_settings
 
-DRAFT = "draft_"
 PaletteGraph = CompiledStateGraph[PaletteState, PaletteContext, PaletteInput, PaletteOutput]
 
 

@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 
 from cultural_palette.answers import Answer, CountryQuestion, Decided
 from cultural_palette.background import BACKGROUND
+from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import PaletteError, UsageError
 from cultural_palette.graph.build import PaletteGraph, build_palette
@@ -194,11 +195,9 @@ def _run(
     knobs: ContextArguments,
 ) -> _Run:
     """Everything checked that can be before a model is asked. Reads files: in a thread."""
-    if isinstance(options, str):
-        raise UsageError(f"options = {options!r} is one text: give a list of options, such as [{options!r}].")
-    checked = Question(question, tuple(options))
+    checked = Question.read(question, options)
     graph = _graph(variant, map or (settings or current_settings()).map)
-    inputs = {"country": country, "query": checked.text, "options": list(checked.options)}
+    inputs = {"country": find_country(country).iso3, "query": checked.text, "options": list(checked.options)}
     return _Run(graph, inputs, PaletteContext(**knobs), settings)
 
 

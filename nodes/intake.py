@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -26,11 +27,12 @@ async def intake(
 
     In a chat the question is the last message, when a person wrote it. `drafting`: draft nodes follow.
     """
-    if not state.get("country"):
+    given: Mapping[str, Any] = state  # from outside: anything may stand there
+    if given.get("country") in (None, ""):
         raise UnknownCountry("No country was given. 'palette countries' lists all.")
-    country = find_country(state["country"])
+    country = find_country(given["country"])
     query, in_chat = _query(state)
-    question = Question(query, tuple(state.get("options") or ()))
+    question = Question.read(query, given.get("options"))
     knobs = knobs_of(runtime)
     parts = await asyncio.to_thread(resolve_parts, cultural_map, knobs.models, knobs.model)
     options = list(question.options)
@@ -83,7 +85,7 @@ def _query(state: PaletteState) -> tuple[str, bool]:
     query, messages = state.get("query"), state.get("messages") or []
     last = messages[-1] if messages else None
     if query is not None:
-        return query, isinstance(last, HumanMessage) and last.text.strip() == query.strip()
+        return query, isinstance(last, HumanMessage) and last.text.strip() == str(query).strip()
     if isinstance(last, HumanMessage):
         return last.text, True
     what = (

@@ -156,7 +156,7 @@ def get_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
-        raise SettingsError(_readable(error)) from None
+        raise SettingsError(in_words(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{config_file()} is not TOML: {error}") from None
     except ValueError as error:  # pydantic-settings: a value that should be JSON and is not
@@ -200,7 +200,8 @@ def _unknown(name: str, known: Iterable[str], what: str) -> str:
     return f"Unknown {what} {name!r}.{hint}"
 
 
-def _readable(error: ValidationError) -> str:
+def in_words(error: ValidationError, what: str = "Setting") -> str:
+    """What pydantic refused, a sentence for each value that it refused."""
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in fault["loc"])
@@ -208,7 +209,7 @@ def _readable(error: ValidationError) -> str:
             lines.append(_unknown(where, Settings.model_fields, "setting"))
         else:
             shown = "" if where.startswith("api_key") else f" (got {fault['input']!r})"
-            lines.append(f"Setting {where!r}: {fault['msg'].removeprefix('Value error, ')}{shown}.")
+            lines.append(f"{what} {where!r}: {fault['msg'].removeprefix('Value error, ')}{shown}.")
     return " ".join(lines)
 
 

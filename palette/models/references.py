@@ -1,4 +1,5 @@
 """A model by name: `embedded:nano/africa`, `openai:gpt-4o-mini`, `openai:africa@http://127.0.0.1:8000/v1`.
+LangGraph Studio writes `openai/gpt-4o-mini`, which is read as well.
 
 Provider, name and, for a server of one's own, its address. No key is ever part of a reference.
 """
@@ -40,8 +41,10 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Read `provider:name` or `provider:name@http://address`."""
-        match = REFERENCE.fullmatch(text.strip())
+        """Read `provider:name` or `provider:name@http://address`; `provider/name` as Studio writes it."""
+        provider, slash, name = text.strip().partition("/")
+        written = f"{provider}:{name}" if slash and provider in PROVIDERS else text.strip()
+        match = REFERENCE.fullmatch(written)
         if match is None:
             raise SettingsError(
                 f"Model {text!r} is not of the form provider:name or provider:name@address, such as "

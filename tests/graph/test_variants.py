@@ -6,9 +6,8 @@ import importlib
 import json
 
 import pytest
-from pydantic import ValidationError
 
-from cultural_palette.errors import UsageError
+from cultural_palette.errors import SettingsError, UsageError
 from cultural_palette.graph.variants import BASELINES, VARIANTS, build_variant, variant_named
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import add_usage, merge_drafts
@@ -56,9 +55,9 @@ def test_the_context_is_a_form():
 
 
 def test_the_context_refuses_what_it_does_not_know():
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingsError):
         PaletteContext(modle="x")  # type: ignore[call-arg]
-    with pytest.raises(ValidationError):
+    with pytest.raises(SettingsError):
         PaletteContext(draft_timeout_s=0)
 
 
