@@ -21,11 +21,17 @@ from cultural_palette.questions import Question
 
 
 async def intake(
-    state: PaletteState, runtime: Runtime[PaletteContext], *, cultural_map: CulturalMap, drafting: bool = True
+    state: PaletteState,
+    runtime: Runtime[PaletteContext],
+    *,
+    cultural_map: CulturalMap,
+    drafting: bool = True,
+    chat: bool = False,
 ) -> dict[str, Any]:
     """Resolve the country, check the question and the models, and clear what an earlier turn left.
 
     In a chat the question is the last message, when a person wrote it. `drafting`: draft nodes follow.
+    `chat`: the person's message stands in `messages`, whatever the question was read from it.
     """
     given: Mapping[str, Any] = state  # from outside: anything may stand there
     if given.get("country") in (None, ""):
@@ -60,7 +66,7 @@ async def intake(
         "country": country.iso3,
         "query": question.text,
         "options": options,
-        "turn": {"query": question.text, "options": options, "in_chat": in_chat},
+        "turn": {"query": question.text, "options": options, "in_chat": in_chat or chat},
         "parts": models,
         "communities": communities,
         "chosen": None,

@@ -119,7 +119,7 @@ class PaletteContext(_OpenKnobs):
     def _in_words(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """What is wrong with a context in a line, the same in process and on a server."""
         if isinstance(data, Mapping):
-            refuse_unknown(data)
+            refuse_unknown(data, cls)
         try:
             return handler(data)
         except ValidationError as error:
@@ -153,11 +153,11 @@ class PaletteContext(_OpenKnobs):
         return Knobs(merged, prompts, settings.request_timeout_s)
 
 
-def refuse_unknown(context: Mapping[str, Any]) -> None:
+def refuse_unknown(context: Mapping[str, Any], schema: type[BaseModel] = PaletteContext) -> None:
     """Raise SettingsError for a key that no knob has: a misspelt one must not pass in silence."""
     for key in context:
-        if key not in PaletteContext.model_fields:
-            known = list(PaletteContext.model_fields)
+        if key not in schema.model_fields:
+            known = list(schema.model_fields)
             hint = did_you_mean(str(key), known, quoted=False) or f" There are {', '.join(known)}."
             raise SettingsError(f"Unknown knob {key!r} in the run's context.{hint}")
 

@@ -13,7 +13,7 @@ from cultural_palette.errors import TooFewDrafts
 from cultural_palette.nodes.events import Degraded, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState
-from cultural_palette.nodes.turn import draft_texts, lost_drafts
+from cultural_palette.nodes.turn import ASIDE, QUESTION, draft_texts, lost_drafts
 
 EARLIER_TURNS = 3
 """Older turns are left out: five drafts fill a small model's window as it is."""
@@ -47,8 +47,11 @@ def earlier_turns(messages: Sequence[BaseMessage], in_chat: bool) -> list[str]:
     """
     past = messages[:-1] if in_chat else messages
     turns = [
-        f"Earlier question: {question.text}\nEarlier answer: {answer.text}"
+        f"Earlier question: {answer.additional_kwargs.get(QUESTION, question.text)}\n"
+        f"Earlier answer: {answer.text}"
         for question, answer in pairwise(past)
-        if isinstance(question, HumanMessage) and isinstance(answer, AIMessage)
+        if isinstance(question, HumanMessage)
+        and isinstance(answer, AIMessage)
+        and ASIDE not in answer.additional_kwargs
     ]
     return turns[-EARLIER_TURNS:]

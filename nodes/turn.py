@@ -17,6 +17,10 @@ from cultural_palette.nodes.events import Blended, DecisionMade, Degraded, Note,
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, Usage, question_of
 
+ASIDE = "palette_aside"
+"""Marks a message of the chat that answers no question: it asks back, or says why there is no answer."""
+QUESTION = "palette_question"
+"""On an answer: the question as it was read, where the message before it has other words."""
 NO_ANSWER = "(no answer that could be read)"
 
 
@@ -39,10 +43,13 @@ def end_of_turn(state: PaletteState, runtime: Runtime[PaletteContext], decision:
     """
     question, blend = question_of(state), decision.blend
     answer = decision.update["answer"]
-    messages: list[BaseMessage] = [AIMessage(NO_ANSWER if answer is None else answer, id=decision.streamed)]
+    reply = AIMessage(NO_ANSWER if answer is None else answer, id=decision.streamed)
+    messages: list[BaseMessage] = [reply]
     turn = state.get("turn")
     if not (turn and turn["in_chat"]):
         messages.insert(0, HumanMessage(question.text))
+    elif (written := state.get("messages")) and written[-1].text.strip() != question.text:
+        reply.additional_kwargs[QUESTION] = question.text
     determinism = promise(map(ModelRef.parse, state["parts"].values()), knobs_of(runtime).seed)
     emit(runtime, *map(Degraded, decision.update.get("degraded") or ()), *map(Note, decision.notes))
     if blend:

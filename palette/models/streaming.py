@@ -11,8 +11,6 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables.config import merge_configs, var_child_runnable_config
 from langchain_core.tracers._streaming import _StreamingCallbackHandler
 
-from cultural_palette.models.tokens import HIDDEN
-
 
 class _Tokens(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
     """Passes on each piece of text of every reply. LangChain streams while such a handler is there."""
@@ -21,7 +19,6 @@ class _Tokens(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
 
     def __init__(self, on_token: Callable[[str], None]) -> None:
         self.on_token = on_token
-        self._hidden: set[UUID] = set()
 
     def tap_output_aiter(self, run_id: UUID, output: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Unchanged: only the tokens are wanted."""
@@ -31,22 +28,9 @@ class _Tokens(BaseCallbackHandler, _StreamingCallbackHandler[Any]):
         """Unchanged: only the tokens are wanted."""
         return output
 
-    def on_chat_model_start(
-        self,
-        serialized: dict[str, Any],
-        messages: list[list[Any]],
-        *,
-        run_id: UUID,
-        tags: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Letters of a readout are no text."""
-        if HIDDEN in (tags or ()):
-            self._hidden.add(run_id)
-
     def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> Any:
         """One piece of text."""
-        if token and isinstance(token, str) and run_id not in self._hidden:
+        if token and isinstance(token, str):
             self.on_token(token)
 
 
