@@ -16,7 +16,7 @@ from cultural_palette.graph.node import Node, NodeFunction
 from cultural_palette.nodes.decide import decide
 from cultural_palette.nodes.draft import draft
 from cultural_palette.nodes.intake import intake
-from cultural_palette.nodes.knobs import DRAFT, PaletteContext
+from cultural_palette.nodes.knobs import DRAFT, PaletteContext, draft_nodes
 from cultural_palette.nodes.memory import memory
 from cultural_palette.nodes.regulate import regulate
 from cultural_palette.nodes.state import PaletteInput, PaletteOutput, PaletteState
@@ -130,3 +130,4 @@ def read_files() -> None:
     for prompt in (*names(), *names("baselines"), *names("prefix")):
         template_of(prompt)
     find_country(all_countries()[0].iso3)
+    draft_nodes(current_settings().map)

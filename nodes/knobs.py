@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,7 +56,7 @@ def _prompt(name: str, fields: str, node: str | None = None) -> Any:
     def in_studio(schema: dict[str, Any]) -> None:  # when a schema is wanted: it reads files
         schema |= {
             "langgraph_type": "prompt",
-            "langgraph_nodes": [node] if node else _draft_nodes(),
+            "langgraph_nodes": [node] if node else list(draft_nodes(current_settings().map)),
             "default": template_of(name),
         }
 
@@ -66,13 +67,14 @@ def _prompt(name: str, fields: str, node: str | None = None) -> Any:
     )
 
 
-def _draft_nodes() -> list[str]:
-    """The draft nodes of the settings' map."""
+@functools.lru_cache
+def draft_nodes(map: str) -> tuple[str, ...]:
+    """The draft nodes of a map. Reads its file, once."""
     try:
-        communities = load_map(current_settings().map).communities
+        communities = load_map(map).communities
     except PaletteError:  # a schema can be had where no graph can be built
-        return []
-    return [f"{DRAFT}{community.key}" for community in communities]
+        return ()
+    return tuple(f"{DRAFT}{community.key}" for community in communities)
 
 
 class ContextArguments(KnobArguments, total=False):

@@ -80,6 +80,26 @@ class Settings(_RunKnobs):
         None, description="folder of the MoErges that a server serves (or 'nano'), to read the blend from"
     )
 
+    allowed_addresses: list[str] = Field(
+        [],
+        description="addresses of model servers that callers of our own server may name; "
+        "those in these settings they may",
+    )
+    allowed_origins: list[str] = Field(
+        [], description="web pages' origins, such as 'https://example.org', that may use our own server"
+    )
+    most_request_bytes: int = Field(
+        1_000_000, ge=1_000, description="largest request, in bytes, that our own server reads"
+    )
+    server_key: SecretStr | None = Field(
+        None, description="API key that callers of our own server have to send (`x-api-key`)"
+    )
+    checkpoints: SecretStr | None = Field(
+        None,
+        description="where our own server keeps its threads: 'sqlite:FILE' or 'postgresql://...'; "
+        "left out: the LangGraph server's own",
+    )
+
     @field_validator("base_url")
     @classmethod
     def _a_url(cls, value: str | None) -> str | None:
@@ -208,7 +228,11 @@ def in_words(error: ValidationError, what: str = "Setting") -> str:
         if fault["type"] == "extra_forbidden":
             lines.append(_unknown(where, Settings.model_fields, "setting"))
         else:
-            shown = "" if where.startswith("api_key") else f" (got {fault['input']!r})"
+            shown = (
+                ""
+                if where.startswith(("api_key", "server_key", "checkpoints"))
+                else f" (got {fault['input']!r})"
+            )
             lines.append(f"{what} {where!r}: {fault['msg'].removeprefix('Value error, ')}{shown}.")
     return " ".join(lines)
 

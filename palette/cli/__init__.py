@@ -16,6 +16,7 @@ from cultural_palette.cli.merge import merge
 from cultural_palette.cli.report import report
 from cultural_palette.cli.review import review
 from cultural_palette.cli.serve import serve
+from cultural_palette.cli.studio import mcp, studio
 from cultural_palette.cli.synthesize import synthesize
 from cultural_palette.cli.text import visible
 from cultural_palette.cli.train import train
@@ -51,6 +52,6 @@ def main() -> None:
 for command in (
     *(ask, countries, maps, graph),
     *(synthesize, review, dataset, train, merge, serve),
-    *(evaluate, report, doctor),
+    *(evaluate, report, studio, mcp, doctor),
 ):
     main.add_command(command)

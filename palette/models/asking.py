@@ -72,7 +72,9 @@ async def ask(
 
     # at temperature 0 nothing is drawn: runs of other seeds share the reply
     counted = replace(sampling, seed=None) if sampling.temperature == 0 else sampling
-    return Reply.from_row(await once(call_of("reply", ref, messages, counted), produce))
+    # in a thread: the weights' revision is read off their files
+    call = await asyncio.to_thread(call_of, "reply", ref, messages, counted)
+    return Reply.from_row(await once(call, produce))
 
 
 async def _ask(
@@ -111,16 +113,23 @@ async def read(
     seed: int = 0,
 ) -> Reading:
     """The distribution over the options of `question`, off the reply to `messages`; kept as `ask` keeps."""
-    drawn = not (ref.runs_on.exact and method in ("auto", "exact"))
 
-    async def produce() -> dict[str, Any]:
+    async def reading() -> Reading:
         async with guarded(ref, timeout_s):
             model = await open_model(ref)
-            reading = await read_options(model, messages, question, method=method, samples=samples, seed=seed)
-        return reading.as_row()
+            return await read_options(model, messages, question, method=method, samples=samples, seed=seed)
+
+    if call_store() is None:
+        return await reading()
+
+    async def produce() -> dict[str, Any]:
+        return (await reading()).as_row()
+
+    drawn = not (ref.runs_on.exact and method in ("auto", "exact"))
 
     more = {"labels": question.labels, "method": method, "samples": samples}
-    call = call_of("readout", ref, messages, replace(sampling, seed=seed if drawn else None), **more)
+    counted = replace(sampling, seed=seed if drawn else None)
+    call = await asyncio.to_thread(call_of, "readout", ref, messages, counted, **more)
     return Reading.from_row(await once(call, produce))
 
 
