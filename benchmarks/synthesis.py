@@ -73,7 +73,8 @@ def speed(calls: int, concurrency: int, latency_s: float, processes: int) -> dic
 
 def memory(rows: int, concurrency: int) -> dict[str, Any]:
     """MiB in use as rows go by, over replies that come at once."""
-    from cultural_palette.training.synthesis.sitting import Sitting, sit
+    from cultural_palette.training.synthesis.session import Sitting
+    from cultural_palette.training.synthesis.sitting import sit
 
     marks = [mark for mark in (1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000) if mark <= rows]
     seen: dict[int, float] = {}
@@ -117,7 +118,8 @@ def _spec(queries: int) -> Any:
 
 
 def _whole_run(queries: int, concurrency: int, url: str, processes: int) -> dict[str, float]:
-    from cultural_palette.training.synthesis.sitting import Sitting, sit
+    from cultural_palette.training.synthesis.session import Sitting
+    from cultural_palette.training.synthesis.sitting import sit
 
     sit_quietly: Callable[[Path, int], Any] = lambda out, number: sit(  # noqa: E731
         _spec(number),

@@ -1,25 +1,67 @@
-"""What `langgraph.json` serves: variants, baselines and the synthesis, on the map of the settings. Imported
-by the LangGraph server only.
+"""What a LangGraph server serves: langgraph.json lists what a person calls, langgraph.ablations.json the
+ablations and baselines as well.
 
-No checkpointer: the server brings its own.
+Nothing is built at import: each graph is made when its first run or its first drawing wants it, on the map of
+the settings. No checkpointer: the server brings its own.
 """
 
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+from langgraph_sdk.runtime import ServerRuntime
+from pydantic import BaseModel
+
+from cultural_palette.graph.chat import build_chat
 from cultural_palette.graph.synthesis import build_synthesis
 from cultural_palette.graph.variants import build_variant
+from cultural_palette.models.allowed import refuse_addresses
+from cultural_palette.nodes.knobs import PaletteContext, refuse_unknown
+from cultural_palette.nodes.listen import ChatContext
+from cultural_palette.nodes.synthesis.state import SynthesisContext
 from cultural_palette.settings import current_settings
 
-_MAP = current_settings().map
+Served: TypeAlias = Callable[[ServerRuntime[Any]], Awaitable[Any]]
+SERVERS_OWN = ("__", "langgraph_", "x-", "user-agent")
+"""How keys begin that a server puts into a run's context by itself."""
 
-palette = build_variant("palette", _MAP)
-without_draft = build_variant("without-draft", _MAP)
-without_self_regulation = build_variant("without-self-regulation", _MAP)
-without_moerges = build_variant("without-moerges", _MAP)
-vanilla = build_variant("vanilla", _MAP)
-prompting = build_variant("prompting", _MAP)
-moe = build_variant("moe", _MAP)
-modular_overton = build_variant("modular-overton", _MAP)
-modular_steerable = build_variant("modular-steerable", _MAP)
-modular_distributional = build_variant("modular-distributional", _MAP)
-own_draft = build_variant("own-draft", _MAP)
-self_blend = build_variant("self-blend", _MAP)
-synthesis = build_synthesis(_MAP)
+
+def _served(build: Callable[[str], Any], schema: type[BaseModel]) -> Served:
+    """A graph as the server asks for it: built once, and each run's context looked at before it starts, for
+    the server itself drops keys that the schema does not have.
+    """
+    built = functools.cache(build)
+
+    async def graph(runtime: ServerRuntime[Any]) -> Any:
+        context = getattr(runtime, "context", None)
+        if isinstance(context, Mapping):
+            ours = {key: value for key, value in context.items() if not key.startswith(SERVERS_OWN)}
+            refuse_unknown(ours, schema)
+            await asyncio.to_thread(refuse_addresses, ours)
+        return await asyncio.to_thread(lambda: built(current_settings().map))
+
+    return graph
+
+
+def _variant(name: str) -> Served:
+    return _served(functools.partial(build_variant, name), PaletteContext)
+
+
+palette = _variant("palette")
+chat = _served(build_chat, ChatContext)
+synthesis = _served(build_synthesis, SynthesisContext)
+
+without_draft = _variant("without-draft")
+without_self_regulation = _variant("without-self-regulation")
+without_moerges = _variant("without-moerges")
+vanilla = _variant("vanilla")
+prompting = _variant("prompting")
+moe = _variant("moe")
+modular_overton = _variant("modular-overton")
+modular_steerable = _variant("modular-steerable")
+modular_distributional = _variant("modular-distributional")
+own_draft = _variant("own-draft")
+self_blend = _variant("self-blend")

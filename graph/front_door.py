@@ -14,28 +14,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast, overload
 
-from langchain_core.messages import AIMessageChunk
 from typing_extensions import Unpack
 
-from cultural_palette.answers import (
-    AccountDone,
-    AccountToken,
-    Answer,
-    AnswerToken,
-    CountryQuestion,
-    Decided,
-    DraftDone,
-    DraftFailed,
-    DraftToken,
-    Event,
-    draft_text,
-)
+from cultural_palette.answers import Answer, CountryQuestion, Decided
 from cultural_palette.background import BACKGROUND
+from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import PaletteError, UsageError
-from cultural_palette.graph.build import DRAFT, PaletteGraph, build_palette
+from cultural_palette.graph.build import PaletteGraph, build_palette
 from cultural_palette.graph.variants import build_variant
 from cultural_palette.models import close_clients
+from cultural_palette.nodes.events import DecisionMade, Event, event_from
 from cultural_palette.nodes.knobs import ContextArguments, PaletteContext
 from cultural_palette.questions import Question
 from cultural_palette.settings import Settings, current_settings, use_settings
@@ -98,23 +87,13 @@ async def stream(
     run = await asyncio.to_thread(_run, country, question, options, map, variant, settings, knobs)
     state: dict[str, Any] = {}
     with run.settings():
-        parts = run.graph.astream(
-            run.inputs, context=run.context, stream_mode=["messages", "updates", "values"]
-        )
+        parts = run.graph.astream(run.inputs, context=run.context, stream_mode=["custom", "values"])
         async for part in parts:
             mode, chunk = cast(tuple[str, Any], part)
             if mode == "values":
                 state = chunk
-            elif mode == "messages":
-                message, metadata = chunk
-                if not isinstance(message, AIMessageChunk):  # whole messages of the turn come here too
-                    continue
-                if (event := _token(metadata["langgraph_node"], message.text)) is not None:
-                    yield event
-            else:
-                for node, update in chunk.items():
-                    for event in _finished(node, update or {}):
-                        yield event
+            elif not isinstance(event := event_from(chunk), DecisionMade):  # `Decided` tells all of it
+                yield cast(Event, event)
     yield Decided(Answer.from_state(state))
 
 
@@ -216,33 +195,12 @@ def _run(
     knobs: ContextArguments,
 ) -> _Run:
     """Everything checked that can be before a model is asked. Reads files: in a thread."""
-    if isinstance(options, str):
-        raise UsageError(f"options = {options!r} is one text: give a list of options, such as [{options!r}].")
-    checked = Question(question, tuple(options))
+    checked = Question.read(question, options)
     graph = _graph(variant, map or (settings or current_settings()).map)
-    inputs = {"country": country, "query": checked.text, "options": list(checked.options)}
+    inputs = {"country": find_country(country).iso3, "query": checked.text, "options": list(checked.options)}
     return _Run(graph, inputs, PaletteContext(**knobs), settings)
 
 
 @functools.lru_cache(maxsize=64)
 def _graph(variant: str, map: str | CulturalMap) -> PaletteGraph:
     return build_variant(variant, map)
-
-
-def _token(node: str, text: str) -> Event | None:
-    if not text:
-        return None
-    if node.startswith(DRAFT):
-        return DraftToken(node.removeprefix(DRAFT), text)
-    return AccountToken(text) if node == "regulate" else AnswerToken(text) if node == "decide" else None
-
-
-def _finished(node: str, update: dict[str, Any]) -> list[Event]:
-    events: list[Event] = []
-    if node != "intake":
-        for key, draft in update.get("drafts", {}).items():
-            text = draft_text(key, draft)
-            events.append(DraftDone(text) if text.error is None else DraftFailed(text))
-    if node == "regulate" and update.get("regulated"):
-        events.append(AccountDone(update["regulated"]))
-    return events

@@ -9,6 +9,7 @@ from langgraph.runtime import Runtime
 from cultural_palette.countries import find_country
 from cultural_palette.models import BASE, ask
 from cultural_palette.nodes.choose import choose
+from cultural_palette.nodes.events import AnswerToken, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
 from cultural_palette.nodes.turn import Decision, end_of_turn
@@ -41,11 +42,18 @@ async def answer(
             question,
             knobs,
         )
-        return end_of_turn(state, knobs, Decision(update, {part: usage}))
+        return end_of_turn(state, runtime, Decision(update, {part: usage}))
     messages = render(f"baselines/{prompt}", question=question.text, **fields)
-    reply = await ask(ref, knobs.meta_sampling, messages, timeout_s=knobs.request_timeout_s, tags=["decide"])
+    reply = await ask(
+        ref,
+        knobs.meta_sampling,
+        messages,
+        timeout_s=knobs.request_timeout_s,
+        tags=["decide"],
+        on_token=token_writer(runtime, AnswerToken),
+    )
     return end_of_turn(
-        state, knobs, Decision({"answer": reply.text}, {part: reply.usage or {}}, reply.message.id)
+        state, runtime, Decision({"answer": reply.text}, {part: reply.usage or {}}, reply.message.id)
     )
 
 

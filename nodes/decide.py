@@ -12,6 +12,7 @@ from cultural_palette.countries import find_country
 from cultural_palette.errors import ModelError
 from cultural_palette.models import META, Blend, ask, blend_of, scope_notes_of
 from cultural_palette.nodes.choose import choose
+from cultural_palette.nodes.events import AnswerToken, token_writer
 from cultural_palette.nodes.knobs import Knobs, PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
 from cultural_palette.nodes.turn import Decision, end_of_turn
@@ -43,12 +44,17 @@ async def decide(
     else:
         messages = render("decide", template=knobs.prompts["decide"], **fields)
         reply = await ask(
-            ref, knobs.meta_sampling, messages, timeout_s=knobs.request_timeout_s, tags=["decide"]
+            ref,
+            knobs.meta_sampling,
+            messages,
+            timeout_s=knobs.request_timeout_s,
+            tags=["decide"],
+            on_token=token_writer(runtime, AnswerToken),
         )
         update, usage, streamed = {"answer": reply.text}, reply.usage or {}, reply.message.id
     notes = await scope_notes_of(ref, question, state["country"], timeout_s=knobs.request_timeout_s)
     blend, why_none = await _blend(state, messages, part, knobs)
-    return end_of_turn(state, knobs, Decision(update, {part: usage}, streamed, [*notes, *why_none], blend))
+    return end_of_turn(state, runtime, Decision(update, {part: usage}, streamed, [*notes, *why_none], blend))
 
 
 async def _blend(

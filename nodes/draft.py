@@ -7,10 +7,12 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
+from cultural_palette.answers import draft_text
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import Community
 from cultural_palette.errors import ModelError
 from cultural_palette.models import ask
+from cultural_palette.nodes.events import DraftDone, DraftFailed, DraftStarted, DraftToken, emit, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import Draft, PaletteState, model_of, question_of
 from cultural_palette.nodes.turn import spent
@@ -33,6 +35,7 @@ async def draft(
         options=question.lettered(),
     )
     ref = model_of(state, community.key)
+    emit(runtime, DraftStarted(community.key, community.name, str(ref)))
     start = time.perf_counter()
     try:
         reply = await ask(
@@ -41,9 +44,12 @@ async def draft(
             messages,
             timeout_s=knobs.draft_timeout_s,
             tags=["draft", community.key],
+            on_token=token_writer(runtime, lambda text: DraftToken(community.key, text)),
         )
     except ModelError as error:
         failed = Draft(text=None, seconds=time.perf_counter() - start, error=str(error), model=str(ref))
+        emit(runtime, DraftFailed(draft_text(community.key, failed)))
         return {"drafts": {community.key: failed}}
     came = Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref))
+    emit(runtime, DraftDone(draft_text(community.key, came)))
     return {"drafts": {community.key: came}, **spent({community.key: reply.usage})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -12,24 +13,32 @@ from langgraph.types import Overwrite
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import QuestionError, UnknownCountry
-from cultural_palette.models import BASE, META, resolve_parts
+from cultural_palette.models import BASE, META, resolve_parts, weights_to_load
+from cultural_palette.nodes.events import ModelsLoading, Note, TurnStarted, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState
 from cultural_palette.questions import Question
 
 
 async def intake(
-    state: PaletteState, runtime: Runtime[PaletteContext], *, cultural_map: CulturalMap, drafting: bool = True
+    state: PaletteState,
+    runtime: Runtime[PaletteContext],
+    *,
+    cultural_map: CulturalMap,
+    drafting: bool = True,
+    chat: bool = False,
 ) -> dict[str, Any]:
     """Resolve the country, check the question and the models, and clear what an earlier turn left.
 
     In a chat the question is the last message, when a person wrote it. `drafting`: draft nodes follow.
+    `chat`: the person's message stands in `messages`, whatever the question was read from it.
     """
-    if not state.get("country"):
+    given: Mapping[str, Any] = state  # from outside: anything may stand there
+    if given.get("country") in (None, ""):
         raise UnknownCountry("No country was given. 'palette countries' lists all.")
-    country = find_country(state["country"])
+    country = find_country(given["country"])
     query, in_chat = _query(state)
-    question = Question(query, tuple(state.get("options") or ()))
+    question = Question.read(query, given.get("options"))
     knobs = knobs_of(runtime)
     parts = await asyncio.to_thread(resolve_parts, cultural_map, knobs.models, knobs.model)
     options = list(question.options)
@@ -44,13 +53,22 @@ async def intake(
             for ref, played in played_by.items()
             if len(played) > 1
         ]
+    models = {part: str(parts.of(part)) for part in (*keys, META, BASE)}
+    communities = {community.key: community.name for community in cultural_map.communities}
+    emit(
+        runtime,
+        TurnStarted(country.iso3, country.name, question.text, options, communities, models),
+        *map(Note, notes),
+    )
+    if loading := weights_to_load(parts):
+        emit(runtime, ModelsLoading(loading))
     return {
         "country": country.iso3,
         "query": question.text,
         "options": options,
-        "turn": {"query": question.text, "options": options, "in_chat": in_chat},
-        "parts": {part: str(parts.of(part)) for part in (*keys, META, BASE)},
-        "communities": {community.key: community.name for community in cultural_map.communities},
+        "turn": {"query": question.text, "options": options, "in_chat": in_chat or chat},
+        "parts": models,
+        "communities": communities,
         "chosen": None,
         "drafts": Overwrite({key: None for key in keys} if drafting else {}),
         "memory": None,
@@ -73,7 +91,7 @@ def _query(state: PaletteState) -> tuple[str, bool]:
     query, messages = state.get("query"), state.get("messages") or []
     last = messages[-1] if messages else None
     if query is not None:
-        return query, isinstance(last, HumanMessage) and last.text.strip() == query.strip()
+        return query, isinstance(last, HumanMessage) and last.text.strip() == str(query).strip()
     if isinstance(last, HumanMessage):
         return last.text, True
     what = (

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from langgraph.runtime import Runtime
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from typing_extensions import Unpack
 
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import PaletteError, SettingsError
 from cultural_palette.knobs import Declared, KnobArguments, RunKnobs, declared_knobs
 from cultural_palette.models import ModelRef, Sampling
 from cultural_palette.prompts import template_of
-from cultural_palette.settings import OPENAI_URL, Settings, current_settings, field_of
+from cultural_palette.settings import OPENAI_URL, Settings, current_settings, field_of, in_words
+from cultural_palette.suggestions import did_you_mean
 
 SHARED = tuple(declared_knobs())
+DRAFT = "draft_"
+"""What a draft node's name begins with; the community's key follows."""
 
 
 def _open_field(knob: Declared) -> tuple[Any, Any]:
@@ -35,12 +49,32 @@ def _open_field(knob: Declared) -> tuple[Any, Any]:
 
 
 def _prompt(name: str, fields: str, node: str | None = None) -> Any:
-    extra: dict[str, Any] = {"langgraph_type": "prompt"} | ({"langgraph_nodes": [node]} if node else {})
+    """A prompt that a run may replace. Studio shows it on its node, with our own text to start from; on the
+    drafts' nodes without `node`.
+    """
+
+    def in_studio(schema: dict[str, Any]) -> None:  # when a schema is wanted: it reads files
+        schema |= {
+            "langgraph_type": "prompt",
+            "langgraph_nodes": [node] if node else list(draft_nodes(current_settings().map)),
+            "default": template_of(name),
+        }
+
     return Field(
         default=None,
         description=f"Your own text for the prompt '{name}': [system] and [user] sections with {fields}.",
-        json_schema_extra=extra,
+        json_schema_extra=in_studio,
     )
+
+
+@functools.lru_cache
+def draft_nodes(map: str) -> tuple[str, ...]:
+    """The draft nodes of a map. Reads its file, once."""
+    try:
+        communities = load_map(map).communities
+    except PaletteError:  # a schema can be had where no graph can be built
+        return ()
+    return tuple(f"{DRAFT}{community.key}" for community in communities)
 
 
 class ContextArguments(KnobArguments, total=False):
@@ -82,6 +116,17 @@ class PaletteContext(_OpenKnobs):
         "decide_option", "{account} {country} {question} {options}", "decide"
     )
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """What is wrong with a context in a line, the same in process and on a server."""
+        if isinstance(data, Mapping):
+            refuse_unknown(data, cls)
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise SettingsError(in_words(error, "Knob")) from None
+
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
         """These settings, written out. A model without address gets the settings' own, so that it stays
@@ -99,10 +144,24 @@ class PaletteContext(_OpenKnobs):
         # one model named for this run is meant for every part that the run does not name itself
         merged["models"] = {**({} if self.model else settings.models), **self.models}
         prompts = {name.removeprefix("prompt_"): getattr(self, name) for name in PROMPT_FIELDS}
+        # Studio sends the text that it showed: unchanged, it is no text of one's own
+        prompts = {
+            name: None if text is None or text.strip() == template_of(name).strip() else text
+            for name, text in prompts.items()
+        }
         if merged["prompt_order"] == "prefix":
             ours = {name: template_of(f"prefix/{name}") for name in prompts}
             prompts = {name: text or ours[name] for name, text in prompts.items()}
         return Knobs(merged, prompts, settings.request_timeout_s)
+
+
+def refuse_unknown(context: Mapping[str, Any], schema: type[BaseModel] = PaletteContext) -> None:
+    """Raise SettingsError for a key that no knob has: a misspelt one must not pass in silence."""
+    for key in context:
+        if key not in schema.model_fields:
+            known = list(schema.model_fields)
+            hint = did_you_mean(str(key), known, quoted=False) or f" There are {', '.join(known)}."
+            raise SettingsError(f"Unknown knob {key!r} in the run's context.{hint}")
 
 
 PROMPT_FIELDS = tuple(

@@ -10,9 +10,10 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.runtime import Runtime
 
 from cultural_palette.errors import TooFewDrafts
+from cultural_palette.nodes.events import Degraded, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState
-from cultural_palette.nodes.turn import draft_texts, lost_drafts
+from cultural_palette.nodes.turn import ASIDE, QUESTION, draft_texts, lost_drafts
 
 EARLIER_TURNS = 3
 """Older turns are left out: five drafts fill a small model's window as it is."""
@@ -35,10 +36,9 @@ async def memory(state: PaletteState, runtime: Runtime[PaletteContext]) -> dict[
     turn = state.get("turn")
     earlier = earlier_turns(state.get("messages") or [], bool(turn and turn["in_chat"]))
     whole = "\n\n".join([*earlier, *comments])
-    return {
-        "memory": whole or None,
-        "degraded": [f"No draft for {names.get(key, key)}: {reason}" for key, reason in lost.items()],
-    }
+    degraded = [f"No draft for {names.get(key, key)}: {reason}" for key, reason in lost.items()]
+    emit(runtime, *map(Degraded, degraded))
+    return {"memory": whole or None, "degraded": degraded}
 
 
 def earlier_turns(messages: Sequence[BaseMessage], in_chat: bool) -> list[str]:
@@ -47,8 +47,11 @@ def earlier_turns(messages: Sequence[BaseMessage], in_chat: bool) -> list[str]:
     """
     past = messages[:-1] if in_chat else messages
     turns = [
-        f"Earlier question: {question.text}\nEarlier answer: {answer.text}"
+        f"Earlier question: {answer.additional_kwargs.get(QUESTION, question.text)}\n"
+        f"Earlier answer: {answer.text}"
         for question, answer in pairwise(past)
-        if isinstance(question, HumanMessage) and isinstance(answer, AIMessage)
+        if isinstance(question, HumanMessage)
+        and isinstance(answer, AIMessage)
+        and ASIDE not in answer.additional_kwargs
     ]
     return turns[-EARLIER_TURNS:]

@@ -76,4 +76,4 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
         ],
     }
     usage = summed([usage for _, usage in decisions.values()])
-    return end_of_turn(state, knobs, Decision(update, {part: usage}))
+    return end_of_turn(state, runtime, Decision(update, {part: usage}))

@@ -8,6 +8,7 @@ from langgraph.runtime import Runtime
 
 from cultural_palette.countries import find_country
 from cultural_palette.models import META, ask
+from cultural_palette.nodes.events import AccountDone, AccountStarted, AccountToken, emit, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
 from cultural_palette.nodes.turn import spent
@@ -25,11 +26,15 @@ async def regulate(
         messages = render("regulate", template=knobs.prompts["regulate"], memory=memory, **fields)
     else:
         messages = render("account", template=knobs.prompts["account"], **fields)
+    ref = model_of(state, part)
+    emit(runtime, AccountStarted(str(ref)))
     reply = await ask(
-        model_of(state, part),
+        ref,
         knobs.meta_sampling,
         messages,
         timeout_s=knobs.request_timeout_s,
         tags=["regulate"],
+        on_token=token_writer(runtime, AccountToken),
     )
+    emit(runtime, AccountDone(reply.text))
     return {"regulated": reply.text, **spent({part: reply.usage})}

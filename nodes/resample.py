@@ -9,9 +9,11 @@ from typing import Any
 
 from langgraph.runtime import Runtime
 
+from cultural_palette.answers import draft_text
 from cultural_palette.countries import find_country
 from cultural_palette.errors import ModelError
 from cultural_palette.models import BASE, Reply, ask
+from cultural_palette.nodes.events import DraftDone, DraftFailed, DraftStarted, DraftToken, emit, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import Draft, PaletteState, model_of, question_of
 from cultural_palette.nodes.turn import spent, summed
@@ -38,14 +40,32 @@ async def resample(
 
     async def one(number: int) -> tuple[Draft, Reply | None]:
         sampling = replace(knobs.draft_sampling, seed=(knobs.seed + STEP * number) % LARGEST_SEED)
+        key = sample_key(number)
+        emit(runtime, DraftStarted(key, key.capitalize(), str(ref)))
         start = time.perf_counter()
         try:
-            reply = await ask(ref, sampling, messages, timeout_s=knobs.draft_timeout_s, tags=["draft"])
+            reply = await ask(
+                ref,
+                sampling,
+                messages,
+                timeout_s=knobs.draft_timeout_s,
+                tags=["draft"],
+                on_token=token_writer(runtime, lambda text: DraftToken(key, text)),
+            )
         except ModelError as error:
             seconds = time.perf_counter() - start
-            return Draft(text=None, seconds=seconds, error=str(error), model=str(ref)), None
-        return Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref)), reply
+            failed = Draft(text=None, seconds=seconds, error=str(error), model=str(ref))
+            emit(runtime, DraftFailed(draft_text(key, failed)))
+            return failed, None
+        came = Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref))
+        emit(runtime, DraftDone(draft_text(key, came)))
+        return came, reply
 
     samples = await asyncio.gather(*(one(number) for number in range(1, len(state["communities"]) + 1)))
-    drafts = {f"sample {number}": draft for number, (draft, _) in enumerate(samples, 1)}
+    drafts = {sample_key(number): draft for number, (draft, _) in enumerate(samples, 1)}
     return {"drafts": drafts, **spent({part: summed([reply.usage for _, reply in samples if reply])})}
+
+
+def sample_key(number: int) -> str:
+    """The key in `drafts` of the sample of this number, from 1."""
+    return f"sample {number}"

@@ -9,6 +9,7 @@ from typing import Any
 from langgraph.runtime import Runtime
 
 from cultural_palette.models import BASE
+from cultural_palette.nodes.events import AccountDone, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.route import choose_community
 from cultural_palette.nodes.state import PaletteState, model_of
@@ -31,4 +32,5 @@ async def select(
             model_of(state, part), "select", fields, names, state, knobs_of(runtime)
         )
     account = f"{state['communities'].get(key, key)}: {texts[key]}"
+    emit(runtime, AccountDone(account))
     return {"chosen": key, "regulated": account, **spent({part: usage})}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from langchain_core.messages import AnyMessage
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.graph.message import add_messages
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from cultural_palette.models import ModelRef
@@ -63,9 +64,18 @@ class PaletteInput(TypedDict, total=False):
     turn to turn.
     """
 
-    country: str
-    query: str
-    options: list[str]
+    country: Annotated[
+        str,
+        Field(
+            description="Whose answer: an ISO code or a name, in any survey's spelling.",
+            examples=["KEN", "New Zealand", "S. Korea"],
+        ),
+    ]
+    query: Annotated[str, Field(description="The question.", examples=["What is a good life?"])]
+    options: Annotated[
+        list[str],
+        Field(description="2 to 40 answers to choose from; none asks freely.", examples=[["Yes", "No"]]),
+    ]
     messages: Annotated[list[AnyMessage], add_messages]
 
 

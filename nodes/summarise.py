@@ -7,6 +7,7 @@ from typing import Any
 from langgraph.runtime import Runtime
 
 from cultural_palette.models import BASE, ask
+from cultural_palette.nodes.events import AccountDone, AccountStarted, AccountToken, emit, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
 from cultural_palette.nodes.turn import spent
@@ -21,11 +22,15 @@ async def summarise(
     messages = render(
         "baselines/summarise", memory=state.get("memory") or "", question=question_of(state).text
     )
+    ref = model_of(state, part)
+    emit(runtime, AccountStarted(str(ref)))
     reply = await ask(
-        model_of(state, part),
+        ref,
         knobs.meta_sampling,
         messages,
         timeout_s=knobs.request_timeout_s,
         tags=["regulate"],
+        on_token=token_writer(runtime, AccountToken),
     )
+    emit(runtime, AccountDone(reply.text))
     return {"regulated": reply.text, **spent({part: reply.usage})}

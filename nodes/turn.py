@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langgraph.runtime import Runtime
 
 from cultural_palette.distributions import Distribution
 from cultural_palette.models import Blend, ModelRef
 from cultural_palette.models.determinism import promise
-from cultural_palette.nodes.knobs import Knobs
+from cultural_palette.nodes.events import Blended, DecisionMade, Degraded, Note, emit
+from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, Usage, question_of
 
+ASIDE = "palette_aside"
+"""Marks a message of the chat that answers no question: it asks back, or says why there is no answer."""
+QUESTION = "palette_question"
+"""On an answer: the question as it was read, where the message before it has other words."""
 NO_ANSWER = "(no answer that could be read)"
 
 
@@ -31,16 +37,29 @@ class Decision:
     blend: Blend | None = None
 
 
-def end_of_turn(state: PaletteState, knobs: Knobs, decision: Decision) -> dict[str, Any]:
+def end_of_turn(state: PaletteState, runtime: Runtime[PaletteContext], decision: Decision) -> dict[str, Any]:
     """All that a run ends with: the decision, its blend and notes, what the seed promises, the turn's
-    messages, and question and options once more, which a checkpoint forgets.
+    messages, and question and options once more, which a checkpoint forgets. Tells it as events, too.
     """
     question, blend = question_of(state), decision.blend
     answer = decision.update["answer"]
-    messages: list[BaseMessage] = [AIMessage(NO_ANSWER if answer is None else answer, id=decision.streamed)]
+    reply = AIMessage(NO_ANSWER if answer is None else answer, id=decision.streamed)
+    messages: list[BaseMessage] = [reply]
     turn = state.get("turn")
     if not (turn and turn["in_chat"]):
         messages.insert(0, HumanMessage(question.text))
+    elif (written := state.get("messages")) and written[-1].text.strip() != question.text:
+        reply.additional_kwargs[QUESTION] = question.text
+    determinism = promise(map(ModelRef.parse, state["parts"].values()), knobs_of(runtime).seed)
+    emit(runtime, *map(Degraded, decision.update.get("degraded") or ()), *map(Note, decision.notes))
+    if blend:
+        emit(runtime, Blended(dict(blend.communities)))
+    emit(
+        runtime,
+        DecisionMade(
+            answer, decision.update.get("distribution"), decision.update.get("option_mass"), determinism
+        ),
+    )
     return {
         **decision.update,
         "query": question.text,
@@ -48,7 +67,7 @@ def end_of_turn(state: PaletteState, knobs: Knobs, decision: Decision) -> dict[s
         "blend": dict(blend.communities) if blend else None,
         "blend_layers": [dict(layer) for layer in blend.layers] if blend else None,
         "notes": list(decision.notes),
-        "determinism": promise(map(ModelRef.parse, state["parts"].values()), knobs.seed),
+        "determinism": determinism,
         "messages": messages,
         **spent(decision.usage),
     }

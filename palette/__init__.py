@@ -11,45 +11,51 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cultural_palette.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from cultural_palette.answers import (
-        AccountDone,
-        AccountToken,
-        Answer,
-        AnswerToken,
-        CountryQuestion,
-        Decided,
-        DraftDone,
-        DraftFailed,
-        DraftText,
-        DraftToken,
-        Event,
-    )
+    from cultural_palette.answers import Answer, CountryQuestion, Decided, DraftText
     from cultural_palette.countries import Country, all_countries, find_country
     from cultural_palette.cultural_map import Community, CulturalMap, builtin_maps, load_map
     from cultural_palette.distributions import Distribution
     from cultural_palette.errors import ModelError, PaletteError, UsageError
     from cultural_palette.graph.front_door import aask, ask, batch, build, stream
     from cultural_palette.models import ModelRef, Sampling, chat_model
+    from cultural_palette.nodes.events import (
+        AccountDone,
+        AccountStarted,
+        AccountToken,
+        AnswerToken,
+        Blended,
+        Degraded,
+        DraftDone,
+        DraftFailed,
+        DraftStarted,
+        DraftToken,
+        Event,
+        ModelsLoading,
+        Note,
+        TurnStarted,
+    )
     from cultural_palette.nodes.knobs import PaletteContext
     from cultural_palette.nodes.state import PaletteState
     from cultural_palette.questions import Question
     from cultural_palette.readout import read_options
     from cultural_palette.settings import Settings, get_settings, use_settings
 
-__version__ = "0.2.0"
 
 NAMES_BY_MODULE = {
-    "cultural_palette.answers": (
-        *("AccountDone", "AccountToken", "Answer", "AnswerToken", "CountryQuestion", "Decided"),
-        *("DraftDone", "DraftFailed", "DraftText", "DraftToken", "Event"),
-    ),
+    "cultural_palette.answers": ("Answer", "CountryQuestion", "Decided", "DraftText"),
     "cultural_palette.countries": ("Country", "all_countries", "find_country"),
     "cultural_palette.cultural_map": ("Community", "CulturalMap", "builtin_maps", "load_map"),
     "cultural_palette.distributions": ("Distribution",),
     "cultural_palette.errors": ("ModelError", "PaletteError", "UsageError"),
     "cultural_palette.graph.front_door": ("aask", "ask", "batch", "build", "stream"),
     "cultural_palette.models": ("ModelRef", "Sampling", "chat_model"),
+    "cultural_palette.nodes.events": (
+        *("AccountDone", "AccountStarted", "AccountToken", "AnswerToken", "Blended", "Degraded", "DraftDone"),
+        *("DraftFailed", "DraftStarted", "DraftToken", "Event", "ModelsLoading", "Note", "TurnStarted"),
+    ),
     "cultural_palette.nodes.knobs": ("PaletteContext",),
     "cultural_palette.nodes.state": ("PaletteState",),
     "cultural_palette.questions": ("Question",),
@@ -60,28 +66,35 @@ MODULE_OF = {name: module for module, names in NAMES_BY_MODULE.items() for name 
 
 __all__ = [
     "AccountDone",
+    "AccountStarted",
     "AccountToken",
     "Answer",
     "AnswerToken",
+    "Blended",
     "Community",
     "Country",
     "CountryQuestion",
     "CulturalMap",
     "Decided",
+    "Degraded",
     "Distribution",
     "DraftDone",
     "DraftFailed",
+    "DraftStarted",
     "DraftText",
     "DraftToken",
     "Event",
     "ModelError",
     "ModelRef",
+    "ModelsLoading",
+    "Note",
     "PaletteContext",
     "PaletteError",
     "PaletteState",
     "Question",
     "Sampling",
     "Settings",
+    "TurnStarted",
     "UsageError",
     "aask",
     "all_countries",

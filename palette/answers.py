@@ -1,10 +1,10 @@
-"""What an application gets: an answer with everything it was made from, and the events on the way to it."""
+"""What an application gets: an answer with everything it was made from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -82,60 +82,11 @@ def _copied(values: Mapping[str, float] | None) -> Mapping[str, float] | None:
     return None if values is None else dict(values)
 
 
-# -- events -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DraftToken:
-    """A piece of a community's draft, as it is written."""
-
-    community: str
-    text: str
-
-
-@dataclass(frozen=True)
-class DraftDone:
-    """A community's whole draft."""
-
-    draft: DraftText
-
-
-@dataclass(frozen=True)
-class DraftFailed:
-    """A draft that did not come; `draft.error` says why. The others go on."""
-
-    draft: DraftText
-
-
-@dataclass(frozen=True)
-class AccountToken:
-    """A piece of the account, as it is written."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class AccountDone:
-    """The whole account that the drafts were distilled into."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class AnswerToken:
-    """A piece of a free answer, as it is written."""
-
-    text: str
-
-
 @dataclass(frozen=True)
 class Decided:
-    """The answer. Always the last event."""
+    """The last event of a stream: the whole answer."""
 
     answer: Answer
-
-
-Event: TypeAlias = DraftToken | DraftDone | DraftFailed | AccountToken | AccountDone | AnswerToken | Decided
 
 
 @dataclass(frozen=True)

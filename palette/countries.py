@@ -103,6 +103,10 @@ def find_country(text: str) -> Country:
 
     Raises UnknownCountry with the nearest names.
     """
+    if not isinstance(text, str):  # input of a server may hold anything
+        raise UnknownCountry(
+            f"country = {text!r} is no text: give an ISO code or a name, such as 'KEN' or 'Kenya'."
+        )
     wanted = _plain(SAMPLE.sub("", text.strip()))
     if found := _index().get(wanted):
         return found

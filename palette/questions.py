@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
 from cultural_palette.errors import QuestionError
 
 MOST_CHARACTERS = 8_000
+MOST_SHOWN = 60
 FEWEST_OPTIONS, MOST_OPTIONS = 2, 40
 
 
@@ -47,6 +49,33 @@ class Question:
                 raise QuestionError(f"Option {number}, {option!r}, stands there already as {seen[key]!r}.")
             seen[key] = option
 
+    @classmethod
+    def read(cls, text: object, options: object = None) -> Question:
+        """A question from outside, where anything may stand in the place of a text or of a list of options.
+        Raises QuestionError that names the value and what to send instead.
+        """
+        if not isinstance(text, str):
+            raise QuestionError(f"query = {_shown(text)} is no text: give the question as a text.")
+        if options is None:
+            return cls(text)
+        if isinstance(options, str):
+            listed = f"[{options!r}, ...]" if len(options) <= MOST_SHOWN else "['Yes', 'No']"
+            raise QuestionError(
+                f"options = {_shown(options)} is one text: give a list of options, such as {listed}."
+            )
+        if not isinstance(options, Sequence) or isinstance(options, bytes):
+            raise QuestionError(
+                f"options = {_shown(options)} is no list: give a list of texts, such as ['Yes', 'No']."
+            )
+        for number, option in enumerate(options, 1):
+            if not isinstance(option, str):
+                raise QuestionError(
+                    f"Option {number} is {_shown(option)}, no text: write it as a text, such as '{option}'."
+                    if isinstance(option, int | float)
+                    else f"Option {number} is {_shown(option)}, no text: give every option as a text."
+                )
+        return cls(text, tuple(options))
+
     @property
     def labels(self) -> tuple[str, ...]:
         """The options' letters: A, B, ...; beyond 26 options AA, AB, ..., so that none begins another."""
@@ -72,6 +101,11 @@ def _folded(option: str) -> str:
     seen = "".join(c for c in unicodedata.normalize("NFKC", option) if unicodedata.category(c) != "Cf")
     text = " ".join(seen.casefold().split())
     return text.rstrip(".!").rstrip() or text
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
 
 
 def _clean(text: str, what: str) -> str:

@@ -80,6 +80,26 @@ class Settings(_RunKnobs):
         None, description="folder of the MoErges that a server serves (or 'nano'), to read the blend from"
     )
 
+    allowed_addresses: list[str] = Field(
+        [],
+        description="addresses of model servers that callers of our own server may name; "
+        "those in these settings they may",
+    )
+    allowed_origins: list[str] = Field(
+        [], description="web pages' origins, such as 'https://example.org', that may use our own server"
+    )
+    most_request_bytes: int = Field(
+        1_000_000, ge=1_000, description="largest request, in bytes, that our own server reads"
+    )
+    server_key: SecretStr | None = Field(
+        None, description="API key that callers of our own server have to send (`x-api-key`)"
+    )
+    checkpoints: SecretStr | None = Field(
+        None,
+        description="where our own server keeps its threads: 'sqlite:FILE' or 'postgresql://...'; "
+        "left out: the LangGraph server's own",
+    )
+
     @field_validator("base_url")
     @classmethod
     def _a_url(cls, value: str | None) -> str | None:
@@ -156,7 +176,7 @@ def get_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{key: value for key, value in flags.items() if value is not None})
     except ValidationError as error:
-        raise SettingsError(_readable(error)) from None
+        raise SettingsError(in_words(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{config_file()} is not TOML: {error}") from None
     except ValueError as error:  # pydantic-settings: a value that should be JSON and is not
@@ -200,15 +220,20 @@ def _unknown(name: str, known: Iterable[str], what: str) -> str:
     return f"Unknown {what} {name!r}.{hint}"
 
 
-def _readable(error: ValidationError) -> str:
+def in_words(error: ValidationError, what: str = "Setting") -> str:
+    """What pydantic refused, a sentence for each value that it refused."""
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
             lines.append(_unknown(where, Settings.model_fields, "setting"))
         else:
-            shown = "" if where.startswith("api_key") else f" (got {fault['input']!r})"
-            lines.append(f"Setting {where!r}: {fault['msg'].removeprefix('Value error, ')}{shown}.")
+            shown = (
+                ""
+                if where.startswith(("api_key", "server_key", "checkpoints"))
+                else f" (got {fault['input']!r})"
+            )
+            lines.append(f"{what} {where!r}: {fault['msg'].removeprefix('Value error, ')}{shown}.")
     return " ".join(lines)
 
 

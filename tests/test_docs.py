@@ -135,6 +135,6 @@ def test_extras_are_those_that_doctor_knows() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(project["optional-dependencies"]) == set(PURPOSES) - {""}
-    from cultural_palette import __version__
+    from cultural_palette.version import __version__
 
     assert project["version"] == __version__

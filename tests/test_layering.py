@@ -153,7 +153,11 @@ LIGHT = (
 
 
 def light(module: str) -> bool:
-    """The rest of `palette/` too, but for the engine in process and what runs inside vLLM."""
+    """The rest of `palette/` too, but for the engine in process and what runs inside vLLM; not what runs in
+    the LangGraph server, which sets up its own process.
+    """
+    if within(module, "cultural_palette.graph.server"):
+        return False
     if any(within(module, name) for name in LIGHT):
         return True
     return room_of(module) == "palette" and not any(

@@ -308,14 +308,15 @@ def peers_table(subject: Subject, peers: Sequence[Peer]) -> Table | None:
             Column("as uniform", over),
         ]
         notes.append(
-            "Modular Pluralism's: Jensen-Shannon distance in base e, the less the better, plain mean over rows "
-            "of at most five options; a reply that can not be read counts as uniform."
+            "Modular Pluralism's: Jensen-Shannon distance in base e, the less the better, plain mean over "
+            "rows of at most five options; a reply that can not be read counts as uniform."
         )
     if "culturespa" in peers:
         columns.append(Column("score", "CultureSPA's"))
         notes.append(
             "CultureSPA's: 100 * (1 - distance of the chosen options' numbers from the survey's, over the "
-            "greatest possible), a country at a time, then the mean; the survey's answer is the one most people gave."
+            "greatest possible), a country at a time, then the mean; the survey's answer is the one most "
+            "people gave."
         )
     lines = []
     for method in subject.roles.of:

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from cultural_palette import __version__
 from cultural_palette.cli.ask import ask
 from cultural_palette.cli.dataset import dataset
 from cultural_palette.cli.doctor import doctor
@@ -16,10 +15,12 @@ from cultural_palette.cli.merge import merge
 from cultural_palette.cli.report import report
 from cultural_palette.cli.review import review
 from cultural_palette.cli.serve import serve
+from cultural_palette.cli.studio import mcp, studio
 from cultural_palette.cli.synthesize import synthesize
 from cultural_palette.cli.text import visible
 from cultural_palette.cli.train import train
 from cultural_palette.errors import PaletteError
+from cultural_palette.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -51,6 +52,6 @@ def main() -> None:
 for command in (
     *(ask, countries, maps, graph),
     *(synthesize, review, dataset, train, merge, serve),
-    *(evaluate, report, doctor),
+    *(evaluate, report, studio, mcp, doctor),
 ):
     main.add_command(command)

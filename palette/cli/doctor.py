@@ -29,7 +29,9 @@ PURPOSES = {
     "data": "the dataset: synthesis, review, figures",
     "evaluate": "surveys, metrics, the report",
     "evaluators": "surveys in Inspect and the lm-evaluation-harness",
-    "studio": "LangGraph Studio",
+    "studio": "the graphs as a server, LangGraph Studio",
+    "postgres": "that server's threads in Postgres",
+    "mcp": "a tool of an assistant",
     "dev": "tests",
 }
 MARKS = {"ok": "ok     ", "missing": "missing", "off": "-      "}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cultural_palette.training.queries import Queries
     from cultural_palette.training.synthesis.estimate import SynthesisEstimate
     from cultural_palette.training.synthesis.run import Outcome, SynthesisSpec, Tally
-    from cultural_palette.training.synthesis.sitting import Sitting
+    from cultural_palette.training.synthesis.session import Sitting
     from cultural_palette.training.synthesis.teacher import Ledger
 
 EVERY_S, EVERY_ON_TERMINAL_S = 30.0, 0.5
@@ -151,7 +151,7 @@ def synthesize(
     from cultural_palette.settings import get_settings, use_settings
     from cultural_palette.training.synthesis.prices import price_of
     from cultural_palette.training.synthesis.run import SynthesisSpec
-    from cultural_palette.training.synthesis.sitting import Sitting
+    from cultural_palette.training.synthesis.session import Sitting
     from cultural_palette.training.synthesis.teacher import parse_teacher
 
     settings = get_settings(map=map_name)
@@ -285,7 +285,8 @@ class _Ticker:
 
 def _run(spec: SynthesisSpec, out: Path, sitting: Sitting, as_json: bool) -> None:
     from cultural_palette.artifacts import RunFolder
-    from cultural_palette.training.synthesis.sitting import INTERRUPTED, sit
+    from cultural_palette.training.synthesis.session import INTERRUPTED
+    from cultural_palette.training.synthesis.sitting import sit
 
     if RunFolder(out).finished:
         click.echo(f"{out} is finished; nothing is left to ask.", err=True)

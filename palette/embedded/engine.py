@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from cultural_palette.embedded.manifest import Manifest, read_manifest
+from cultural_palette.embedded.manifest import IN_MEMORY, Manifest, read_manifest
 from cultural_palette.errors import ModelError
 from cultural_palette.models.tokens import tokenisations
 
@@ -329,6 +329,7 @@ def get_engine(name_or_path: str) -> Engine:
     with _loading:
         if name_or_path not in _engines:
             _engines[name_or_path] = Engine(read_manifest(name_or_path))
+            IN_MEMORY.add(name_or_path)
         return _engines[name_or_path]
 
 

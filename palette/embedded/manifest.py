@@ -74,3 +74,13 @@ def revision_of(name: str) -> str:
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
         hash_file(digest, file)
     return digest.hexdigest()
+
+
+IN_MEMORY: set[str] = set()
+"""The palettes whose weights this process has read; the engine writes it."""
+
+
+def unloaded(name: str) -> str | None:
+    """The palette of a model such as "nano/africa", as long as its weights are not in memory."""
+    palette = name.rpartition("/")[0] or name
+    return None if palette in IN_MEMORY else palette

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -23,6 +23,7 @@ from cultural_palette.models.faults import reason
 from cultural_palette.models.http import budget
 from cultural_palette.models.protocol import Blend, Model, Reply, Sampling
 from cultural_palette.models.references import ModelRef
+from cultural_palette.models.streaming import streaming_to
 from cultural_palette.models.tokens import usage_of
 from cultural_palette.questions import Question
 from cultural_palette.readout import Reading, read_options
@@ -55,12 +56,15 @@ async def ask(
     *,
     timeout_s: float,
     tags: Sequence[str] = (),
+    on_token: Callable[[str], None] | None = None,
 ) -> Reply:
     """One reply within `timeout_s`, retries included; with a call store in force kept there, and made once.
-    A ModelError says who failed, why, and the way out.
+    A ModelError says who failed, why, and the way out. `on_token` gets each piece of the reply as it is
+    written; a kept reply comes whole, in the Reply.
     """
     if call_store() is None:
-        return await _ask(ref, sampling, messages, timeout_s, tags)
+        with streaming_to(on_token):
+            return await _ask(ref, sampling, messages, timeout_s, tags)
 
     async def produce() -> dict[str, Any]:
         # a reply that is kept must be the one that any other run would have got: it is decoded alone
@@ -68,7 +72,9 @@ async def ask(
 
     # at temperature 0 nothing is drawn: runs of other seeds share the reply
     counted = replace(sampling, seed=None) if sampling.temperature == 0 else sampling
-    return Reply.from_row(await once(call_of("reply", ref, messages, counted), produce))
+    # in a thread: the weights' revision is read off their files
+    call = await asyncio.to_thread(call_of, "reply", ref, messages, counted)
+    return Reply.from_row(await once(call, produce))
 
 
 async def _ask(
@@ -107,16 +113,23 @@ async def read(
     seed: int = 0,
 ) -> Reading:
     """The distribution over the options of `question`, off the reply to `messages`; kept as `ask` keeps."""
-    drawn = not (ref.runs_on.exact and method in ("auto", "exact"))
 
-    async def produce() -> dict[str, Any]:
+    async def reading() -> Reading:
         async with guarded(ref, timeout_s):
             model = await open_model(ref)
-            reading = await read_options(model, messages, question, method=method, samples=samples, seed=seed)
-        return reading.as_row()
+            return await read_options(model, messages, question, method=method, samples=samples, seed=seed)
+
+    if call_store() is None:
+        return await reading()
+
+    async def produce() -> dict[str, Any]:
+        return (await reading()).as_row()
+
+    drawn = not (ref.runs_on.exact and method in ("auto", "exact"))
 
     more = {"labels": question.labels, "method": method, "samples": samples}
-    call = call_of("readout", ref, messages, replace(sampling, seed=seed if drawn else None), **more)
+    counted = replace(sampling, seed=seed if drawn else None)
+    call = await asyncio.to_thread(call_of, "readout", ref, messages, counted, **more)
     return Reading.from_row(await once(call, produce))
 
 

@@ -80,3 +80,9 @@ def _part_of_palette(ref: ModelRef, part: str) -> tuple[ModelRef, bool]:
     else:
         palette, own = ref.name, part
     return ModelRef(EMBEDDED, f"{palette}/{own}"), own in (*manifest.communities, META, BASE)
+
+
+def weights_to_load(parts: Parts) -> list[str]:
+    """What has to be read into this process before these parts can answer: "embedded:nano", each once."""
+    refs = [*parts.agents.values(), parts.meta, parts.base]
+    return list(dict.fromkeys(name for ref in refs if (name := ref.runs_on.to_load(ref)) is not None))

@@ -1,7 +1,8 @@
 """A model by name, and who runs it: one row a provider, and nothing else anywhere that depends on its name.
 
 `embedded:nano/africa`, `openai:gpt-4o-mini`, `openai:africa@http://127.0.0.1:8000/v1`: provider, name and,
-for a server of one's own, its address. No key is ever part of a reference.
+for a server of one's own, its address. No key is ever part of a reference. LangGraph Studio writes
+`openai/gpt-4o-mini`, which is read as well.
 
 A provider of your own is a row more: `PROVIDERS["mine"] = Provider("mine", open=my_open)`, where `my_open`
 gives a `Model` (see `protocol.py`) for a reference.
@@ -35,7 +36,9 @@ class Provider:
     `in_process`: weights in this process, no address and no key. `max_tokens`: longest reply when nobody
     says. `exact`: its models always tell the log-probability of any label, so that reading them draws
     nothing. `judges`: they can be asked to judge a text. `revision`: what tells its weights from others of
-    that name. `extra`: of our package, that holds what it imports. `determinism`: what a seed promises there.
+    that name. `unloaded`: the palette whose weights are still to be read, by a model's name; None when they
+    are in memory. `extra`: of our package, that holds what it imports. `determinism`: what a seed promises
+    there.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Provider:
     exact: bool = False
     judges: bool = True
     revision: str | Callable[[str], str] | None = None
+    unloaded: str | Callable[[str], str | None] | None = None
     extra: str | None = None
     determinism: str = "{name}: nothing is known of what a seed does there"
 
@@ -64,6 +68,11 @@ class Provider:
     def revision_of(self, ref: ModelRef) -> str | None:
         """What tells the weights behind this reference from others of its name; None where nobody can."""
         return None if self.revision is None else str(self._load(self.revision)(ref.name))
+
+    def to_load(self, ref: ModelRef) -> str | None:
+        """What is read into this process when this model is first called ("embedded:nano"), or None."""
+        name = None if self.unloaded is None else self._load(self.unloaded)(ref.name)
+        return None if name is None else f"{self.name}:{name}"
 
     def _load(self, target: str | Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(target, str):
@@ -90,6 +99,7 @@ PROVIDERS: dict[str, Provider] = {
         exact=True,
         judges=False,
         revision="cultural_palette.embedded.manifest:revision_of",
+        unloaded="cultural_palette.embedded.manifest:unloaded",
         extra="embedded",
         determinism="embedded: the same seed, question, weights and package versions on the same machine "
         "give the same answer; runs at the same time may move a probability in its last bits",
@@ -134,8 +144,10 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Read `provider:name` or `provider:name@http://address`."""
-        match = REFERENCE.fullmatch(text.strip())
+        """Read `provider:name` or `provider:name@http://address`; `provider/name` as Studio writes it."""
+        provider, slash, name = text.strip().partition("/")
+        written = f"{provider}:{name}" if slash and provider in PROVIDERS else text.strip()
+        match = REFERENCE.fullmatch(written)
         if match is None:
             raise SettingsError(
                 f"Model {text!r} is not of the form provider:name or provider:name@address, such as "

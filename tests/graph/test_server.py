@@ -6,6 +6,8 @@ Models are a small OpenAI-compatible server on localhost; one test asks the embe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
@@ -45,7 +48,7 @@ class Dev:
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     """The server on a free port, in a folder of links, so that its state stays out of the repository."""
     folder = tmp_path_factory.mktemp("dev")
-    for name in ("langgraph.json", "palette", "graph", "nodes", "src"):
+    for name in ("langgraph.ablations.json", "palette", "graph", "nodes", "src"):
         (folder / name).symlink_to(ROOT / name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -65,6 +68,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
         command = [
             sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload",
             "--host", "127.0.0.1", "--port", str(port), "--n-jobs-per-worker", "10",
+            "--config", "langgraph.ablations.json",
         ]  # fmt: skip
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT)
         url = f"http://127.0.0.1:{port}"
@@ -100,7 +104,8 @@ def _calm(dev: Dev) -> Iterator[None]:
 
 async def test_every_graph_id_is_served(dev: Dev):
     found = await get_client(url=dev.url).assistants.search(limit=50)
-    assert {assistant["graph_id"] for assistant in found} == {*VARIANTS, *BASELINES, "synthesis"}
+    assert {assistant["graph_id"] for assistant in found} == {*VARIANTS, *BASELINES, "synthesis", "chat"}
+    assert all(assistant["description"] for assistant in found)
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
@@ -210,12 +215,142 @@ async def test_429_once_is_sent_again(dev: Dev):
         (ASKED, {"models": {**CAST["models"], "asia": "openai:nobody"}, "min_drafts": 5}, "TooFewDrafts"),
         (ASKED, {"models": {**CAST["models"], "meta": "openai:nobody"}}, "ModelError"),
         (ASKED, {"model": "opnai:x"}, "SettingsError"),
+        ({**ASKED, "options": "Yes"}, CAST, "QuestionError: options = 'Yes' is one text"),
+        ({**ASKED, "country": 5}, CAST, "UnknownCountry: country = 5 is no text"),
+        (ASKED, {"temprature": 1}, "SettingsError: Unknown knob 'temprature'"),
+        (ASKED, {"temperature": 9}, "SettingsError: Knob 'temperature': Input should be less than"),
+        (
+            ASKED,
+            {"model": "openai:x@http://example.org"},
+            "SettingsError: Model 'openai:x@http://example.org'",
+        ),
+        (ASKED, {"models": {"asia": "embedded:/etc"}}, "SettingsError: Model 'embedded:/etc'"),
     ],
 )
-async def test_what_can_not_be_asked_fails_by_name(dev: Dev, given: Any, context: Any, error: str):
+async def test_what_can_not_be_asked_fails_by_name_and_in_words(
+    dev: Dev, given: Any, context: Any, error: str
+):
     client = get_client(url=dev.url)
     result: Any = await client.runs.wait(None, "palette", input=given, context=context, raise_error=False)
-    assert result["__error__"]["error"] == error
+    name, _, words = error.partition(": ")
+    assert result["__error__"]["error"] == name
+    assert result["__error__"]["message"].startswith(words)
+
+
+async def test_events_come_on_the_custom_stream(dev: Dev):
+    kinds: list[str] = []
+    written = ""
+    async for event in get_client(url=dev.url).runs.stream(
+        None, "palette", input={"country": "KEN", "query": "Tea?"}, context=CAST, stream_mode=["custom"]
+    ):
+        if event.event == "custom":
+            kinds.append(event.data["type"])
+            if event.data.get("community") == "asia" and event.data["type"] == "draft_token":
+                written += event.data["text"]
+    assert written == "asia speaks of tea."
+    assert kinds[0] == "turn_started" and kinds[-1] == "decision"
+    assert {"draft_started", "draft_done", "account_done", "answer_token"} <= set(kinds)
+
+
+async def test_a_generic_chat_client(dev: Dev):
+    """Messages alone, as agent-chat-ui sends them; the country comes when it is asked for."""
+    client = get_client(url=dev.url)
+    thread = (await client.threads.create())["thread_id"]
+
+    async def say(text: str) -> tuple[Any, dict[str, str]]:
+        bubbles: dict[str, str] = {}
+        state: Any = None
+        async for event in client.runs.stream(
+            thread,
+            "chat",
+            input={"messages": [{"type": "human", "content": [{"type": "text", "text": text}]}]},
+            context=CAST,
+            stream_mode=["messages-tuple", "values", "custom"],
+        ):
+            if event.event == "messages":
+                message = event.data[0]
+                if message["type"] in ("ai", "AIMessageChunk"):
+                    bubbles[message["id"]] = bubbles.get(message["id"], "") + message["content"]
+            elif event.event == "values":
+                state = event.data
+        return state, bubbles
+
+    state, bubbles = await say("What is a good life?")
+    assert list(bubbles.values()) == [state["messages"][-1]["content"]]
+    assert state["messages"][-1]["content"].startswith("Which country should answer?")
+    state, bubbles = await say("Kenya")
+    assert (state["country"], state["query"]) == ("KEN", "What is a good life?")
+    assert list(bubbles.values()) == ["meta speaks of tea."]
+    assert state["ui"][0]["props"]["answer"] == "meta speaks of tea."
+    assert [m["type"] for m in state["messages"]] == ["human", "ai", "human", "ai"]
+
+
+async def test_a2a_answers_and_fails_in_words(dev: Dev):
+    (assistant,) = await get_client(url=dev.url).assistants.search(graph_id="chat")
+
+    async def send(text: str) -> str:
+        message = {"role": "user", "messageId": "1", "parts": [{"kind": "text", "text": text}]}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "message/send", "params": {"message": message}}
+        return str(await _post(f"{dev.url}/a2a/{assistant['assistant_id']}", body))
+
+    assert "Which country should answer?" in await send("What is a good life?")
+    assert "stands there already" in await send("Is tea good in Kenya?\nA) yes\nB) Yes")
+
+
+async def test_mcp_answers_and_fails_in_words(dev: Dev):
+    from mcp.client.client import Client
+
+    async with Client(f"{dev.url}/mcp") as client:
+        assert {tool.name for tool in (await client.list_tools()).tools} == {"ask_country", "list_countries"}
+        listed = await client.call_tool("list_countries", {"containing": "kenya"})
+        assert json.loads(listed.content[0].text) == {  # type: ignore[union-attr]
+            "countries": {"KEN": {"name": "Kenya", "community": "Africa"}}
+        }
+        for arguments, words in (
+            ({"country": "Kenia", "question": "Tea?"}, "Did you mean KEN (Kenya)"),
+            ({"country": "KEN", "question": "Tea?", "options": "Yes"}, "options = 'Yes' is one text"),
+        ):
+            failed = await client.call_tool("ask_country", arguments)
+            assert failed.is_error and words in failed.content[0].text  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "https://smith.langchain.com"}, 200),
+        ({}, 200),
+    ],
+)
+async def test_pages_of_other_sites_can_not_drive_it(dev: Dev, headers: dict[str, str], status: int):
+    body = {"assistant_id": "palette", "input": ASKED, "context": CAST}
+    async with aiohttp.ClientSession() as session:
+        # as a page can send it without being asked: no preflight for text/plain
+        request = session.post(
+            f"{dev.url}/runs/wait", data=json.dumps(body), headers={"Content-Type": "text/plain", **headers}
+        )
+        async with request as response:
+            assert response.status == status, await response.text()
+
+
+async def test_a_request_that_is_too_large_is_not_read(dev: Dev):
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b" " * 100_000
+
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{dev.url}/runs/wait", data=b" " * 2_000_000) as response:
+            assert response.status == 413 and "1,000,000" in await response.text()
+        with contextlib.suppress(aiohttp.ClientError):
+            async with session.post(f"{dev.url}/runs/wait", data=endless()) as response:
+                assert response.status >= 400
+
+
+async def _post(url: str, body: Any) -> Any:
+    headers = {"Accept": "application/json"}
+    async with aiohttp.ClientSession() as session, session.post(url, json=body, headers=headers) as response:
+        return await response.json()
 
 
 async def test_a_cancelled_run(dev: Dev):
@@ -249,6 +384,13 @@ async def test_the_form_of_the_context(dev: Dev):
     schemas: Any = await client.assistants.get_schemas(assistant["assistant_id"])
     fields = schemas["context_schema"]["properties"]
     assert fields["prompt_decide"]["langgraph_nodes"] == ["decide"]
+    assert fields["prompt_draft"]["langgraph_nodes"] == [f"draft_{key}" for key in KEYS]
+    assert fields["prompt_draft"]["default"].startswith("[system]\n")
+    assert "KEN" in schemas["input_schema"]["properties"]["country"]["examples"]
+    drawn: Any = await client.assistants.get_graph(assistant["assistant_id"])
+    nodes = {node["id"]: node.get("metadata") for node in drawn["nodes"]}
+    assert nodes["draft_asia"]["colour"].startswith("#") and nodes["draft_asia"]["name"] == "Asia"
+    assert all(nodes[name]["description"] for name in ("intake", "memory", "regulate", "decide"))
     assert {"country", "query", "options", "messages"} <= set(schemas["input_schema"]["properties"])
     assert {"drafts", "answer", "distribution", "blend"} <= set(schemas["output_schema"]["properties"])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
+
+from langgraph.runtime import Runtime
 
 from cultural_palette.cultural_map import load_map
 from cultural_palette.nodes.knobs import PaletteContext
@@ -13,7 +14,7 @@ KEYS = tuple(community.key for community in CONTINENTS.communities)
 
 
 def runtime(**context: Any) -> Any:
-    return SimpleNamespace(context=PaletteContext(**context))
+    return Runtime(context=PaletteContext(**context))
 
 
 def state(query: str = "Is tea good?", options: tuple[str, ...] = (), **more: Any) -> Any:

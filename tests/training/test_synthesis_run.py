@@ -24,7 +24,8 @@ from cultural_palette.nodes.synthesis.state import SynthesisContext
 from cultural_palette.training.queries import Queries, Query, Source
 from cultural_palette.training.synthesis.prices import Price
 from cultural_palette.training.synthesis.run import Outcome, SynthesisSpec, missing
-from cultural_palette.training.synthesis.sitting import Sitting, preview, sit
+from cultural_palette.training.synthesis.session import Sitting
+from cultural_palette.training.synthesis.sitting import preview, sit
 from cultural_palette.training.synthesis.teacher import KIND
 from cultural_palette.training.synthesis.teacher_servers import TeacherLost
 from tests.fake_server import FakeServer, serve

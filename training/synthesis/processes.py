@@ -32,7 +32,7 @@ from cultural_palette.training.synthesis.run import (
     missing,
     row_of,
 )
-from cultural_palette.training.synthesis.sitting import INTERRUPTED, Sitting, open_teacher
+from cultural_palette.training.synthesis.session import INTERRUPTED, Sitting, open_teacher
 from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
 
 COUNTED = ("input_tokens", "output_tokens", "replies", "uncounted", "calls_made")

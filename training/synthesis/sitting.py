@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import RunFolder
-from cultural_palette.calls import CallStore
 from cultural_palette.graph.synthesis import build_synthesis
-from cultural_palette.models import close_clients
 from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
-from cultural_palette.training.synthesis.pace import Pace
-from cultural_palette.training.synthesis.prices import Price
+from cultural_palette.training.synthesis.processes import sit_in_processes
 from cultural_palette.training.synthesis.run import Outcome, Show, SynthesisSpec, write_missing_rows
-from cultural_palette.training.synthesis.teacher import (
-    LEAST_FAILURES_IN_A_ROW,
-    Answering,
-    Ledger,
-    Teacher,
-    from_models,
-    from_servers,
-)
-from cultural_palette.training.synthesis.teacher_servers import TeacherServers
-
-INTERRUPTED = "Interrupted."
-
-
-@dataclass(frozen=True)
-class Sitting:
-    """How the teacher is asked this time; nothing of it changes a row. `urls`: of an OpenAI-compatible
-    teacher; `answering`: where replies come from instead (batch files). `budget`: dollars for the whole run.
-    """
-
-    urls: tuple[str, ...] = ()
-    key: str | None = None
-    concurrency: int = 64
-    processes: int = 1
-    retries: int = 6
-    first_pause_s: float = 0.5
-    price: Price | None = None
-    budget: float | None = None
-    answering: Answering | None = None
+from cultural_palette.training.synthesis.session import INTERRUPTED, Sitting, open_teacher
+from cultural_palette.training.synthesis.teacher import Teacher
 
 
 def sit(spec: SynthesisSpec, out: Path, sitting: Sitting, show: Show, note: Callable[[str], None]) -> Outcome:
@@ -62,8 +31,6 @@ def sit(spec: SynthesisSpec, out: Path, sitting: Sitting, show: Show, note: Call
 
     with RunFolder(out, spec.config()) as folder:
         if sitting.processes > 1 and sitting.urls and sitting.answering is None:
-            from cultural_palette.training.synthesis.processes import sit_in_processes
-
             return sit_in_processes(spec, folder, sitting, show, note)
         return asyncio.run(work())
 
@@ -89,43 +56,6 @@ def preview(
 
     with RunFolder(out, spec.config()):
         return asyncio.run(work())
-
-
-@asynccontextmanager
-async def open_teacher(spec: SynthesisSpec, out: Path, sitting: Sitting) -> AsyncIterator[Teacher]:
-    """The teacher of one event loop, with the calls kept in `out`."""
-    pace = Pace(sitting.concurrency)
-    ledger = Ledger(sitting.price, sitting.budget)
-    most_failures = max(LEAST_FAILURES_IN_A_ROW, 2 * sitting.concurrency)
-    with _rarer_collections(), CallStore(out) as store:
-        if sitting.answering is not None:
-            yield Teacher(store, sitting.answering, ledger)
-        elif not spec.teacher.in_process:
-            async with TeacherServers(
-                sitting.urls,
-                sitting.key,
-                pace,
-                retries=sitting.retries,
-                seed=spec.context.seed,
-                first_pause_s=sitting.first_pause_s,
-            ) as servers:
-                yield Teacher(store, from_servers(servers), ledger, pace, most_failures)
-        else:
-            try:
-                yield Teacher(store, from_models(pace), ledger, pace, most_failures)
-            finally:
-                await close_clients()
-
-
-@contextmanager
-def _rarer_collections() -> Iterator[None]:
-    """Look for reference cycles after 50,000 new objects, not 700: a fifth of a run's processor time."""
-    usual = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 20)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 @contextmanager

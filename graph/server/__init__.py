@@ -1,0 +1,1 @@
+"""What makes the graphs a server that lasts: threads kept on disk, a guard, keys, MCP; `palette studio`."""
