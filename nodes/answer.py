@@ -11,7 +11,7 @@ from cultural_palette.models import BASE, ask
 from cultural_palette.nodes.choose import choose
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import Decision, end_of_turn
+from cultural_palette.nodes.turn import Decision, cut_note, end_of_turn
 from cultural_palette.prompts import render
 
 CHOSEN = "chosen"
@@ -44,9 +44,9 @@ async def answer(
         return end_of_turn(state, knobs, Decision(update, {part: usage}))
     messages = render(f"baselines/{prompt}", question=question.text, **fields)
     reply = await ask(ref, knobs.meta_sampling, messages, timeout_s=knobs.request_timeout_s, tags=["decide"])
-    return end_of_turn(
-        state, knobs, Decision({"answer": reply.text}, {part: reply.usage or {}}, reply.message.id)
-    )
+    update, usage = {"answer": reply.text}, {part: reply.usage or {}}
+    notes = cut_note("The answer", reply)
+    return end_of_turn(state, knobs, Decision(update, usage, reply.message.id, notes))
 
 
 def chosen_community(state: PaletteState) -> str:

@@ -14,7 +14,7 @@ from cultural_palette.models import META, Blend, ask, blend_of, scope_notes_of
 from cultural_palette.nodes.choose import choose
 from cultural_palette.nodes.knobs import Knobs, PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import Decision, end_of_turn
+from cultural_palette.nodes.turn import Decision, cut_note, end_of_turn
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
 
@@ -32,6 +32,7 @@ async def decide(
         "question": question.text,
     }
     streamed: str | None = None
+    cut: list[str] = []
     if question.options:
 
         def prompt(shown: Question) -> list[BaseMessage]:
@@ -46,9 +47,12 @@ async def decide(
             ref, knobs.meta_sampling, messages, timeout_s=knobs.request_timeout_s, tags=["decide"]
         )
         update, usage, streamed = {"answer": reply.text}, reply.usage or {}, reply.message.id
+        cut = cut_note("The answer", reply)
     notes = await scope_notes_of(ref, question, state["country"], timeout_s=knobs.request_timeout_s)
     blend, why_none = await _blend(state, messages, part, knobs)
-    return end_of_turn(state, knobs, Decision(update, {part: usage}, streamed, [*notes, *why_none], blend))
+    return end_of_turn(
+        state, knobs, Decision(update, {part: usage}, streamed, [*cut, *notes, *why_none], blend)
+    )
 
 
 async def _blend(

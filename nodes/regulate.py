@@ -10,7 +10,7 @@ from cultural_palette.countries import find_country
 from cultural_palette.models import META, ask
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import spent
+from cultural_palette.nodes.turn import cut_note, spent
 from cultural_palette.prompts import render
 
 
@@ -32,4 +32,8 @@ async def regulate(
         timeout_s=knobs.request_timeout_s,
         tags=["regulate"],
     )
-    return {"regulated": reply.text, **spent({part: reply.usage})}
+    return {
+        "regulated": reply.text,
+        "notes": cut_note("The account", reply),
+        **spent({part: reply.usage}),
+    }

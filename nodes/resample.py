@@ -14,7 +14,7 @@ from cultural_palette.errors import ModelError
 from cultural_palette.models import BASE, Reply, ask
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import Draft, PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import spent, summed
+from cultural_palette.nodes.turn import cut_note, spent, summed
 from cultural_palette.prompts import render
 
 STEP = 100_003
@@ -47,5 +47,12 @@ async def resample(
         return Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref)), reply
 
     samples = await asyncio.gather(*(one(number) for number in range(1, len(state["communities"]) + 1)))
+    notes = [
+        note
+        for number, (_, reply) in enumerate(samples, 1)
+        if reply
+        for note in cut_note(f"Sample {number}", reply)
+    ]
     drafts = {f"sample {number}": draft for number, (draft, _) in enumerate(samples, 1)}
-    return {"drafts": drafts, **spent({part: summed([reply.usage for _, reply in samples if reply])})}
+    usage = summed([reply.usage for _, reply in samples if reply])
+    return {"drafts": drafts, "notes": notes, **spent({part: usage})}

@@ -9,7 +9,7 @@ from langgraph.runtime import Runtime
 from cultural_palette.models import BASE, ask
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import spent
+from cultural_palette.nodes.turn import cut_note, spent
 from cultural_palette.prompts import render
 
 
@@ -28,4 +28,8 @@ async def summarise(
         timeout_s=knobs.request_timeout_s,
         tags=["regulate"],
     )
-    return {"regulated": reply.text, **spent({part: reply.usage})}
+    return {
+        "regulated": reply.text,
+        "notes": cut_note("The summary", reply),
+        **spent({part: reply.usage}),
+    }
