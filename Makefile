@@ -10,12 +10,14 @@ VLLM_MADE := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(V
 UV_SOURCE := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX='$(PIP_INDEX_URL)') $(if $(PIP_FIND_LINKS),UV_FIND_LINKS='$(PIP_FIND_LINKS)',UV_TORCH_BACKEND=cpu)
 
 # `make ask COUNTRY=KEN QUESTION="..." OPTIONS="One;Other"`. One's own question without OPTIONS gets a free answer.
-# $(value ...) keeps a dollar sign in a question as it stands; the shell sees all three as variables, never as code.
+# $(value ...) keeps a dollar sign in a question as it stands; the shell sees all three as variables, never as code;
+# make would export those of its command line, and expand them for it.
 COUNTRY ?= NZL
 ifeq ($(origin QUESTION),undefined)
 QUESTION := Which matters more to people: freedom or equality?
 OPTIONS ?= Freedom;Equality;Don't know
 endif
+unexport COUNTRY QUESTION OPTIONS
 export ASK_COUNTRY := $(value COUNTRY)
 export ASK_QUESTION := $(value QUESTION)
 export ASK_OPTIONS := $(value OPTIONS)

@@ -12,7 +12,7 @@ from cultural_palette.nodes.choose import choose
 from cultural_palette.nodes.events import AnswerToken, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import Decision, end_of_turn
+from cultural_palette.nodes.turn import Decision, cut_note, end_of_turn
 from cultural_palette.prompts import render
 
 CHOSEN = "chosen"
@@ -52,9 +52,9 @@ async def answer(
         tags=["decide"],
         on_token=token_writer(runtime, AnswerToken),
     )
-    return end_of_turn(
-        state, runtime, Decision({"answer": reply.text}, {part: reply.usage or {}}, reply.message.id)
-    )
+    update, tokens = {"answer": reply.text}, {part: reply.usage or {}}
+    notes = cut_note("The answer", reply)
+    return end_of_turn(state, runtime, Decision(update, tokens, reply.message.id, notes))
 
 
 def chosen_community(state: PaletteState) -> str:

@@ -15,7 +15,7 @@ from cultural_palette.nodes.choose import choose
 from cultural_palette.nodes.events import AnswerToken, token_writer
 from cultural_palette.nodes.knobs import Knobs, PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import Decision, end_of_turn
+from cultural_palette.nodes.turn import Decision, cut_note, end_of_turn
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
 
@@ -33,6 +33,7 @@ async def decide(
         "question": question.text,
     }
     streamed: str | None = None
+    cut: list[str] = []
     if question.options:
 
         def prompt(shown: Question) -> list[BaseMessage]:
@@ -52,9 +53,11 @@ async def decide(
             on_token=token_writer(runtime, AnswerToken),
         )
         update, usage, streamed = {"answer": reply.text}, reply.usage or {}, reply.message.id
+        cut = cut_note("The answer", reply)
     notes = await scope_notes_of(ref, question, state["country"], timeout_s=knobs.request_timeout_s)
     blend, why_none = await _blend(state, messages, part, knobs)
-    return end_of_turn(state, runtime, Decision(update, {part: usage}, streamed, [*notes, *why_none], blend))
+    decision = Decision(update, {part: usage}, streamed, [*cut, *notes, *why_none], blend)
+    return end_of_turn(state, runtime, decision)
 
 
 async def _blend(

@@ -15,7 +15,7 @@ from cultural_palette.models import ask
 from cultural_palette.nodes.events import DraftDone, DraftFailed, DraftStarted, DraftToken, emit, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import Draft, PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import spent
+from cultural_palette.nodes.turn import cut_note, spent
 from cultural_palette.prompts import render
 
 
@@ -52,4 +52,8 @@ async def draft(
         return {"drafts": {community.key: failed}}
     came = Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref))
     emit(runtime, DraftDone(draft_text(community.key, came)))
-    return {"drafts": {community.key: came}, **spent({community.key: reply.usage})}
+    return {
+        "drafts": {community.key: came},
+        "notes": cut_note(f"The draft of {community.name}", reply),
+        **spent({community.key: reply.usage}),
+    }

@@ -11,7 +11,7 @@ from cultural_palette.models import META, ask
 from cultural_palette.nodes.events import AccountDone, AccountStarted, AccountToken, emit, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import spent
+from cultural_palette.nodes.turn import cut_note, spent
 from cultural_palette.prompts import render
 
 
@@ -37,4 +37,8 @@ async def regulate(
         on_token=token_writer(runtime, AccountToken),
     )
     emit(runtime, AccountDone(reply.text))
-    return {"regulated": reply.text, **spent({part: reply.usage})}
+    return {
+        "regulated": reply.text,
+        "notes": cut_note("The account", reply),
+        **spent({part: reply.usage}),
+    }

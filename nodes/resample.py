@@ -16,7 +16,7 @@ from cultural_palette.models import BASE, Reply, ask
 from cultural_palette.nodes.events import DraftDone, DraftFailed, DraftStarted, DraftToken, emit, token_writer
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import Draft, PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import spent, summed
+from cultural_palette.nodes.turn import cut_note, spent, summed
 from cultural_palette.prompts import render
 
 STEP = 100_003
@@ -62,8 +62,15 @@ async def resample(
         return came, reply
 
     samples = await asyncio.gather(*(one(number) for number in range(1, len(state["communities"]) + 1)))
+    notes = [
+        note
+        for number, (_, reply) in enumerate(samples, 1)
+        if reply
+        for note in cut_note(f"Sample {number}", reply)
+    ]
     drafts = {sample_key(number): draft for number, (draft, _) in enumerate(samples, 1)}
-    return {"drafts": drafts, **spent({part: summed([reply.usage for _, reply in samples if reply])})}
+    usage = summed([reply.usage for _, reply in samples if reply])
+    return {"drafts": drafts, "notes": notes, **spent({part: usage})}
 
 
 def sample_key(number: int) -> str:

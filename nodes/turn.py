@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.runtime import Runtime
 
 from cultural_palette.distributions import Distribution
-from cultural_palette.models import Blend, ModelRef
+from cultural_palette.models import Blend, ModelRef, Reply
 from cultural_palette.models.determinism import promise
 from cultural_palette.nodes.events import Blended, DecisionMade, Degraded, Note, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
@@ -86,6 +86,11 @@ def summed(usages: Sequence[Mapping[str, int] | None]) -> dict[str, int]:
         for key, count in (usage or {}).items():
             total[key] = total.get(key, 0) + count
     return total
+
+
+def cut_note(what: str, reply: Reply) -> list[str]:
+    """A note that a reply ends in the middle; none where it does not. `what`: its place in the turn."""
+    return [f"{what} was cut at its longest length: raise max_tokens."] if reply.cut else []
 
 
 def draft_texts(state: PaletteState) -> dict[str, str]:

@@ -6,6 +6,7 @@ Codes and official names are ISO 3166-1 as `pycountry` has it; everyday names an
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -31,39 +32,71 @@ EXTRAS = {
     "NIR": ("", "Northern Ireland"),
 }
 ALIASES = {
+    # other surveys', the United Nations' and the World Bank's spellings, where ISO has another
     "GBR": ("Britain", "Great Britain", "England and Wales"),
     "USA": ("U.S.", "US", "U.S.A.", "United States of America", "America (USA)"),
-    "KOR": ("S. Korea", "Republic of Korea", "Korea South", "Korea, South"),
-    "PRK": ("N. Korea",),
+    "KOR": ("S. Korea", "Republic of Korea", "Korea South", "Korea, Rep."),
+    "PRK": (
+        "N. Korea",
+        "Korea (North)",
+        "DPRK",
+        "DPR Korea",
+        "Korea, Dem. Rep.",
+        "Korea, Dem. People's Rep.",
+    ),
     "ZAF": ("S. Africa",),
     "CZE": ("Czech Rep.", "Czech Republic"),
-    "BIH": ("Bosnia Herzegovina", "Bosnia-Herzegovina", "Bosnia"),
-    "HKG": ("Hong Kong SAR", "Hong Kong SAR PRC"),
-    "MAC": ("Macau SAR", "Macao", "Macau SAR PRC"),
-    "TWN": ("Taiwan ROC",),
-    "PSE": ("Palest. ter.", "Palestinian territories", "Palestinian ter."),
+    "BIH": ("Bosnia Herzegovina", "Bosnia-Herzegovina", "Bosnia", "Bosnia and Herz."),
+    "HKG": ("Hong Kong SAR", "Hong Kong SAR PRC", "Hong Kong SAR, China", "China, Hong Kong SAR"),
+    "MAC": ("Macau SAR", "Macao", "Macau SAR PRC", "Macao SAR, China", "China, Macao SAR"),
+    "TWN": ("Taiwan ROC", "Taiwan, China"),
+    "PSE": ("Palest. ter.", "Palestinian territories", "Palestinian ter.", "West Bank and Gaza"),
     "CIV": ("Cote d'Ivoire",),
     "VNM": ("Viet Nam",),
     "RUS": ("Russian Federation",),
-    "MKD": ("Macedonia", "Macedonia Rep", "FYR Macedonia"),
+    "MKD": ("Macedonia", "Macedonia Rep", "FYR Macedonia", "Macedonia, FYR"),
     "SWZ": ("Swaziland",),
     "MMR": ("Burma",),
     "NLD": ("Holland", "The Netherlands"),
     "ARE": ("UAE",),
-    "COD": ("DR Congo", "Congo (Kinshasa)"),
-    "COG": ("Congo", "Congo (Brazzaville)"),
+    "COD": ("DR Congo", "DRC", "Congo (Kinshasa)", "Congo, Dem. Rep.", "Dem. Rep. Congo"),
+    "COG": ("Congo", "Congo (Brazzaville)", "Congo, Rep."),
     "SVK": ("Slovak Rep", "Slovak Republic"),
     "KGZ": ("Kyrgyz Rep", "Kyrgyz Republic"),
     "DOM": ("Dominican Rep",),
+    "BHS": ("Bahamas, The",),
+    "CHN": ("PR China", "China (People's Republic of)", "Mainland China"),
+    "EGY": ("Egypt, Arab Rep.",),
+    "FSM": ("Micronesia, Fed. Sts.",),
+    "GMB": ("Gambia, The",),
+    "IRN": ("Iran, Islamic Rep.",),
+    "LAO": ("Lao PDR",),
+    "SOM": ("Somalia, Fed. Rep.",),
+    "VEN": ("Venezuela, RB",),
+    "YEM": ("Yemen, Rep.",),
+    "PRI": ("Puerto Rico (US)",),
     "DEU": ("West Germany", "East Germany"),
     "TLS": ("East Timor",),
     "TTO": ("Trinidad & Tobago", "Trinidad"),
 }
 NICKNAMES = {  # not names we take, but what people mean by them
-    "UK": "GBR", "England": "GBR", "Scotland": "GBR", "Wales": "GBR", "America": "USA", "Korea": "KOR",
-    "Holy See": "VAT", "Aotearoa": "NZL", "Persia": "IRN", "Deutschland": "DEU",
+    "UK": "GBR", "England": "GBR", "Scotland": "GBR", "Wales": "GBR", "America": "USA", "Korea": "KOR PRK",
+    "Holy See": "VAT", "Aotearoa": "NZL", "Persia": "IRN", "Deutschland": "DEU", "EL": "GRC", "Hellas": "GRC",
+    "PRC": "CHN", "ROC": "TWN", "KSA": "SAU", "Emirates": "ARE", "Gaza": "PSE", "Zaire": "COD",
+    "Belgian Congo": "COD", "Rhodesia": "ZWE", "Ceylon": "LKA", "Siam": "THA", "Formosa": "TWN",
+    "Upper Volta": "BFA", "Dahomey": "BEN", "Gold Coast": "GHA", "Abyssinia": "ETH", "Kampuchea": "KHM",
+    "Soviet Union": "RUS", "USSR": "RUS", "Czechoslovakia": "CZE SVK", "Tanganyika": "TZA", "Zanzibar": "TZA",
+    "Yugoslavia": "SRB HRV BIH", "Serbia and Montenegro": "SRB MNE", "East Pakistan": "BGD",
+    "Nippon": "JPN", "Bharat": "IND", "Espana": "ESP", "Hawaii": "USA",
 }  # fmt: skip
-SAMPLE = re.compile(r"\s*\(([A-Za-z -]+) sample\)$")
+SHORT_FOR = {  # in names as tables have them
+    "rep": ("republic",), "dem": ("democratic",), "fed": ("federated", "federal"), "is": ("islands",),
+    "n": ("north", "northern"), "s": ("south",), "e": ("east",), "w": ("west", "western"),
+    "c": ("central",), "eq": ("equatorial",), "terr": ("territory", "territories"),
+}  # fmt: skip
+MOST_WORDS, MOST_GUESSES = 12, 3
+SHORTEST_NAME = 4  # letters; ISO's codes are words too: "and" is Andorra
+SAMPLE = re.compile(r"\s*\(([A-Za-z -]+) sample\)$", re.IGNORECASE)
 WITH_ARTICLE = re.compile(
     r"^(Bahamas|Comoros|Gambia|Maldives|Netherlands|Philippines|Seychelles|Democratic Republic.*|"
     r"Republic of the .*|Dominican Republic|Central African Republic|Caribbean Netherlands|United .*|"
@@ -110,14 +143,7 @@ def find_country(text: str) -> Country:
     wanted = _plain(SAMPLE.sub("", text.strip()))
     if found := _index().get(wanted):
         return found
-    by_code = {c.iso3: c for c in all_countries()}
-    nickname = {_plain(name): by_code[code] for name, code in NICKNAMES.items()}
-    if wanted in nickname:
-        guesses = [nickname[wanted]]
-    else:
-        near = nearest(wanted, [*_index(), *nickname], n=6)
-        guesses = list(dict.fromkeys((_index() | nickname)[key] for key in near))[:3]
-    hint = " or ".join(f"{c.iso3} ({c.name})" for c in guesses)
+    hint = " or ".join(f"{c.iso3} ({c.name})" for c in _meant_by(wanted))
     did = f" Did you mean {hint}?" if hint else ""
     shown = text if len(text) <= 60 else text[:57] + "..."
     raise UnknownCountry(f"Unknown country {shown!r}.{did} 'palette countries' lists all.")
@@ -127,6 +153,33 @@ def sample_of(label: str) -> str | None:
     """Which sample a survey's label means: "current national", "old national", "non-national"; else None."""
     match = SAMPLE.search(label.strip())
     return match[1].lower() if match else None
+
+
+def _meant_by(wanted: str) -> list[Country]:
+    """The countries that a folded text may mean: by a name in use, by its words in another order or spelt
+    out, by a name within it; last by likeness.
+    """
+    by_code = {c.iso3: c for c in all_countries()}
+    nicknames = {_plain(name): [by_code[code] for code in codes.split()] for name, codes in NICKNAMES.items()}
+    names = {name: [country] for name, country in _index().items()} | nicknames
+    words = wanted.split()
+    if wanted in nicknames:
+        return nicknames[wanted]
+    if 1 < len(words) <= MOST_WORDS:
+        by_words = {tuple(sorted(name.split())): found for name, found in names.items()}
+        spelt_out = itertools.product(*((word, *SHORT_FOR.get(word, ())) for word in words))
+        for spelling in itertools.islice(spelt_out, 2**MOST_WORDS):
+            if found := by_words.get(tuple(sorted(spelling))):
+                return found
+    within = [
+        name
+        for size in range(min(len(words), MOST_WORDS), 0, -1)
+        for start in range(min(len(words), MOST_WORDS) - size + 1)
+        if len(name := " ".join(words[start : start + size])) >= SHORTEST_NAME and name in names
+    ]
+    alike = nearest(wanted, names, n=2 * MOST_GUESSES)
+    keys = [*nearest(wanted, names, cutoff=0.85), *within] if within else alike
+    return list(dict.fromkeys(country for key in keys for country in names[key]))[:MOST_GUESSES]
 
 
 @functools.cache

@@ -12,10 +12,13 @@ import yaml
 
 from cultural_palette.countries import find_country
 from cultural_palette.errors import MapError, UnknownCountry
+from cultural_palette.safe_text import hidden_in
 
 FOLDER = Path(__file__).parent / "maps"
 KEY = re.compile(r"[a-z][a-z0-9_]*")
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+RESERVED = ("base", "joint", "meta")
+"""Names of parts and of the agent that all communities' data make: no community is called so."""
 ISO3 = re.compile(r"[A-Z]{3}")
 
 
@@ -32,6 +35,12 @@ class Community:
     def __post_init__(self) -> None:
         if not KEY.fullmatch(self.key):
             raise MapError(f"community key {self.key!r}: use a-z, 0-9 and underscores, a letter first")
+        if self.key in RESERVED:
+            raise MapError(
+                f"a community can not be called {self.key!r}: {', '.join(RESERVED)} are names of other parts"
+            )
+        for text in (self.name, self.adjective):
+            refuse_hidden(text, f"community {self.key!r}")
         if not COLOUR.fullmatch(self.colour):
             raise MapError(f"community {self.key!r}: colour {self.colour!r} is not of the form #rrggbb")
         if not self.countries:
@@ -53,6 +62,8 @@ class CulturalMap:
     _home: dict[str, Community] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        for text in (self.name, self.source):
+            refuse_hidden(text, f"map {self.key!r}")
         if len(self.communities) < 2:
             raise MapError(f"map {self.key!r} has {len(self.communities)} communities; at least 2 are needed")
         if len({c.key for c in self.communities}) < len(self.communities):
@@ -78,6 +89,12 @@ class CulturalMap:
     @property
     def _keys(self) -> str:
         return ", ".join(c.key for c in self.communities)
+
+
+def refuse_hidden(text: str, what: str) -> None:
+    """Raise MapError for a text that can not be shown as it is."""
+    if hidden := hidden_in(text):
+        raise MapError(f"{what}: {text!r} holds the character {hidden}, which nobody sees. Take it out.")
 
 
 def builtin_maps() -> tuple[str, ...]:

@@ -147,7 +147,7 @@ def _names() -> Mapping[str, tuple[Country, str]]:
     names: dict[str, tuple[Country, str]] = {}
     for code, aliases in ALIASES.items():
         names |= {alias.casefold(): (by_code[code], PLACE) for alias in aliases}
-    names |= {name.casefold(): (by_code[code], PLACE) for name, code in NICKNAMES.items()}
+    names |= {name.casefold(): (by_code[code], PLACE) for name, code in NICKNAMES.items() if code in by_code}
     names |= {form.casefold(): (by_code[code], PLACE) for form, code in SHORT_FORMS.items()}
     for code, words in yaml.safe_load(DEMONYMS.read_text(encoding="utf-8")).items():
         for word in map(str.casefold, words):

@@ -20,6 +20,7 @@ from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ModelError
 from cultural_palette.knobs import ReadoutMethod
 from cultural_palette.models.protocol import Model, Sampling
+from cultural_palette.models.thoughts import without_thoughts
 from cultural_palette.models.tokens import HIDDEN, log_sum_exp, usage_of
 from cultural_palette.questions import Question
 
@@ -185,7 +186,7 @@ async def _sampling(
     counts = [0] * len(question.options)
     unread = []
     for reply in replies:
-        index = option_in(reply.text, question)
+        index = option_in(without_thoughts(reply.text), question)
         if index is None:
             unread.append(reply.text)
         else:

@@ -12,7 +12,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +32,9 @@ VOCABULARY = (
 @dataclass
 class FakeServer:
     """`letters`: probability of each first token that log-probabilities tell of; `after`: of each next one.
-    `refuse`: HTTP statuses of the next requests, whatever they ask; with `retry_after` as their header.
+    `answer`: what is sent in the place of a completion, whatever was asked. `owner`: who the list of models
+    says owns them. `refuse`: HTTP statuses of the next requests, whatever they ask; with `retry_after` as
+    their header.
     """
 
     url: str = ""
@@ -49,6 +51,8 @@ class FakeServer:
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     cancelled: int = 0
+    answer: Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]] | None = None
+    owner: str | None = None
 
     def sent_to(self, model: str) -> list[dict[str, Any]]:
         return [body for body in self.requests if body["model"] == model]
@@ -59,7 +63,8 @@ class FakeServer:
         )
 
     def _owner(self) -> dict[str, str]:
-        return {"owned_by": "vllm"} if self.vllm else {}
+        owner = self.owner or ("vllm" if self.vllm else None)
+        return {"owned_by": owner} if owner else {}
 
     async def tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -87,6 +92,8 @@ class FakeServer:
         self.requests.append(body)
         self.keys.append(request.headers.get("Authorization", "").removeprefix("Bearer "))
         self.at.append(time.monotonic())
+        if self.answer:
+            return await self.answer(request, body)
         if self.refuse:
             headers = {"Retry-After": self.retry_after} if self.retry_after else None
             return _error(self.refuse.pop(0), "come back later", headers)

@@ -12,6 +12,7 @@ from cultural_palette.evaluation.report.cases import Failure
 from cultural_palette.evaluation.report.paper import PaperBlock
 from cultural_palette.evaluation.report.tables import COMPARABLE, Subject
 from cultural_palette.evaluation.statistics import Interval
+from cultural_palette.safe_text import guarded_cell
 
 
 def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
@@ -21,7 +22,10 @@ def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(listed)
+    writer.writerows(
+        {name: guarded_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+        for row in listed
+    )
     return text.getvalue()
 
 

@@ -50,6 +50,7 @@ from cultural_palette.evaluation.report.tables import (
 from cultural_palette.evaluation.report.verdict import semantic_verdict, verdict
 from cultural_palette.evaluation.statistics import average
 from cultural_palette.jsonl import read_object
+from cultural_palette.safe_text import without_html
 
 FORMAT = "cultural-palette-report/1"
 SUMMARY, PAGE, TEXT = "report.json", "report.html", "report.md"
@@ -247,7 +248,8 @@ def _markdown(request: Request, facts: Mapping[str, str], sentences: list[str], 
     head = f"# Evaluation report: {request.run.resolve().name}\n\n{facts['about']}\n\n"
     verdicts = "".join(f"- {line}\n" for line in sentences)
     body = "\n".join(to_markdown(table) for table in tables)
-    return head + (state if facts["state"] == "PARTIAL" else "") + verdicts + "\n" + body
+    top = without_html(head) + (state if facts["state"] == "PARTIAL" else "") + without_html(verdicts)
+    return f"{top}\n{body}"
 
 
 def _survey_facts(subject: Subject, request: Request) -> dict[str, str]:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from cultural_palette.cli.text import visible
 from cultural_palette.cultural_map import Community, CulturalMap
+from cultural_palette.models.thoughts import without_thoughts
 from cultural_palette.questions import Question
 
 WIDEST = 100  # columns; longer lines are hard to read
@@ -106,6 +107,7 @@ class Scene:
 
     def writing(self, community: Community, text: str, lines: int, note: str = "writing") -> RenderableType:
         """A draft under way: the end of what is written, in at most `lines` lines."""
+        text = without_thoughts(text)
         body = Text(visible(text)) if text else Text("thinking ...", style="dim")
         wrapped = body.wrap(self.console, self.console.width - 4)
         tail = Text("\n").join(wrapped[-lines:])

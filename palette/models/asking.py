@@ -18,15 +18,20 @@ from langchain_core.messages import BaseMessage
 
 from cultural_palette.calls import Call, call_store, once
 from cultural_palette.errors import ModelError, PaletteError
+from cultural_palette.jsonl import HALF_PAIR
 from cultural_palette.knobs import ReadoutMethod
 from cultural_palette.models.faults import reason
 from cultural_palette.models.http import budget
 from cultural_palette.models.protocol import Blend, Model, Reply, Sampling
 from cultural_palette.models.references import ModelRef
 from cultural_palette.models.streaming import streaming_to
+from cultural_palette.models.thoughts import without_thoughts
 from cultural_palette.models.tokens import usage_of
 from cultural_palette.questions import Question
 from cultural_palette.readout import Reading, read_options
+
+BROKEN = ("abort", "error")
+"""Ends that vLLM and routers before other servers give to a reply that did not come to one."""
 
 
 def chat_model(ref: ModelRef, sampling: Sampling) -> BaseChatModel:
@@ -89,15 +94,18 @@ async def _ask(
     async with guarded(ref, timeout_s):
         model = await open_model(ref)
         message = await model.reply(messages, sampling, tags=tags, alone=alone)
-    text = message.text.strip()
+    whole = message.text.strip()
     finish = message.response_metadata.get("finish_reason")
-    if finish is None and not ref.in_process:
-        raise ModelError(f"The reply of {ref.described} broke off after {len(text)} characters. Ask again.")
+    if (finish is None and not ref.in_process) or finish in BROKEN:
+        raise ModelError(f"The reply of {ref.described} broke off after {len(whole)} characters. Ask again.")
+    if finish == "content_filter":
+        raise ModelError(f"A filter of its server stopped the reply of {ref.described}.")
+    text = HALF_PAIR.sub("\ufffd", without_thoughts(whole))
     if not text:
-        hint = (
-            " It used up its tokens before it said anything: raise max_tokens." if finish == "length" else ""
-        )
-        raise ModelError(f"{ref.described} gave an empty reply.{hint}")
+        what = "thought and gave no answer" if whole else "gave an empty reply"
+        said = "answered" if whole else "said anything"
+        hint = f" It used up its tokens before it {said}: raise max_tokens." if finish == "length" else ""
+        raise ModelError(f"{ref.described} {what}.{hint}")
     return Reply(text, time.perf_counter() - start, message, usage_of(message), finish)
 
 

@@ -84,11 +84,14 @@ async def _until_the_loop_ends(here: Connections) -> AsyncGenerator[None]:
 
 def _openai_client() -> Any:
     """openai's HTTP client over aiohttp where that is installed: less than half the CPU time a request, and
-    no cap at 100.
+    no cap at 100. Redirects are not followed, and answers are bounded, as with our own client.
     """
     import openai
 
+    from cultural_palette.models.bounds import hooks
+
+    options: Any = {"follow_redirects": False, "event_hooks": hooks()}
     try:
-        return openai.DefaultAioHttpClient()
+        return openai.DefaultAioHttpClient(**options)
     except RuntimeError:  # openai without its aiohttp extra
-        return openai.DefaultAsyncHttpxClient()
+        return openai.DefaultAsyncHttpxClient(**options)

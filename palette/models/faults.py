@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cultural_palette.models.http import BrokenOff
+from cultural_palette.models.http import BrokenOff, Refused, Unreadable
 from cultural_palette.models.references import ModelRef
 from cultural_palette.settings import current_settings
 
 
 def reason(ref: ModelRef, error: Exception) -> str:
     """Why, in a line. Servers' own words are cut short and never hold the key: servers echo it in a 401."""
+    ours = (cause for cause in _causes(error) if isinstance(cause, Refused | BrokenOff | Unreadable))
+    error = next(ours, error)  # openai wraps what its HTTP client raised
     status = getattr(error, "status_code", None)
     kind = type(error).__name__
     words = _server_words(error)
@@ -35,6 +37,11 @@ def reason(ref: ModelRef, error: Exception) -> str:
     if status == 429:
         quota = f"is too busy or its quota is used up (HTTP 429: {words})"
         return f"{ref.described} {quota}. Wait, or ask another server."
+    if status is not None and 300 <= status < 400:
+        return (
+            f"{ref.described} points elsewhere (HTTP {status}{_target(error)}). The prompt was not sent on: "
+            "name the right address yourself."
+        )
     if status is not None:
         return f"{ref.described} answered HTTP {status}: {words}."
     if isinstance(error, BrokenOff):
@@ -58,16 +65,24 @@ def reason(ref: ModelRef, error: Exception) -> str:
     )
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _target(error: Exception) -> str:
+    """Where a redirect points."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    target = error.location if isinstance(error, Refused) else headers.get("Location")
+    return f" to {target[:200]}" if target else ""
+
+
+def _causes(error: BaseException) -> Iterator[Exception]:
     cause: BaseException | None = error
     while cause is not None:
-        yield cause
+        if isinstance(cause, Exception):
+            yield cause
         cause = cause.__cause__ or cause.__context__
 
 
 def _server_words(error: Exception) -> str:
     body = getattr(error, "body", None)
-    text = body.get("message") if isinstance(body, Mapping) else None
+    text = body.get("message") if isinstance(body, Mapping) else body if isinstance(body, str) else None
     text = " ".join(str(text or error).split())
     key = current_settings().api_key
     if key is not None and key.get_secret_value():

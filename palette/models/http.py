@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from cultural_palette.jsonl import JsonFault, parse_json
+
 if TYPE_CHECKING:
     import aiohttp
     from pydantic import SecretStr
@@ -34,22 +36,37 @@ KEEP_ALIVE_S = 4.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0
 LEAST_ATTEMPT_S = 0.05
 NO_USE_IN_501 = 501
+HTTP_ERRORS = frozenset(str(status) for status in range(400, 600))
 TOO_BUSY = frozenset((408, 409, 425, 429))
-LONGEST_LINE = 8 * 2**20
+LEAST_ROOM, ROOM_PER_TOKEN, ROOM_PER_BYTE_SENT = 4 * 2**20, 2048, 16
+"""Bytes that an answer may have: whatever is asked, for each token it may write (a streamed one comes in an
+event of its own), and for each byte of the request (a text's tokens come back as numbers).
+"""
+PACKED = "a body packed as {encoding}, which was not asked for"
+TOO_LONG = "more than {mib:.0f} MiB, far more than was asked for"
 _JITTER = random.Random()
 
 Json = dict[str, Any]
 
 
 class Refused(Exception):
-    """A server's answer with an HTTP status that is no success."""
+    """A server's answer with an HTTP status that is no success, or an error that came as one. `location`:
+    where it points instead.
+    """
 
-    def __init__(self, status_code: int, body: Any, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        status_code: int,
+        body: Any,
+        retry_after_s: float | None = None,
+        location: str | None = None,
+    ) -> None:
         said = body.get("message") if isinstance(body, Mapping) else body
         super().__init__(str(said) if said else f"no reason given (HTTP {status_code})")
         self.status_code = status_code
         self.body = body
         self.retry_after_s = retry_after_s
+        self.location = location
 
     @property
     def may_pass(self) -> bool:
@@ -150,7 +167,7 @@ class Server:
     @cached_property
     def headers(self) -> dict[str, str]:
         """With the key, when these settings send one there."""
-        plain = {"Content-Type": "application/json"}
+        plain = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         return plain | ({"Authorization": f"Bearer {self.key.get_secret_value()}"} if self.key else {})
 
     async def get(self, path: str) -> Any:
@@ -206,13 +223,19 @@ class Server:
         async with self.session.request(
             method, url, data=data, headers=self.headers, proxy=self.proxy, allow_redirects=False
         ) as response:
-            raw = await response.read()
+            most = most_bytes(body, len(data or b""))
+            raw = b"".join([chunk async for chunk in _bounded(response, most)])
             if response.status != 200:
                 raise self._refused(response, raw)
         sent = _parsed(raw)
-        for choice in sent.get("choices") or () if isinstance(sent, dict) else ():
-            if choice.get("finish_reason", "") is None:
-                raise BrokenOff("it does not say why it ended")
+        if isinstance(sent, dict):
+            if (fault := error_in(sent)) is not None:
+                raise Refused(*fault)
+            for choice in _choices(sent):
+                if (finish := choice.get("finish_reason", "")) is None:
+                    raise BrokenOff("it does not say why it ended")
+                if not isinstance(finish, str):
+                    raise Unreadable(f"an end that is no text ({type(finish).__name__})")
         return sent
 
     def _refused(self, response: aiohttp.ClientResponse, raw: bytes) -> Refused:
@@ -222,50 +245,100 @@ class Server:
         if self.key is not None:
             raw = raw.replace(self.key.get_secret_value().encode(), b"***")
         try:
-            body = json.loads(raw)
-        except ValueError:
+            body = parse_json(raw)
+        except JsonFault:
             body = raw[:1000].decode("utf-8", "replace").strip()
         if isinstance(body, Mapping):
             body = body.get("error", body.get("detail", body))
-        return Refused(response.status, body, retry_after_of(response.headers))
+        retry_after_s = retry_after_of(response.headers)
+        return Refused(response.status, body, retry_after_s, response.headers.get("Location"))
 
     async def _events(self, url: str, body: Json) -> AsyncIterator[Json]:
+        data = json.dumps(body).encode()
         async with self.session.post(
             url,
-            data=json.dumps(body).encode(),
+            data=data,
             headers=self.headers,
             proxy=self.proxy,
             allow_redirects=False,
         ) as response:
-            if response.status != 200:
-                raise self._refused(response, await response.read())
-            if "event-stream" not in response.content_type:
+            chunks = _bounded(response, most_bytes(body, len(data)))
+            if response.status != 200 or "event-stream" not in response.content_type:
+                raw = b"".join([chunk async for chunk in chunks])
+                if response.status != 200:
+                    raise self._refused(response, raw)
+                sent = _parsed(raw) if "json" in response.content_type else None
+                if isinstance(sent, dict) and (fault := error_in(sent)) is not None:
+                    raise Refused(*fault)
                 raise Unreadable(f"{response.content_type} instead of a stream")
-            async for line in _lines(response.content):
+            async for line in _lines(chunks):
                 if not line.startswith(b"data:"):
                     continue  # comments keep a connection alive
                 said = line[5:].strip()
                 if said == b"[DONE]":
                     return
                 event = _parsed(said)
-                if isinstance(event, dict) and (fault := event.get("error")):
-                    status = fault.get("code") if isinstance(fault, Mapping) else None
-                    raise Refused(status if isinstance(status, int) else 500, fault)
+                if not isinstance(event, dict):
+                    raise Unreadable(f"no event but {said[:60]!r}")
+                if (fault := error_in(event)) is not None:
+                    raise Refused(*fault)
                 yield event
         raise BrokenOff("the stream ended before its end")
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length up to 8 MiB; aiohttp's own stop at 64 KiB."""
-    rest = b""
-    async for chunk in content.iter_any():
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line
-        if len(rest) > LONGEST_LINE:
-            raise Unreadable("a line of more than 8 MiB")
-    if rest:
-        yield rest
+def most_bytes(body: Any, sent: int) -> int:
+    """Bytes that the answer to this request may have, `sent` bytes of it."""
+    wanted = body if isinstance(body, Mapping) else {}
+    tokens = wanted.get("max_tokens") or wanted.get("max_completion_tokens") or 0
+    return LEAST_ROOM + ROOM_PER_TOKEN * int(tokens) + ROOM_PER_BYTE_SENT * sent
+
+
+def error_in(sent: Mapping[str, Any]) -> tuple[int, Any] | None:
+    """The status and the error of a body that is one, whatever status it came with; None for others."""
+    fault = sent.get("error")
+    if not fault or sent.get("choices"):
+        return None
+    code = str(fault.get("code")) if isinstance(fault, Mapping) else ""
+    return int(code) if code in HTTP_ERRORS else 500, fault
+
+
+def encoded_by(headers: Mapping[str, str]) -> str | None:
+    """How a body was compressed, which nobody asked for: a small one may unpack to any size."""
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    return encoding if encoding not in ("", "identity") else None
+
+
+async def _bounded(response: aiohttp.ClientResponse, most: int) -> AsyncIterator[bytes]:
+    """The body as it comes, up to `most` bytes."""
+    if encoding := encoded_by(response.headers):
+        raise Unreadable(PACKED.format(encoding=encoding))
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > most:
+            raise Unreadable(TOO_LONG.format(mib=most / 2**20))
+        yield chunk
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Lines of any length; aiohttp's own stop at 64 KiB."""
+    rest: list[bytes] = []
+    async for chunk in chunks:
+        first, *more = chunk.split(b"\n")
+        rest.append(first)
+        for line in more:
+            yield b"".join(rest)
+            rest = [line]
+    if any(rest):
+        yield b"".join(rest)
+
+
+def _choices(sent: Json) -> list[Json]:
+    """The choices of a completion; none where there are none to be had."""
+    choices = sent.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise Unreadable("choices that are no objects")
+    return choices
 
 
 def _may_pass(error: Exception) -> bool:
@@ -282,9 +355,9 @@ def _may_pass(error: Exception) -> bool:
 
 def _parsed(raw: bytes) -> Any:
     try:
-        return json.loads(raw)
-    except ValueError:
-        raise Unreadable(f"no JSON but {raw[:60]!r}") from None
+        return parse_json(raw, half_pairs=True)
+    except JsonFault as error:
+        raise Unreadable(f"what is {error}: {raw[:60]!r}") from None
 
 
 # -- the pool -----------------------------------------------------------------------------------
@@ -305,7 +378,10 @@ class Pool:
         connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)  # the budget ends the rest
         session = aiohttp.ClientSession(
-            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+            connector=connector,
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
         )
         return cls(session)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import openai
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from cultural_palette.models.protocol import Blend, OptionLogprobs, Sampling, TopTokens
 from cultural_palette.models.references import ModelRef
 from cultural_palette.models.router_blend import checkpoint_blend
+from cultural_palette.models.thoughts import THINKING_OFF
 from cultural_palette.models.tokens import HIDDEN, top_tokens_of
 from cultural_palette.settings import current_settings
 
@@ -21,7 +23,7 @@ def chat_model(ref: ModelRef, sampling: Sampling, client: Any = None) -> ChatOpe
     """A ChatOpenAI for this server, with these settings' key and patience. `client`: the running loop's."""
     settings = current_settings()
     sampling = sampling.with_length(ref.runs_on.max_tokens)
-    options: dict[str, Any] = {} if client is None else {"http_async_client": client}
+    options: dict[str, Any] = clients_of_ones_own() if client is None else {"http_async_client": client}
     return ChatOpenAI(
         model=ref.name,
         base_url=ref.address,
@@ -37,17 +39,29 @@ def chat_model(ref: ModelRef, sampling: Sampling, client: Any = None) -> ChatOpe
     )
 
 
+def clients_of_ones_own() -> dict[str, Any]:
+    """openai's HTTP clients, as ChatOpenAI takes them, for code of any loop or none; redirects are not
+    followed.
+    """
+    return {
+        "http_client": openai.DefaultHttpxClient(follow_redirects=False),
+        "http_async_client": openai.DefaultAsyncHttpxClient(follow_redirects=False),
+    }
+
+
 class OpenAIModel:
     """A model of such a server."""
 
-    def __init__(self, ref: ModelRef, chat: ChatOpenAI) -> None:
+    def __init__(self, ref: ModelRef, chat: ChatOpenAI, switched: bool = False) -> None:
+        """`switched`: its server passes switches on to the chat template."""
         self.ref = ref
         self.chat = chat
+        self.switches: dict[str, Any] = {"extra_body": THINKING_OFF} if switched else {}
 
     @classmethod
-    async def open(cls, ref: ModelRef, client: Any) -> OpenAIModel:
+    async def open(cls, ref: ModelRef, client: Any, switched: bool = False) -> OpenAIModel:
         """Over the running loop's client. Reads certificates, in a thread."""
-        return cls(ref, await asyncio.to_thread(chat_model, ref, Sampling(), client))
+        return cls(ref, await asyncio.to_thread(chat_model, ref, Sampling(), client), switched)
 
     async def reply(
         self,
@@ -62,6 +76,7 @@ class OpenAIModel:
         request: dict[str, Any] = {
             "temperature": sampling.temperature,
             "max_completion_tokens": sampling.max_tokens,
+            **self.switches,
         }
         if sampling.seed is not None:
             request["seed"] = sampling.seed
@@ -77,7 +92,12 @@ class OpenAIModel:
         """The likeliest first tokens; None when the server sent no log-probabilities."""
         config: Any = {"tags": [HIDDEN]}
         message = await self.chat.ainvoke(
-            list(messages), config, max_completion_tokens=1, logprobs=True, top_logprobs=count
+            list(messages),
+            config,
+            max_completion_tokens=1,
+            logprobs=True,
+            top_logprobs=count,
+            **self.switches,
         )
         return top_tokens_of(message)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.embedded.manifest import read_manifest
-from cultural_palette.errors import MapError, ModelError, SettingsError
+from cultural_palette.errors import ModelError, SettingsError
 from cultural_palette.models.references import EMBEDDED, ModelRef
 from cultural_palette.suggestions import did_you_mean
 
@@ -36,10 +36,6 @@ def resolve_parts(cultural_map: CulturalMap, models: Mapping[str, str], model: s
     unknown parts and names, ModelError when the embedded palette lacks a community of the map.
     """
     keys = [community.key for community in cultural_map.communities]
-    for taken in {META, BASE} & set(keys):
-        raise MapError(
-            f"Map {cultural_map.key!r}: a community can not be called {taken!r}, which is a part's name."
-        )
     parts = (*keys, META, BASE)
     for part in models:
         if part not in parts:

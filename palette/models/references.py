@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from cultural_palette.errors import ModelError, SettingsError
 from cultural_palette.models.protocol import Model, Sampling
+from cultural_palette.safe_text import hidden_in
 from cultural_palette.settings import OPENAI_URL, current_settings
 from cultural_palette.suggestions import did_you_mean
 
@@ -153,6 +154,10 @@ class ModelRef:
                 f"Model {text!r} is not of the form provider:name or provider:name@address, such as "
                 "'openai:gpt-4o-mini', "
                 "'openai:africa@http://127.0.0.1:8000/v1' or 'embedded:nano'."
+            )
+        if hidden := hidden_in(text):
+            raise SettingsError(
+                f"Model {text!r} holds the character {hidden}, which nobody sees. Take it out."
             )
         if match["provider"] not in PROVIDERS:
             hint = did_you_mean(match["provider"], PROVIDERS)

@@ -10,7 +10,9 @@ from cultural_palette.models.references import ModelRef
 from cultural_palette.models.vllm import VllmModel
 from cultural_palette.settings import OPENAI_URL, current_settings
 
-VLLM = "vllm"
+VLLM, OWNERS = "vllm", "owners"
+SWITCHED = frozenset(("llamacpp", "sglang"))
+"""Servers beside vLLM whose chat templates can be told not to think, as their list of models names them."""
 
 
 async def open_model(ref: ModelRef) -> Model:
@@ -22,30 +24,33 @@ async def open_model(ref: ModelRef) -> Model:
 
     async def make() -> Model:
         server = here.pool.server(url, key, settings.retries)
-        if url != OPENAI_URL and await _is_vllm(server):
+        owners = await _owners(server) if url != OPENAI_URL else frozenset()
+        if VLLM in owners:
             return VllmModel(ref, server)
-        return await OpenAIModel.open(ref, await here.openai_client())
+        client = await here.openai_client()
+        return await OpenAIModel.open(ref, client, switched=bool(owners & SWITCHED))
 
     identity = (ref, settings.base_url, key, settings.request_timeout_s, settings.retries)
     return await here.model(identity, make)
 
 
-async def _is_vllm(server: Server) -> bool:
-    """Whether a server is vLLM; asked once a loop. One without a list of models is another."""
-    if VLLM not in server.learned:
+async def _owners(server: Server) -> frozenset[str]:
+    """What a server's list of models says of their owners; asked once a loop. Nothing without such a list."""
+    if OWNERS not in server.learned:
         async with server.learning:
-            if VLLM not in server.learned:
-                server.learned[VLLM] = await _owned_by_vllm(server)
-    return bool(server.learned[VLLM])
+            if OWNERS not in server.learned:
+                server.learned[OWNERS] = await _listed_owners(server)
+    owners: frozenset[str] = server.learned[OWNERS]
+    return owners
 
 
-async def _owned_by_vllm(server: Server) -> bool:
+async def _listed_owners(server: Server) -> frozenset[str]:
     try:
         listed = await server.get("/models")
-        return any(model.get("owned_by") == VLLM for model in listed["data"])
+        return frozenset(str(model.get("owned_by")) for model in listed["data"])
     except Refused as refused:
         if refused.status_code in (400, 404, 405, 501):
-            return False
+            return frozenset()
         raise
     except (Unreadable, KeyError, TypeError, AttributeError):
-        return False
+        return frozenset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from langchain_core.messages import AIMessage
 
@@ -45,6 +46,25 @@ def top_tokens_of(message: AIMessage) -> TopTokens | None:
 
 
 def usage_of(message: AIMessage) -> dict[str, int] | None:
-    """Tokens in and out of a reply, `None` when the model did not say."""
+    """Tokens in and out of a reply, `None` when the model did not say, or said what can not be."""
     usage = message.usage_metadata
-    return {"input_tokens": usage["input_tokens"], "output_tokens": usage["output_tokens"]} if usage else None
+    return usage and counted(usage["input_tokens"], usage["output_tokens"], usage["total_tokens"])
+
+
+def counts_in(usage: Any) -> dict[str, int] | None:
+    """The same out of the `usage` of a chat completion."""
+    if not isinstance(usage, Mapping):
+        return None
+    return counted(usage.get("prompt_tokens"), usage.get("completion_tokens"))
+
+
+def counted(read: Any, written: Any, total: Any = None) -> dict[str, int] | None:
+    """Tokens in and out as a server told them; None unless both are counts. A total over none of either is a
+    total alone, which says nothing of them.
+    """
+    for count in (read, written):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            return None
+    if total and not read + written:
+        return None
+    return {"input_tokens": read, "output_tokens": written}

@@ -21,7 +21,8 @@ from cultural_palette.models.http import BrokenOff, Refused, Server, Unreadable
 from cultural_palette.models.protocol import Blend, OptionLogprobs, Sampling, TopTokens
 from cultural_palette.models.references import ModelRef
 from cultural_palette.models.router_blend import NOT_AVAILABLE, checkpoint_blend
-from cultural_palette.models.tokens import HIDDEN, log_sum_exp, tokenisations, top_tokens_of
+from cultural_palette.models.thoughts import THINKING_OFF
+from cultural_palette.models.tokens import HIDDEN, counts_in, log_sum_exp, tokenisations, top_tokens_of
 
 CHAT, COMPLETIONS, TOKENIZE = "/chat/completions", "/completions", "/tokenize"
 MOST_IDS = 128
@@ -29,6 +30,7 @@ MOST_IDS = 128
 NEGLIGIBLE = math.log(1e-6)
 """A beginning of a label that is less likely is not followed: at most this much is missed."""
 LOWEST = -9998.0  # vLLM writes minus infinity as -9999
+SWITCHES = "takes switches"
 TOKEN_ID = re.compile(r"token_id:(\d+)")
 
 
@@ -79,11 +81,11 @@ class ServedChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         body = self._body(messages, kwargs | ({"stop": stop} if stop else {}))
-        sent = await self._server.post(CHAT, body)
+        sent = await _post(self._server, CHAT, body)
         try:
             choice = sent["choices"][0]
             message = AIMessage(
-                content=choice["message"]["content"] or "",
+                content=_text(choice["message"]["content"]),
                 response_metadata={
                     "finish_reason": choice["finish_reason"],
                     "model_name": self.model,
@@ -105,7 +107,7 @@ class ServedChatModel(BaseChatModel):
         request = kwargs | ({"stop": stop} if stop else {})
         body = self._body(messages, request) | {"stream": True, "stream_options": {"include_usage": True}}
         finished = False
-        async for event in self._server.stream(CHAT, body):
+        async for event in _stream(self._server, body):
             try:
                 chunk = self._chunk(event)
             except (KeyError, IndexError, TypeError) as error:
@@ -128,7 +130,7 @@ class ServedChatModel(BaseChatModel):
             metadata["logprobs"] = choice["logprobs"]
         if choice.get("finish_reason"):
             metadata |= {"finish_reason": choice["finish_reason"], "model_name": self.model}
-        message = AIMessageChunk(content=choice["delta"].get("content") or "", response_metadata=metadata)
+        message = AIMessageChunk(content=_text(choice["delta"].get("content")), response_metadata=metadata)
         return ChatGenerationChunk(message=message)
 
     def _generate(
@@ -247,7 +249,7 @@ class VllmModel:
     async def _prompt(self, messages: Sequence[BaseMessage]) -> list[int]:
         """The token ids of a chat, up to where the reply begins."""
         body = {"model": self.ref.name, "messages": role_dicts(messages)}
-        return list((await self.server.post(TOKENIZE, body, root=True))["tokens"])
+        return list((await _post(self.server, TOKENIZE, body, root=True))["tokens"])
 
     async def _next_of_chat(
         self, messages: Sequence[BaseMessage], wanted: Sequence[int], usage: dict[str, int]
@@ -258,7 +260,7 @@ class VllmModel:
             body = {"model": self.ref.name, "messages": role_dicts(messages), "logprobs": True} | _one_token(
                 ids
             )
-            sent = await self.server.post(CHAT, body)
+            sent = await _post(self.server, CHAT, body)
             _add(usage, sent.get("usage"))
             content = (sent["choices"][0].get("logprobs") or {}).get("content") or [{}]
             row |= _by_id(
@@ -309,13 +311,51 @@ def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
         yield ids[start : start + MOST_IDS]
 
 
-def _usage(usage: Mapping[str, int] | None) -> UsageMetadata | None:
-    if not usage:
-        return None
-    read, written = usage["prompt_tokens"], usage["completion_tokens"]
-    return UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
+def _text(content: Any) -> str:
+    if content is not None and not isinstance(content, str):
+        raise Unreadable(f"a reply that is no text ({type(content).__name__})")
+    return content or ""
 
 
-def _add(total: dict[str, int], usage: Mapping[str, int] | None) -> None:
-    total["input_tokens"] += usage["prompt_tokens"] if usage else 0
-    total["output_tokens"] += usage["completion_tokens"] if usage else 0
+def _usage(usage: Any) -> UsageMetadata | None:
+    counts = counts_in(usage)
+    return UsageMetadata(**counts, total_tokens=sum(counts.values())) if counts else None  # type: ignore[typeddict-item]
+
+
+def _add(total: dict[str, int], usage: Any) -> None:
+    for key, count in (counts_in(usage) or {}).items():
+        total[key] += count
+
+
+async def _post(server: Server, path: str, body: Mapping[str, Any], *, root: bool = False) -> Any:
+    """With the model's thinking switched off; as it is where its template takes no switches."""
+    if _takes_switches(server, body):
+        try:
+            return await server.post(path, {**body, **THINKING_OFF}, root=root)
+        except Refused as refused:
+            _learn_from(refused, server, body)
+    return await server.post(path, dict(body), root=root)
+
+
+async def _stream(server: Server, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """The same, its events as they come."""
+    if _takes_switches(server, body):
+        try:
+            async for event in server.stream(CHAT, {**body, **THINKING_OFF}):
+                yield event
+            return
+        except Refused as refused:
+            _learn_from(refused, server, body)
+    async for event in server.stream(CHAT, dict(body)):
+        yield event
+
+
+def _takes_switches(server: Server, body: Mapping[str, Any]) -> bool:
+    return bool(server.learned.get((SWITCHES, body["model"]), True))
+
+
+def _learn_from(refused: Refused, server: Server, body: Mapping[str, Any]) -> None:
+    """vLLM refuses them for Mistral's own tokenizers: "chat_template is not supported ..."."""
+    if refused.status_code not in (400, 422) or "chat_template" not in str(refused):
+        raise refused
+    server.learned[SWITCHES, body["model"]] = False

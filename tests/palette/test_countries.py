@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pycountry
 import pytest
 from hypothesis import given
@@ -23,6 +25,17 @@ SPELLINGS = {
     "Bolivia, Plurinational State of": "BOL", "Republic of Korea": "KOR", "Russian Federation": "RUS",
     "St. Lucia": "LCA", "Trinidad & Tobago": "TTO", "Guinea Bissau": "GNB", "Timor Leste": "TLS",
     "DR Congo": "COD", "Macao": "MAC", "Burma": "MMR", "Kosovo": "XKX", "UAE": "ARE", "Eswatini": "SWZ",
+    "Bahamas, The": "BHS", "Congo, Dem. Rep.": "COD", "Congo, Rep.": "COG", "Egypt, Arab Rep.": "EGY",
+    "Gambia, The": "GMB", "Iran, Islamic Rep.": "IRN", "Korea, Rep.": "KOR", "Lao PDR": "LAO",
+    "Korea, Dem. People's Rep.": "PRK", "Korea (North)": "PRK", "Korea (South)": "KOR", "DPRK": "PRK",
+    "Micronesia, Fed. Sts.": "FSM", "Venezuela, RB": "VEN", "Yemen, Rep.": "YEM", "DRC": "COD",
+    "Hong Kong SAR, China": "HKG", "Macao SAR, China": "MAC", "West Bank and Gaza": "PSE",
+    "Somalia, Fed. Rep.": "SOM", "Virgin Islands (U.S.)": "VIR", "St. Martin (French part)": "MAF",
+    "Sint Maarten (Dutch part)": "SXM", "Puerto Rico (US)": "PRI", "Macedonia, FYR": "MKD",
+    "St. Vincent and the Grenadines": "VCT", "Brunei Darussalam": "BRN", "Cabo Verde": "CPV",
+    "Iran (Islamic Republic of)": "IRN", "Venezuela (Bolivarian Republic of)": "VEN", "PR China": "CHN",
+    "China, Hong Kong SAR": "HKG", "Republic of Moldova": "MDA", "United Republic of Tanzania": "TZA",
+    "Bosnia and Herz.": "BIH", "Dem. Rep. Congo": "COD", "Taiwan, China": "TWN", "Mainland China": "CHN",
     "  new   zealand ": "NZL", "nzl": "NZL", "NZ": "NZL", "Aland Islands": "ALA", "Korea, South": "KOR",
 }  # fmt: skip
 
@@ -51,6 +64,9 @@ def test_everyday_names(iso3, name):
         ("India (Old national sample)", "IND", "old national"),
         ("China (Non-national sample)", "CHN", "non-national"),
         ("S. Africa (Non-national sample) ", "ZAF", "non-national"),
+        ("India (CURRENT NATIONAL SAMPLE)", "IND", "current national"),
+        ("India (Old National Sample)", "IND", "old national"),
+        ("india (old national sample)", "IND", "old national"),
         ("Kenya", "KEN", None),
         ("Congo (Kinshasa)", "COD", None),
     ],
@@ -105,6 +121,27 @@ def test_slips_are_suggested(slip, meant):
     with pytest.raises(UnknownCountry) as caught:
         find_country(slip)
     assert meant in str(caught.value)
+
+
+PLACES = {
+    "Zaire": "COD", "Rhodesia": "ZWE", "Ceylon": "LKA", "Siam": "THA", "Upper Volta": "BFA", "USSR": "RUS",
+    "Soviet Union": "RUS", "Czechoslovakia": "CZE SVK", "Serbia and Montenegro": "SRB MNE",
+    "Korea": "KOR PRK", "P.R.C.": "CHN", "ROC": "TWN", "KSA": "SAU", "EL": "GRC", "Emirates": "ARE",
+    "Hawaii": "USA", "England": "GBR", "U.K.": "GBR", "Kampuchea": "KHM", "Gaza": "PSE",
+    "Germany (West)": "DEU", "Germany East": "DEU", "Congo, Democratic Republic of the": "COD",
+    "Netherlands (Kingdom of the)": "NLD", "Eswatini (Swaziland)": "SWZ", "Myanmar (Burma)": "MMR",
+    "Czechia (Czech Republic)": "CZE", "The former Yugoslav Republic of Macedonia": "MKD",
+    "Central African Rep.": "CAF", "Eq. Guinea": "GNQ", "S. Sudan": "SSD", "N. Macedonia": "MKD",
+    "N. Ireland": "NIR", "W. Sahara": "ESH", "Solomon Is.": "SLB", "Guinea-Bisau": "GNB GIN",
+    "Kenya (rural)": "KEN",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "codes"), PLACES.items())
+def test_names_of_places_are_known_for_what_they_mean(text, codes):
+    with pytest.raises(UnknownCountry) as caught:
+        find_country(text)
+    assert re.findall(r"([A-Z]{3}) \(", str(caught.value)) == codes.split()
 
 
 @pytest.mark.parametrize(

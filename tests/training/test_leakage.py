@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from cultural_palette.training.pentachromatic.separation.leakage import (
     leakage,
     word_shingles,
 )
+from cultural_palette.training.pentachromatic.separation.stems import forms_of
 from cultural_palette.training.pentachromatic.separation.surveys import read_survey, words_of
 from cultural_palette.training.pentachromatic.separation.tables import TableError
 from tests.training.separation_models import answers, write_rows
@@ -100,6 +102,59 @@ def test_short_questions_count_only_when_quoted_whole(survey: Path) -> None:
     assert found("I wonder, do you believe in fate or in chance?", survey).passed
     assert not found("I wonder, do you believe in luck or in chance?", survey).passed
     assert not found("is rain good", survey).passed  # a near-copy all the same
+
+
+OPTIONS = ("Every day", "Once a week", "Never, or hardly ever")
+LISTS = {
+    "numbers": "{} 1. {} 2. {} 3. {}",
+    "numbers from 0": "{} 0. {} 1. {} 2. {}",
+    "numbers in brackets": "{} (1) {} (2) {} (3) {}",
+    "numbers with signs": "{} 1 = {}, 2 = {}, 3 = {}",
+    "letters": "{}\nA. {}\nB. {}\nC. {}",
+    "small letters": "{} a) {} b) {} c) {}",
+    "letters in brackets": "{} (A) {} (B) {} (C) {}",
+    "bullets": "{}\n- {}\n- {}\n- {}",
+    "dots": "{}\n• {}\n• {}\n• {}",
+    "lines": "{}\n{}\n{}\n{}",
+    "slashes": "{} {} / {} / {}",
+    "semicolons": "{} {}; {}; {}",
+    "in brackets": "{} ({} / {} / {})",
+    "a heading": "{} Answer options: {}, {}, {}",
+    "an instruction": "{} Choose one of {}, {}, {}",
+    "as a question": "{} {}, {} or {}?",
+}
+
+
+@pytest.mark.parametrize("question", ["Do you pray?", "How often is there singing?", ELDERS])
+@pytest.mark.parametrize("kind", LISTS)
+def test_options_in_the_text_hide_no_copy(question: str, kind: str, tmp_path: Path) -> None:
+    """Whichever of the two has them, the survey's question or the training text."""
+    with_options = LISTS[kind].format(question, *OPTIONS)
+    for asked, trained in ((question, with_options), (with_options, question), (with_options, with_options)):
+        file = write_rows(tmp_path / "s.jsonl", [{"question": asked}])
+        assert not found(trained, file).passed, (asked, trained)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Is rain good? Well, is rain good for the fields, people ask, is rain good.",
+        "Version 1.2 is out. What is new in 2.0?",
+        "Rate it from 1 (bad) to 10 (good): how is life?",
+        "Are you very happy, or not?",
+        "1. Every day 2. Once a week",  # nothing before the options
+        "",
+    ],
+)
+def test_what_lists_no_options_has_no_stem(text: str) -> None:
+    assert forms_of(text) == [text]
+
+
+def test_a_long_list_of_marks_is_read_in_linear_time() -> None:
+    start = time.perf_counter()
+    for text in ("1. a b? " * 20_000, "x, " * 30_000, "/ x" * 30_000, ". x" * 30_000, "? or x" * 10_000):
+        forms_of(text)
+    assert time.perf_counter() - start < 5
 
 
 def test_the_exact_pairs_are_those_of_comparing_everything(survey: Path) -> None:

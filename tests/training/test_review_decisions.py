@@ -12,15 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from cultural_palette.cli import main
+from cultural_palette.safe_text import guarded_cell, unguarded_cell
 from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun, text_hash
 from cultural_palette.training.review.agreement import agreement
 from cultural_palette.training.review.decisions import (
     Decision,
     ReviewError,
-    guarded,
     read_decisions,
     to_json,
-    unguarded,
 )
 from cultural_palette.training.review.export import Selection, export_csv
 from cultural_palette.training.review.reconcile import UNRESOLVED, load_review, reconcile
@@ -278,12 +277,12 @@ def test_a_spreadsheet_goes_out_and_comes_back(run: Path, tmp_path: Path, delimi
 
 @pytest.mark.parametrize("evil", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "'plain"])
 def test_no_cell_is_a_formula(tmp_path: Path, evil: str) -> None:
-    assert not guarded(evil).startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert unguarded(guarded(evil)) == evil
+    assert not guarded_cell(evil).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert unguarded_cell(guarded_cell(evil)) == evil
     run = SynthesisRun(write_run(tmp_path / "run", 1, lambda n, c: row(n, c, response=evil, query=evil)))
     export_csv(run, run.index(), tmp_path / "out.csv")
     cells = table(tmp_path / "out.csv")[0]
-    assert cells["query"] == cells["response"] == guarded(evil)
+    assert cells["query"] == cells["response"] == guarded_cell(evil)
 
 
 def test_what_is_wrong_in_a_spreadsheet_is_named_by_line(run: Path, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_hangs_and_garbage_are_asked_again_by_the_next_sitting(tmp_path, server,
     tally = outcome.tally
     assert (tally.failed, tally.written) == (5, 5)
     told = " ".join(tally.errors)
-    assert "no reply from" in told and "no JSON" in told and "broke off" in told and "HTTP 500" in told
+    assert "no reply from" in told and "not JSON" in told and "broke off" in told and "HTTP 500" in told
     assert not RunFolder(tmp_path / "x").finished
     before = rows_of(tmp_path / "x")
     assert all(row["error"] is None for row in before.values())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.provenance import installed_versions
+from cultural_palette.safe_text import as_code, without_html
 from cultural_palette.training.merge.checkpoint import Checkpoint
 from cultural_palette.training.merge.members import Member, fingerprint
 
@@ -46,18 +47,19 @@ def card(report: dict[str, Any]) -> str:
     lines = [
         "---", "library_name: transformers", "pipeline_tag: text-generation",
         "tags: [cultural-palette, merge, mergekit]", "---", "", f"# {TITLES[report['method']]}", "",
-        f"Base: `{report['base']}` ({report['architecture']}). MergeKit's configuration is in",
+        f"Base: {as_code(report['base'])} ({report['architecture']}). MergeKit's configuration is in",
         f"`mergekit_config.yaml`. Made by `palette merge --method {report['method']}`; all figures are in",
         "`merge_report.json`.", "",
         "| community | input | tensors changed | relative change |", "|---|---|---|---|",
     ]  # fmt: skip
     lines += [
-        f"| {key} | {row['kind']} `{row['folder']}` | {row['changed']} of {row['tensors']} "
+        f"| {key} | {row['kind']} {as_code(row['folder'])} | {row['changed']} of {row['tensors']} "
         f"| {row['relative_change']:.2e} |"
         for key, row in report["members"].items()
     ]
     lines += ["", *_about(report), ""]
-    return "\n".join(lines)
+    front, body = lines[:5], lines[5:]
+    return "\n".join([*front, without_html("\n".join(body))])
 
 
 def _about(report: dict[str, Any]) -> list[str]:

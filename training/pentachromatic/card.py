@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cultural_palette.errors import UsageError
+from cultural_palette.safe_text import as_code, without_html
 from cultural_palette.training.pentachromatic.forms import FORMS
 from cultural_palette.training.pentachromatic.splits import SPLITS
 
@@ -44,9 +45,9 @@ class Licence:
 
 def card_of(manifest: Mapping[str, Any]) -> str:
     """The card's text."""
-    parts = ["---", _front(manifest), "---", "", f"# {_title(manifest)}", "", *_body(manifest)]
+    parts = [f"# {_title(manifest)}", "", *_body(manifest)]
     parts += [*_reports(manifest), "## Known limits", "", *(f"- {limit}" for limit in LIMITS), ""]
-    return "\n".join(parts)
+    return "\n".join(["---", _front(manifest), "---", "", without_html("\n".join(parts))])
 
 
 def _front(manifest: Mapping[str, Any]) -> str:
@@ -96,8 +97,8 @@ def _body(manifest: Mapping[str, Any]) -> Iterator[str]:
     communities = manifest["communities"]
     yield (
         f"Every query is answered once for each of {len(communities)} communities ({', '.join(communities)}; "
-        f"map `{manifest['map'] or 'unnamed'}`). A community's own answer is *chosen*, the others' are "
-        "*rejected*. "
+        f"map {as_code(manifest['map'] or 'unnamed')}). A community's own answer is *chosen*, the others' "
+        "are *rejected*. "
         "Made with Cultural Palette, by the method of *Cultural Palette: Pluralising Culture Alignment via "
         "Multi-agent Palette*."
     )
@@ -151,12 +152,12 @@ def _licence(manifest: Mapping[str, Any]) -> Iterator[str]:
 def _provenance(source: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
     run_manifest = source["manifest"]
     yield (
-        f"- run `{source['run']}`{'' if source['finished'] else ' (not finished)'}, {source['rows']:,} rows, "
-        f"SHA-256 of the rows `{source['rows_sha256']}`"
+        f"- run {as_code(source['run'])}{'' if source['finished'] else ' (not finished)'}, "
+        f"{source['rows']:,} rows, SHA-256 of the rows `{source['rows_sha256']}`"
     )
-    teachers = (f"{_code(name)} ({n:,} answers)" for name, n in source["teachers"].items())
+    teachers = (f"{as_code(name)} ({n:,} answers)" for name, n in source["teachers"].items())
     yield f"- teacher: {', '.join(teachers)}"
-    yield f"- queries: {', '.join(f'{_code(name)} ({n:,})' for name, n in source['datasets'].items())}"
+    yield f"- queries: {', '.join(f'{as_code(name)} ({n:,})' for name, n in source['datasets'].items())}"
     settings = ("seed", "temperature", "max_tokens", "max_rounds", "validation", "cost_usd")
     if listed := [
         f"{name.replace('_', ' ')} {_figure(run_manifest[name])}"
@@ -165,7 +166,7 @@ def _provenance(source: Mapping[str, Any], manifest: Mapping[str, Any]) -> Itera
     ]:
         yield f"- synthesis: {', '.join(listed)}"
     for name, digests in source["prompts"].items():
-        yield f"- prompt `{name}`: SHA-256 begins {', '.join(f'`{digest}`' for digest in digests)}"
+        yield f"- prompt {as_code(name)}: SHA-256 begins {', '.join(f'`{digest}`' for digest in digests)}"
     if any(len(digests) > 1 for digests in source["prompts"].values()):
         yield "- a prompt changed within the run: its answers are not all made alike"
     yield f"- built {manifest['built']}, with {_versions(manifest['versions'])}"
@@ -191,7 +192,7 @@ def _left_out(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"- {why.replace('_', ' ')}: {n:,} answers"
     if excluded := manifest["excluded"]:
         yield ""
-        yield f"{excluded['queries']:,} queries were left out by the list `{excluded['file']}`."
+        yield f"{excluded['queries']:,} queries were left out by the list {as_code(excluded['file'])}."
     if source["findings"]:
         yield ""
         listed = ", ".join(f"{kind.replace('_', ' ')} {n:,}" for kind, n in source["findings"].items())
@@ -258,12 +259,7 @@ def _figure(value: object) -> str:
 
 
 def _named(names: list[str]) -> str:
-    return ", ".join(map(_code, names))
-
-
-def _code(name: str) -> str:
-    """Another's text as code, on one line, whatever is in it."""
-    return f"`{' '.join(name.replace('`', ' ').split())}`"
+    return ", ".join(map(as_code, names))
 
 
 def _versions(versions: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cultural_palette.errors import UsageError
 from cultural_palette.jsonl import JsonFault, parse_json
+from cultural_palette.safe_text import unguarded_cell
 
 FORMAT = "cultural-palette-review/1"
 APPROVE, EDIT, REJECT = "approve", "edit", "reject"
@@ -28,7 +29,6 @@ COLUMNS = (
     "text",
 )
 NEEDED = ("query_id", "community", "decision", "reason", "text")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 FIELD_LIMIT = 2**27
 
 
@@ -124,16 +124,6 @@ def to_json(reviewer: str, run: str, decisions: Iterable[Decision]) -> dict[str,
     }
 
 
-def guarded(cell: str) -> str:
-    """A cell that a spreadsheet will not run as a formula: an apostrophe before the signs that begin one."""
-    return f"'{cell}" if cell.startswith((*FORMULA, "'")) else cell
-
-
-def unguarded(cell: str) -> str:
-    """The cell as it was before `guarded`."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith((*FORMULA, "'")) else cell
-
-
 def _from_json(text: str, path: Path) -> DecisionsFile:
     try:
         data = parse_json(text)
@@ -159,7 +149,7 @@ def _from_csv(text: str, path: Path) -> DecisionsFile:
     decisions, names, undecided = [], set(), 0
     for row in table:
         place = f"{path}:{table.line_num}"
-        cells = {key: unguarded(value or "") for key, value in row.items() if isinstance(key, str)}
+        cells = {key: unguarded_cell(value or "") for key, value in row.items() if isinstance(key, str)}
         if name := cells.get("reviewer", "").strip():
             names.add(name)
         if not (decision := cells["decision"].strip().lower()):

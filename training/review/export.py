@@ -15,6 +15,7 @@ from typing import Any
 
 from cultural_palette.artifacts import whole_file
 from cultural_palette.errors import UsageError
+from cultural_palette.safe_text import guarded_cell
 from cultural_palette.training.pentachromatic.synthesis_run import (
     STEPS,
     IndexedQuery,
@@ -22,7 +23,7 @@ from cultural_palette.training.pentachromatic.synthesis_run import (
     SynthesisedAnswer,
     SynthesisRun,
 )
-from cultural_palette.training.review.decisions import COLUMNS, FORMAT, guarded
+from cultural_palette.training.review.decisions import COLUMNS, FORMAT
 
 PAGE = Path(__file__).parent / "page"
 CHUNK = 50  # queries; the page parses one chunk at a time
@@ -95,7 +96,7 @@ def export_csv(run: SynthesisRun, index: RunIndex, out: Path, reviewer: str | No
                     "text_hash": query.hashes[key] or "",
                     "reviewer": reviewer or "",
                 }
-                table.writerow({name: guarded(row.get(name, "")) for name in COLUMNS})
+                table.writerow({name: guarded_cell(row.get(name, "")) for name in COLUMNS})
                 count += 1
         text.detach()
     return count

@@ -15,6 +15,7 @@ from cultural_palette.calls import Call, CallStore
 from cultural_palette.errors import ModelError, PaletteError, UsageError
 from cultural_palette.messages import role_dicts
 from cultural_palette.models import ModelRef, Reply, Sampling, call_of, guarded, open_model, usage_of
+from cultural_palette.models.thoughts import without_thoughts
 from cultural_palette.nodes.synthesis.state import TeacherRefused
 from cultural_palette.settings import OPENAI_URL, Settings
 from cultural_palette.training.synthesis.pace import Pace
@@ -175,8 +176,9 @@ class Teacher:
         self._flights.add(flight)
         flight.add_done_callback(self._landed)
         row = await asyncio.shield(flight)
-        message = AIMessage(row["text"], response_metadata={"finish_reason": row["finish"]})
-        return Reply(row["text"], row["seconds"], message, row["usage"])
+        text = without_thoughts(row["text"])
+        message = AIMessage(text, response_metadata={"finish_reason": row["finish"]})
+        return Reply(text, row["seconds"], message, row["usage"], row["finish"])
 
     async def _stored_or_made(self, request: Request) -> Json:
         call = request.call

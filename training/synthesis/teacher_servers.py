@@ -16,7 +16,9 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from cultural_palette.errors import ModelError, PaletteError
+from cultural_palette.models.asking import BROKEN
 from cultural_palette.models.http import BrokenOff, Pool, Refused, Server, Unreadable
+from cultural_palette.models.tokens import counts_in
 from cultural_palette.nodes.synthesis.state import TeacherRefused
 from cultural_palette.training.synthesis.pace import Pace
 
@@ -180,16 +182,14 @@ def read_completion(body: Any, where: str) -> Completion | Trouble:
     try:
         choice = body["choices"][0]
         text = choice["message"].get("content")
-        usage = body.get("usage") or None
-        tokens = usage and {
-            "input_tokens": int(usage["prompt_tokens"]),
-            "output_tokens": int(usage["completion_tokens"]),
-        }
+        tokens = counts_in(body.get("usage"))
         finish = choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         return Trouble(f"{where} sent what can not be read as a chat completion ({type(error).__name__})")
+    if finish is not None and not isinstance(finish, str):
+        return Trouble(f"{where} sent an end that is no text ({type(finish).__name__})")
     if text is not None and not isinstance(text, str):
         return Trouble(f"{where} sent a reply that is no text ({type(text).__name__})")
-    if finish is None:
+    if finish is None or finish in BROKEN:
         return Trouble(f"the reply of {where} broke off after {len(text or '')} characters")
     return Completion((text or "").strip(), finish, tokens)

@@ -8,7 +8,9 @@ Two measures, for each pair of a survey's question and a training text (a query 
   longer text. Exact, by an index of the questions. A question of fewer than 8 words counts when it is quoted
   whole, one of fewer than 5 has no containment: ordinary speech holds them.
 
-A pair that reaches either threshold is a leak. Neither measure sees a free paraphrase or a translation.
+Both are taken of the texts as they stand and of their stems, without the options in them, each with each; the
+highest counts. A pair that reaches either threshold is a leak. Neither measure sees a free paraphrase or a
+translation.
 docs/separation.md says how the thresholds were chosen.
 """
 
@@ -20,6 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cultural_palette.errors import PaletteError, UsageError
+from cultural_palette.training.pentachromatic.separation.stems import forms_of
 from cultural_palette.training.pentachromatic.separation.surveys import (
     SurveyQuestion,
     SurveyQuestions,
@@ -232,8 +235,14 @@ class _Index:
         from datasketch import MinHashLSH
 
         self.thresholds = thresholds
-        self.questions = [(survey.name, question) for survey in surveys for question in survey.questions]
-        texts = [words_of(question.text) for _, question in self.questions]
+        forms = [
+            (survey.name, question, form)
+            for survey in surveys
+            for question in survey.questions
+            for form in forms_of(question.text)
+        ]
+        self.questions = [(name, question) for name, question, _ in forms]
+        texts = [words_of(form) for _, _, form in forms]
         self.characters = [character_shingles(words, thresholds.characters) for words in texts]
         long = [words if len(words) >= thresholds.fewest_words else () for words in texts]
         self.words = [word_shingles(words, thresholds.words) for words in long]
@@ -253,8 +262,17 @@ class _Index:
         # A Jaccard of t needs sizes within a factor of t: a long answer is no near-copy of a question.
         self.sizes = (min(sizes) * thresholds.jaccard, max(sizes) / thresholds.jaccard)
 
-    def pairs(self, text: TrainingText) -> Iterator[Pair]:
-        words = words_of(text.text)
+    def pairs(self, text: TrainingText) -> list[Pair]:
+        """A pair for each question that is too like any form of the text; the likest of its forms."""
+        best: dict[tuple[str, SurveyQuestion], Pair] = {}
+        for form in forms_of(text.text):
+            for pair in self._pairs(text, words_of(form)):
+                known = best.setdefault((pair.survey, pair.question), pair)
+                if pair.score > known.score:
+                    best[pair.survey, pair.question] = pair
+        return list(best.values())
+
+    def _pairs(self, text: TrainingText, words: Sequence[str]) -> Iterator[Pair]:
         characters = character_shingles(words, self.thresholds.characters)
         shared = Counter(
             number

@@ -54,12 +54,17 @@ def read_survey(path: Path, text: str | None = None) -> SurveyQuestions:
             empty += 1
             continue
         name = next((str(row[column]) for column in ID_COLUMNS if row.get(column)), f"row {number}")
-        questions.setdefault(key, SurveyQuestion(name, " ".join((value or "").split())))
+        questions.setdefault(key, SurveyQuestion(name, _tidy(value or "")))
     if not questions:
         raise TableError(f"{path} has no question.")
     return SurveyQuestions(
         path.name, file_sha256(path), tuple(questions.values()), rows - empty - len(questions), empty
     )
+
+
+def _tidy(text: str) -> str:
+    """Without empty lines and needless spaces; line breaks stay, options may stand behind them."""
+    return "\n".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
 def words_of(text: str) -> Sequence[str]:

@@ -1,0 +1,64 @@
+"""What our own client refuses, refused in openai's HTTP client too: answers without end, bodies packed
+unasked, and errors that come as a success.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from importlib import import_module
+from typing import Any
+
+import openai
+
+from cultural_palette.jsonl import JsonFault, parse_json
+from cultural_palette.models.http import PACKED, TOO_LONG, Unreadable, encoded_by, error_in, most_bytes
+
+httpx: Any = import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
+"""httpx or httpx2, whichever openai is built on."""
+
+
+def hooks() -> dict[str, list[Any]]:
+    """httpx' event hooks: they see each request before it goes, each answer before its body is read."""
+    return {"request": [_ask_plainly], "response": [_bound]}
+
+
+async def _ask_plainly(request: Any) -> None:
+    request.headers["Accept-Encoding"] = "identity"
+
+
+async def _bound(response: Any) -> None:
+    if encoding := encoded_by(response.headers):
+        raise Unreadable(PACKED.format(encoding=encoding))
+    sent = response.request.content
+    response.stream = Bounded(response.stream, most_bytes(json.loads(sent or b"null"), len(sent)))
+    kind = response.headers.get("Content-Type", "")
+    if response.status_code == 200 and "event-stream" not in kind:
+        raw = await response.aread()
+        try:
+            body = parse_json(raw, half_pairs=True)
+        except JsonFault as error:
+            raise Unreadable(f"what is {error}: {raw[:60]!r}") from None
+        fault = error_in(body) if isinstance(body, dict) else None
+        if fault is not None:  # as the status says it, openai reads the reason
+            response.status_code = fault[0]
+
+
+class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
+    """A body that ends with an Unreadable after `most` bytes."""
+
+    def __init__(self, stream: Any, most: int) -> None:
+        self.stream = stream
+        self.most = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self.stream:
+            size += len(chunk)
+            if size > self.most:
+                raise Unreadable(TOO_LONG.format(mib=self.most / 2**20))
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Let the connection go."""
+        await self.stream.aclose()
