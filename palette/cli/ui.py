@@ -9,8 +9,12 @@ from cultural_palette.cli.refs import refs_of
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: 2024, or a free one]")
-@click.option("--open/--no-open", "open_page", default=True, show_default=True, help="Open the page in a browser.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port on 127.0.0.1.  [default: 2024, or a free one]"
+)
+@click.option(
+    "--open/--no-open", "open_page", default=True, show_default=True, help="Open the page in a browser."
+)
 @map_option
 @click.option(
     "--model", metavar="REF", help="One model for every part, by prompt alone: 'openai:gpt-4o-mini'."
@@ -51,11 +55,8 @@ def ui(
     models = refs_of("--set", parts, "PART=REF", "africa=openai:gpt-4o-mini") or None
     settings = get_settings(map=map_name, model=model, base_url=base_url, models=models)
     load_map(settings.map)  # a map that can not be read is said before the server starts
-    beside = None
     if survey is not None:
-        from cultural_palette.evaluation.surveys import load_survey
-
-        beside = load_survey(survey)
+        _show(survey)
     if base_url and not settings.model and not settings.models:
         model = only_model(settings)
     given = {
@@ -71,4 +72,22 @@ def ui(
             click.launch(url)
 
     click.echo("Starting the server ...")
-    serve_page(port, {name: value for name, value in given.items() if value is not None}, ready, beside)
+    serve_page(settings, port, {name: value for name, value in given.items() if value is not None}, ready)
+
+
+def _show(path: str) -> None:
+    """The survey at `path` beside the answers."""
+    from cultural_palette.evaluation.surveys import load_survey
+    from cultural_palette.ui.survey import ShownSurvey, Surveyed, show_survey
+
+    survey = load_survey(path)
+    answers = [
+        Surveyed(
+            item.question.text,
+            item.country,
+            dict(zip(item.question.options, item.gold.probabilities, strict=True)),
+            item.label,
+        )
+        for item in survey.items
+    ]
+    show_survey(ShownSurvey(survey.name, answers))

@@ -9,15 +9,17 @@ from typing import Any
 
 import yaml
 
-from cultural_palette import __version__
 from cultural_palette.countries import ALIASES, NICKNAMES, all_countries
 from cultural_palette.cultural_map import CulturalMap, builtin_maps, load_map
 from cultural_palette.embedded.manifest import Manifest, read_manifest
 from cultural_palette.errors import ModelError, PaletteError
+from cultural_palette.graph.variants import BASELINES, VARIANTS, Variant
 from cultural_palette.knobs import Declared, declared_knobs
 from cultural_palette.models import BASE, META, ModelRef, resolve_parts
+from cultural_palette.nodes.knobs import PROMPT_FIELDS
 from cultural_palette.prompts import fields_of, names, template_of
 from cultural_palette.settings import Settings, current_settings
+from cultural_palette.version import __version__
 
 QUESTIONS = Path(__file__).with_name("questions.yaml")
 NODE_OF_PROMPT = {"account": "regulate", "decide_option": "decide"}  # the others go by their node's name
@@ -26,8 +28,6 @@ OWN_FIELDS = ("model", "models", "prompt_order")  # knobs that the page has anot
 
 def catalogue() -> dict[str, Any]:
     """All of it, ready for JSON. Reads files: call it in a thread."""
-    from cultural_palette.nodes.knobs import PROMPT_FIELDS
-
     settings = current_settings()
     own = load_map(settings.map)
     others = [load_map(name) for name in builtin_maps() if name != own.key]
@@ -47,9 +47,7 @@ def catalogue() -> dict[str, Any]:
             }
             for name in (field.removeprefix("prompt_") for field in PROMPT_FIELDS)
         ],
-        "knobs": [
-            _knob(knob, settings) for name, knob in declared_knobs().items() if name not in OWN_FIELDS
-        ],
+        "knobs": [_knob(knob, settings) for name, knob in declared_knobs().items() if name not in OWN_FIELDS],
     }
 
 
@@ -110,12 +108,10 @@ def _countries() -> list[dict[str, Any]]:
 
 def _methods() -> list[dict[str, str]]:
     """The method, its ablations and the baselines, with their sources."""
-    from cultural_palette.graph.variants import BASELINES, VARIANTS
-
     return list(_described(VARIANTS, "method")) + list(_described(BASELINES, "baseline"))
 
 
-def _described(table: Mapping[str, Any], kind: str) -> Iterator[dict[str, str]]:
+def _described(table: Mapping[str, Variant], kind: str) -> Iterator[dict[str, str]]:
     for name, variant in table.items():
         yield {"name": name, "kind": kind, "source": variant.source}
 

@@ -1,8 +1,7 @@
-"""The LangGraph server on this machine with the page, started from an installed wheel as well as from a clone."""
+"""The LangGraph server on this machine with the page, from an installed wheel as well as from a clone."""
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import threading
@@ -10,58 +9,34 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from cultural_palette.errors import UsageError
-from cultural_palette.ui.survey import Beside
-
-if TYPE_CHECKING:
-    from cultural_palette.evaluation.surveys import Survey
+from cultural_palette.graph.on_maps import graphs_on_maps
+from cultural_palette.graph.server.start import plan, serve
+from cultural_palette.settings import Settings
 
 HOST = "127.0.0.1"
 FIRST_PORT = 2024
-RUNS_AT_ONCE = 10
 START_S = 180.0
-OFFLINE = {
-    "LANGGRAPH_CLI_NO_ANALYTICS": "1",
-    "LANGGRAPH_NO_VERSION_CHECK": "true",
-    "LANGSMITH_TRACING": "false",
-}
+APP = "cultural_palette.ui.app:app"
 
 
 def serve_page(
-    port: int | None,
-    environment: Mapping[str, str],
-    ready: Callable[[str], None],
-    survey: Survey | None = None,
+    settings: Settings, port: int | None, environment: Mapping[str, str], ready: Callable[[str], None]
 ) -> None:
     """Serve until interrupted. `port`: None for 2024, or any free one where that is taken. `environment`:
-    variables for the server, over this process' own. `ready` gets the page's address when the server answers.
-    `survey`: shown beside the answers to its questions.
+    what the server's settings need over this process' variables, to be `settings`. `ready` gets the page's
+    address when the server answers.
     """
-    if find_spec("langgraph_api") is None:
-        raise UsageError("The page needs the LangGraph server: pip install 'cultural-palette[studio]'.")
-    # The server and our settings read the environment once, when first imported or first asked for.
-    os.environ.update(OFFLINE | dict(environment))
-    os.environ.setdefault("LOG_LEVEL", "WARNING")
-    from langgraph_api.cli import run_server
-
-    from cultural_palette.graph.on_maps import GRAPH_IDS
-    from cultural_palette.ui.app import loopback_app
-
-    loopback_app.state.beside = Beside(survey)  # the server runs in this process, and uses this app
-
-    logging.getLogger("langgraph_api.cli").setLevel(logging.WARNING)  # its greeting leads to another page
     port = free_port(port)
+    planned = plan(settings, host=HOST, port=port, ablations=True, open_browser=False, origins=[])
+    arguments = dict(planned.arguments)
+    arguments["graphs"] = {**arguments["graphs"], **graphs_on_maps(settings.map)}
+    arguments["http"] = {**arguments["http"], "app": APP}
+    os.environ.setdefault("LOG_LEVEL", "WARNING")
     threading.Thread(target=_announce, args=(port, ready), daemon=True).start()
-    run_server(
-        host=HOST,
-        port=port,
-        graphs={name: f"cultural_palette.graph.on_maps:{name}" for name in GRAPH_IDS},
-        n_jobs_per_worker=RUNS_AT_ONCE,
-        http={"app": "cultural_palette.ui.app:loopback_app", "cors": {"allow_origins": []}},
-    )
+    serve(replace(planned, environment={**planned.environment, **environment}, arguments=arguments))
 
 
 def free_port(port: int | None) -> int:

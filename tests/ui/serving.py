@@ -40,9 +40,7 @@ class Served:
 
 
 @contextmanager
-def palette_ui(
-    folder: Path, arguments: Sequence[str] = (), source: Path = ROOT / "src"
-) -> Iterator[Served]:
+def palette_ui(folder: Path, arguments: Sequence[str] = (), source: Path = ROOT / "src") -> Iterator[Served]:
     """Run the command in `folder` until the block ends. `source`: where it finds the package."""
     log = folder / "log.txt"
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PALETTE_", "OPENAI_", "LANG", "LOG_"))}

@@ -12,7 +12,7 @@ import {openThreads} from "./threads.js";
 
 const THEMES = ["", "light", "dark"];
 const MOST_ROWS = 12;
-const STREAM_MODES = ["messages-tuple", "tasks", "values"];
+const STREAM_MODES = ["custom", "tasks", "values"];
 
 const [catalogue, assistants] = await Promise.all([server.catalogue(), server.assistants()]).catch((error) => {
   byId("answers").append(h("p", {class: "error", role: "alert"}, `The server does not answer: ${error.message}`));

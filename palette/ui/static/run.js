@@ -6,7 +6,7 @@ export function newRun(request) {
   return {
     request, phase: "starting", thread: null, run: null, checkpoint: null,
     running: new Set(), finished: new Set(), broken: new Set(),
-    drafts: {}, account: "", reply: "", values: null, error: null, messageIds: {}, began: Date.now(), seconds: null,
+    drafts: {}, account: "", reply: "", blend: null, loading: false, values: null, error: null, began: Date.now(), seconds: null,
   };
 }
 
@@ -25,8 +25,8 @@ export function advance(run, {event, data}, names) {
   if (event === "metadata") {
     run.run = data.run_id;
     run.phase = "running";
-  } else if (event === "messages") token(run, ...data);
-  else if (event === "tasks") return task(run, data, names);
+  } else if (event === "custom") return told(run, data, names);
+  else if (event === "tasks") task(run, data);
   else if (event === "values") run.values = data;
   else if (event === "error") {
     run.phase = "failed";
@@ -49,48 +49,44 @@ export function isDecided(values) {
   return Boolean(values?.determinism);
 }
 
-function token(run, message, metadata) {
-  if (message.type !== "AIMessageChunk") return;
-  const text = typeof message.content === "string"
-    ? message.content
-    : message.content.map((part) => part.text ?? "").join("");
-  const node = metadata.langgraph_node;
-  // A request that was sent again starts its reply anew, under another id.
-  const again = run.messageIds[node] !== undefined && run.messageIds[node] !== message.id;
-  run.messageIds[node] = message.id;
-  const grown = (old) => (again ? text : old + text);
-  if (node.startsWith("draft_")) {
-    const draft = draftOf(run, node.slice(6));
-    draft.state = "writing";
-    draft.text = grown(draft.text);
-  } else if (node === "regulate") run.account = grown(run.account);
-  else if (run.request.options.length === 0) run.reply = grown(run.reply);
+/** An event of the run's own (docs/events.md). What this page does not know it leaves. */
+function told(run, event, names) {
+  const name = names[event.community] ?? event.community;
+  if (event.type !== "models_loading") run.loading = false;
+  if (event.type === "models_loading") {
+    run.loading = true;
+    return "The models are being loaded.";
+  }
+  if (event.type === "draft_started") Object.assign(draftOf(run, event.community), {state: "writing", text: ""});
+  else if (event.type === "draft_token") draftOf(run, event.community).text += event.text;
+  else if (event.type === "draft_done" || event.type === "draft_failed") {
+    takeDrafts(run, {[event.community]: event});
+    if (event.error) run.broken.add(`draft_${event.community}`);
+    return event.error ? `No draft from ${name}: ${event.error}` : `${name} has drafted.`;
+  } else if (event.type === "account_started") run.account = "";
+  else if (event.type === "account_token") run.account += event.text;
+  else if (event.type === "account_done") {
+    run.account = event.text;
+    return "The drafts are distilled into one account.";
+  } else if (event.type === "answer_token") run.reply += event.text;
+  else if (event.type === "blend") run.blend = event.communities;
+  return null;
 }
 
-function task(run, data, names) {
+/** A node starts or ends. Its result is taken too: a node of one's own may emit no events. */
+function task(run, data) {
   const name = data.name;
   if (!("result" in data)) {
     run.running.add(name);
-    if (name.startsWith("draft_")) draftOf(run, name.slice(6)).state = "writing";
-    return null;
+    return;
   }
   run.running.delete(name);
-  (data.error ? run.broken : run.finished).add(name);
+  if (data.error) run.broken.add(name);
+  else if (!run.broken.has(name)) run.finished.add(name);
   const result = data.result ?? {};
-  if (name !== "intake") {
-    const drafts = Object.entries(result.drafts ?? {}).filter(([, draft]) => draft);
-    takeDrafts(run, Object.fromEntries(drafts));
-    if (drafts.length === 1) {
-      const [key, draft] = drafts[0];
-      if (draft.error) run.broken.add(name);
-      return draft.error ? `No draft from ${names[key] ?? key}: ${draft.error}` : `${names[key] ?? key} has drafted.`;
-    }
-  }
-  if (typeof result.regulated === "string") {
-    run.account = result.regulated;
-    return "The drafts are distilled into one account.";
-  }
-  return null;
+  if (name !== "intake") takeDrafts(run, result.drafts ?? {});
+  if (typeof result.regulated === "string") run.account = result.regulated;
+  for (const [key, draft] of Object.entries(result.drafts ?? {})) if (draft?.error) run.broken.add(`draft_${key}`);
 }
 
 function takeDrafts(run, drafts) {

@@ -124,7 +124,7 @@ export function sheet(run, {map, country, graph, beside, actions}) {
     part.reply.classList.toggle("error", phase === "failed");
     part.reply.classList.toggle("long", !closed || phase === "failed");
     const shares = decided ? values.distribution : null;
-    const weights = decided ? values.blend : null;
+    const weights = decided ? values.blend : run.blend;
     const colour = weights ? mixed(map.communities.filter(({key}) => weights[key]).map(({key, colour: own}) => [own, weights[key]])) : "var(--ink)";
     element.style.setProperty("--mix", colour);
     for (const {option, row, value} of bars) {
@@ -135,7 +135,7 @@ export function sheet(run, {map, country, graph, beside, actions}) {
     show(part.bars, bars.length > 0 && phase !== "failed");
     put(part.mass, decided && typeof values.option_mass === "number"
       ? `${percent(values.option_mass)} of the model’s probability fell on these options.` : "");
-    if (decided && !part.blend.dataset.done) {
+    if ((decided || weights) && !part.blend.dataset.done) {
       part.blend.dataset.done = "yes";
       part.blend.replaceChildren(weights ? blendFigure(map.communities, weights, country.in_text)
         : h("p", {class: "hint"}, "No blend: the model that decided has no router."));
@@ -184,6 +184,7 @@ function put(element, text) {
 }
 
 function doing(run, communities) {
+  if (run.loading) return "The models are being loaded …";
   const names = [...run.running];
   const drafting = names.filter((name) => name.startsWith("draft_"));
   if (drafting.length) return `${drafting.map((name) => communities[name.slice(6)]?.name ?? name.slice(6)).join(", ")} ${drafting.length === 1 ? "writes" : "write"} …`;
