@@ -29,7 +29,7 @@ SERVERS_OWN = ("__", "langgraph_", "x-", "user-agent")
 """How keys begin that a server puts into a run's context by itself."""
 
 
-def _served(build: Callable[[str], Any], schema: type[BaseModel]) -> Served:
+def served(build: Callable[[str], Any], schema: type[BaseModel]) -> Served:
     """A graph as the server asks for it: built once, and each run's context looked at before it starts, for
     the server itself drops keys that the schema does not have.
     """
@@ -47,12 +47,12 @@ def _served(build: Callable[[str], Any], schema: type[BaseModel]) -> Served:
 
 
 def _variant(name: str) -> Served:
-    return _served(functools.partial(build_variant, name), PaletteContext)
+    return served(functools.partial(build_variant, name), PaletteContext)
 
 
 palette = _variant("palette")
-chat = _served(build_chat, ChatContext)
-synthesis = _served(build_synthesis, SynthesisContext)
+chat = served(build_chat, ChatContext)
+synthesis = served(build_synthesis, SynthesisContext)
 
 without_draft = _variant("without-draft")
 without_self_regulation = _variant("without-self-regulation")

@@ -19,6 +19,7 @@ from cultural_palette.cli.studio import mcp, studio
 from cultural_palette.cli.synthesize import synthesize
 from cultural_palette.cli.text import visible
 from cultural_palette.cli.train import train
+from cultural_palette.cli.ui import ui
 from cultural_palette.errors import PaletteError
 from cultural_palette.version import __version__
 
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 for command in (
-    *(ask, countries, maps, graph),
+    *(ask, ui, countries, maps, graph),
     *(synthesize, review, dataset, train, merge, serve),
     *(evaluate, report, studio, mcp, doctor),
 ):

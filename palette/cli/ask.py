@@ -94,7 +94,7 @@ def ask(
         **knobs,
     )
     if base_url and not settings.model and not settings.models:
-        settings = settings.model_copy(update={"model": _only_model(settings)})
+        settings = settings.model_copy(update={"model": only_model(settings)})
     cultural_map = load_map(settings.map)
 
     import asyncio
@@ -158,7 +158,7 @@ def _text(question: str | None) -> str:
         ) from None
 
 
-def _only_model(settings: Settings) -> str:
+def only_model(settings: Settings) -> str:
     """The one model that the server of --base-url has; with several, the person has to say which."""
     from cultural_palette.cli.server import served_models
 

@@ -1,0 +1,1 @@
+"""`palette ui`: a page of our own, served by the LangGraph server beside its API."""
