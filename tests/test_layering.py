@@ -151,13 +151,16 @@ LIGHT = (
     "cultural_palette.training.review", "cultural_palette.evaluation.surveys",
 )  # fmt: skip
 
+# Of the layers' room, what a command or a graph may import: the nouns, no tensor.
+MOERGES_LIGHT = {f"cultural_palette.moerges{name}" for name in ("", ".modes", ".prompts")}
+
 
 def light(module: str) -> bool:
-    """The rest of `palette/` too, but for the engine in process and what runs inside vLLM."""
-    if any(within(module, name) for name in LIGHT):
+    """The rest of `palette/` too, but for the engine in process, its layers and what runs inside vLLM."""
+    if any(within(module, name) for name in LIGHT) or module in MOERGES_LIGHT:
         return True
     return room_of(module) == "palette" and not any(
-        within(module, f"cultural_palette.{heavy}") for heavy in ("embedded", "serving")
+        within(module, f"cultural_palette.{heavy}") for heavy in ("embedded", "moerges", "serving")
     )
 
 

@@ -6,7 +6,6 @@ name with the way out, and so is one that a later PEFT invents.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cultural_palette.errors import PaletteError
+from cultural_palette.jsonl import parse_json
 
 WEIGHTS, CONFIG, PICKLED = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -26,7 +26,7 @@ FFN = re.compile(r"model\.layers\.\d+\.mlp\.(gate|up|down)_proj")
 ATTENTION = re.compile(r"model\.layers\.\d+\.self_attn\.[qkvo]_proj")
 FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<name>(?!weight$)[^.]+))?(?:\.weight)?")
 
-# Settings that say where, how and by whom was trained, and change nothing about W + B A. The rank, scaling and
+# Settings that say where, how and by whom was trained, and change nothing about W + B A. Rank, scaling and
 # patterns are read; the sub-configurations of an initialisation count only under `init_lora_weights`.
 FREE = frozenset(
     [
@@ -45,9 +45,11 @@ EXACT: dict[str, tuple[Any, ...]] = {
 }
 # Settings of modules outside the FFN: a MoErges can do without them, an agent can not.
 OUTSIDE = frozenset(["modules_to_save", "trainable_token_indices", "ensure_weight_tying"])
-FULL_MODEL = "merge it with PEFT (merge_and_unload) and give the full model, which the dense way (--dense) takes"
+FULL_MODEL = (
+    "merge it with PEFT (merge_and_unload) and give the full model, which the dense way (--dense) takes"
+)
 CONVERT = (
-    "save it again as a plain LoRA (PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)), "
+    "save it again as a plain LoRA (PEFT: save_pretrained with path_initial_model_for_weight_conversion), "
     f"or {FULL_MODEL}"
 )
 REASONS: dict[str, tuple[str, str]] = {
@@ -142,15 +144,15 @@ def read_adapter(folder: Path, *, ffn_only: bool = False) -> Adapter:
     left_out += others
     if left_out and not ffn_only:
         raise AdapterError(
-            f"{folder} changes {left_out[0]} too, which is neither FFN nor attention projection of a layer: an "
-            f"agent without it would be another one; {FULL_MODEL}."
+            f"{folder} changes {left_out[0]} too, which is neither FFN nor attention projection of a layer: "
+            f"an agent without it would be another one; {FULL_MODEL}."
         )
     if not ffn and not attention:
         raise AdapterError(f"{folder}: {WEIGHTS} changes no FFN or attention projection of any layer.")
     if ffn_only and not ffn:
         raise AdapterError(
-            f"{folder} changes no FFN projection, and a MoErges is made of FFNs: train on gate_proj, up_proj and "
-            "down_proj."
+            f"{folder} changes no FFN projection, and a MoErges is made of FFNs: train on gate_proj, up_proj "
+            "and down_proj."
         )
     return Adapter(folder, config, ffn, attention, tuple(left_out))
 
@@ -159,10 +161,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`adapter_config.json`. Raises AdapterError: not there, not readable, not an object."""
     path = folder / CONFIG
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise AdapterError(f"{folder} has no {CONFIG}; is it an adapter's folder?") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise AdapterError(f"{path} can not be read: {error}") from None
     if not isinstance(raw, dict):
         raise AdapterError(f"{path}: expected a JSON object, found {type(raw).__name__}.")
@@ -172,7 +174,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_settings(
     config: Mapping[str, Any], folder: Path, *, tolerated: frozenset[str] = frozenset()
 ) -> None:
-    """Raise AdapterError when a setting is not known to leave W + B A exact. `tolerated`: settings to pass."""
+    """Raise AdapterError when a setting is not known to leave W + B A exact. `tolerated`: passed."""
     for setting, value in config.items():
         if setting in tolerated or setting in FREE - EXACT.keys():
             continue
@@ -197,8 +199,8 @@ def _read_pairs(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     if not path.is_file():
         if (folder / PICKLED).is_file():
             raise AdapterError(
-                f"{folder} has {PICKLED}, a pickle file, which can run code and is not read: load it with PEFT "
-                f"where you trust it and save it again as {WEIGHTS}."
+                f"{folder} has {PICKLED}, a pickle file, which can run code and is not read: load it with "
+                f"PEFT where you trust it and save it again as {WEIGHTS}."
             )
         raise AdapterError(f"{folder} has no {WEIGHTS}.")
     pairs: dict[str, dict[str, Tensor]] = {}
@@ -230,8 +232,8 @@ def _change(folder: Path, config: Mapping[str, Any], module: str, sides: Mapping
     rank = _setting(folder, config, "rank_pattern", "r", module)
     if rank != a.shape[0]:
         raise AdapterError(
-            f"{folder}: {module} has rank {a.shape[0]} in {WEIGHTS} and {rank:g} in {CONFIG}; one of the two is "
-            "another adapter's."
+            f"{folder}: {module} has rank {a.shape[0]} in {WEIGHTS} and {rank:g} in {CONFIG}; one of the two "
+            "is another adapter's."
         )
     if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
         raise AdapterError(f"{folder}: {module} has values that are not finite.")
@@ -254,7 +256,12 @@ def _setting(folder: Path, config: Mapping[str, Any], pattern: str, default: str
         if matches:
             found = value
             break
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found) or found <= 0:
+    if (
+        isinstance(found, bool)
+        or not isinstance(found, int | float)
+        or not math.isfinite(found)
+        or found <= 0
+    ):
         raise AdapterError(f"{folder}: {default} of {module} is {found!r}; expected a positive number.")
     return float(found)
 

@@ -5,13 +5,14 @@ communities apart gives a row and a bias a community; no weight of a model is tr
 a *new* country in a *new* text, so every statistic is one of countries (each counts once, however long its
 prompts), and countries' spread within a community is noise like any other.
 
-Two discriminants are tried, in each layer, on fit countries that are set aside for that, and the better stays:
+Two discriminants are tried in each layer, on countries of the fit that are set aside; the better stays:
 
 * `mentions`: from the tokens of the country's own name, and all other tokens must be left undecided. A model
   that has read the world knows the continent there, above all in its middle layers.
 * `everywhere`: from all tokens alike. Better where texts speak of the country in other words too.
 
-Both shrink towards the diagonal. The sharpness of the softmax is the greatest that costs no accuracy.
+Both shrink towards the diagonal. The sharpness of the softmax is the one that is right most often there,
+the greatest of those that are right alike.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ SPREAD = {MENTIONS: 1.0, EVERYWHERE: 10.0}
 """What the countries' spread within a community counts."""
 SHARPNESS = (1.0, 3.0, 6.0, 10.0)
 """Tried factors; at 1, a community's mean state is one unit of log-odds above the others' mean."""
-COST = 0.01
-"""Accuracy on the countries set aside that a sharper softmax may cost."""
 ASIDE = 0.25
 """Share of the fit's countries that choose between the discriminants."""
 FEWEST = 3
@@ -52,7 +51,8 @@ FEWEST = 3
 class Statistics:
     """What a fit needs to know of the states, added up prompt by prompt. Float32.
 
-    `products`: per place (mention, other) and layer, sum of z z' over tokens, a country's weights summing to 1;
+    `products`: per place (mention, other) and layer, sum of z z' over tokens, each country's weights
+    summing to 1;
     `sums`: the same of z, per country. `share`: of mentions among all tokens.
     """
 
@@ -114,7 +114,7 @@ def fit_router(
         for s in SHARPNESS
     }
     accuracy = {s: float((blend.argmax(-1) == own).float().mean()) for s, blend in picked.items()}
-    sharpness = max(s for s in SHARPNESS if accuracy[s] >= max(accuracy.values()) - COST)
+    sharpness = max(s for s in SHARPNESS if accuracy[s] == max(accuracy.values()))
     both = first + second
     final = {kind: _rows(both, count, kind) for kind in set(chosen)}
     rows = torch.stack([final[kind][0][layer] for layer, kind in enumerate(chosen)])
@@ -168,9 +168,7 @@ def weights_at(
     return {name: torch.stack(rows) for name, rows in found.items()}
 
 
-def read_inputs(
-    model: Any, prompts: Sequence[RouterPrompt]
-) -> Iterator[tuple[RouterPrompt, list[Tensor]]]:
+def read_inputs(model: Any, prompts: Sequence[RouterPrompt]) -> Iterator[tuple[RouterPrompt, list[Tensor]]]:
     """The FFN's inputs at each prompt, a (tokens, hidden) a layer, float32 on the CPU."""
     device = model.model.embed_tokens.weight.device
     for prompt in prompts:
@@ -183,7 +181,8 @@ def read_inputs(
 def _inputs(model: Any) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
     hooks = [
-        layer.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for layer in model.model.layers
+        layer.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        for layer in model.model.layers
     ]
     try:
         yield seen
@@ -226,11 +225,9 @@ def _discriminant(stats: Statistics, layer: int, count: int, kind: str) -> tuple
         noise = noise + OTHERS * (product[1] - nowhere[:, None] * nowhere) + LEVEL * offset[:, None] * offset
     noise = noise + SHRINK * noise.diagonal().mean() * torch.eye(len(noise), dtype=noise.dtype)
     rows = torch.linalg.solve(noise, (centres - centre).T).T
-    if kind == MENTIONS:
-        bias = -rows @ nowhere
-    else:
-        bias = -rows @ centre - (rows * (centres - centre)).sum(1) / 2
-    unit = (rows * (centres - centre)).sum(1).mean()
+    reach = (rows * (centres - centre)).sum(1)
+    bias = -rows @ nowhere if kind == MENTIONS else -rows @ centre - reach / 2
+    unit = reach.mean()
     return (rows / unit / scale).float(), (bias / unit).float()
 
 
@@ -255,8 +252,8 @@ def _aside(prompts: Sequence[RouterPrompt], communities: Sequence[str], seed: in
         own = sorted({p.country for p in prompts if p.community == number})
         if len(own) < FEWEST:
             raise RouterError(
-                f"{key} has {len(own)} countries to fit router rows on; {FEWEST} at least are needed, so keep the "
-                "paper's rows for this map."
+                f"{key} has {len(own)} countries to fit router rows on; {FEWEST} at least are needed, so "
+                "keep the paper's rows for this map."
             )
         aside |= set(rng.sample(own, max(1, round(ASIDE * len(own)))))
     return aside
@@ -266,8 +263,8 @@ def _aside(prompts: Sequence[RouterPrompt], communities: Sequence[str], seed: in
 class RouterScore:
     """What a router is worth on prompts about countries that it was not fitted on.
 
-    `own_weight`: mean weight on the right community (chance: 1/n); `largest`: share of prompts where it is the
-    largest; `entropy`: of a prompt's blend, 0..1 (1: all alike). Intervals of 95 % from resampling countries,
+    `own_weight`: mean weight on the right community (chance: 1/n); `largest`: share of prompts where it is
+    the largest; `entropy`: of a blend, 0..1 (1: all alike). Intervals of 95 % resample countries,
     since prompts about one country go together.
     """
 
@@ -282,9 +279,14 @@ class RouterScore:
 
 
 def score(
-    blends: Tensor, prompts: Sequence[RouterPrompt], communities: Sequence[str], *, draws: int = 2000, seed: int = 0
+    blends: Tensor,
+    prompts: Sequence[RouterPrompt],
+    communities: Sequence[str],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> RouterScore:
-    """Score mean weights over tokens and layers. `blends`: (prompts, layers, communities) or without layers."""
+    """Score mean weights over tokens. `blends`: (prompts, layers, communities), or mean over layers too."""
     mean = blends.mean(1) if blends.dim() == 3 else blends
     own = torch.tensor([prompt.community for prompt in prompts])
     weight = mean.gather(1, own[:, None])[:, 0].double()
@@ -306,5 +308,8 @@ def score(
     return RouterScore(
         len(prompts), len(countries), round(float(weight.mean()), 4), interval(weight),
         round(float(hit.mean()), 4), interval(hit), round(float(entropy), 4),
-        {key: round(float(hit[own == k].mean()), 4) for k, key in enumerate(communities) if bool((own == k).any())},
+        {
+            key: round(float(hit[own == k].mean()), 4)
+            for k, key in enumerate(communities) if bool((own == k).any())
+        },
     )  # fmt: skip

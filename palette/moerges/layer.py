@@ -1,6 +1,6 @@
 """The FFN whose colours are weighted per token, and the attention projections of the agents.
 
-Inference only. Both read what each row of the batch is from a `Switch` that all layers share (see `model.py`).
+Inference only. Both read what each row of the batch is from a `Switch` that all layers share.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Rows = slice | Tensor
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one mode. `rows`: into the batch; `community`: index of a one-hot; `weights`: (communities,)."""
+    """Rows of one mode. `rows`: into the batch; `community`: of a one-hot; `weights`: (communities,)."""
 
     rows: Rows
     mode: Mode
@@ -100,8 +100,8 @@ class ColouredFFN(nn.Module):
     """A gated FFN (Llama, Mistral, Qwen2, Qwen3) with every community's low-rank change beside it.
 
     It takes over the base's own modules, under their own names, so a quantised base keeps its linear layers
-    and a checkpoint's names stay. `changes`: projection ("gate", "up", "down") -> one change a community, None
-    for none. Routers are added by `add_router`.
+    and a checkpoint's names stay. `changes`: projection ("gate", "up", "down") -> one change a community,
+    None for none. Routers are added by `add_router`.
     """
 
     gate_a: Tensor  # (communities, rank, hidden), and so on
@@ -202,7 +202,9 @@ class ColouredFFN(nn.Module):
         """One community's activations, and the low-rank part of its output, at its own ranks."""
         ranks = {name: self.ranks[name][index] for name in self.ranks}
         if ranks["gate"]:
-            gate = torch.addmm(gate, x @ self.gate_a[index, : ranks["gate"]].T, self.gate_b[index, : ranks["gate"]])
+            gate = torch.addmm(
+                gate, x @ self.gate_a[index, : ranks["gate"]].T, self.gate_b[index, : ranks["gate"]]
+            )
         if ranks["up"]:
             up = torch.addmm(up, x @ self.up_a[index, : ranks["up"]].T, self.up_b[index, : ranks["up"]])
         h = self.act_fn(gate).mul_(up)
@@ -248,7 +250,9 @@ class AgentLinear(nn.Module):
         for index, change in enumerate(changes):
             if change is not None:
                 self.register_buffer(f"a_{index}", change.a.to(device, dtype), persistent=False)
-                self.register_buffer(f"b_{index}", change.b.T.contiguous().to(device, dtype), persistent=False)
+                self.register_buffer(
+                    f"b_{index}", change.b.T.contiguous().to(device, dtype), persistent=False
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, length, in) -> (rows, length, out)"""

@@ -56,8 +56,8 @@ class Colours:
             )
         if tuple(router.rows.shape) != expected:
             raise RouterError(
-                f"The router {name!r} has {tuple(router.rows.shape)} (layers, communities, width); this base and "
-                f"map need {expected}."
+                f"The router {name!r} has {tuple(router.rows.shape)} (layers, communities, width); this base "
+                f"and map need {expected}."
             )
         for layer, rows, bias in zip(self._layers, router.rows, router.bias, strict=True):
             layer.add_router(name, rows, bias)

@@ -66,7 +66,7 @@ def split_countries(
 ) -> tuple[list[str], list[str]]:
     """Countries for a fit and countries held out of it, ISO3, every community by its share (0..1).
 
-    `among`: leave all others aside (what a small base knows). A community with one country keeps it in the fit.
+    `among`: leave all others aside (what a small base knows). A community of one country keeps it in the fit.
     """
     rng = random.Random(seed)
     fit: list[str] = []
@@ -110,7 +110,9 @@ def router_prompts(
             fields = {"country": name, "question": question.text}
             if step == "regulate":
                 drafts = rng.sample(texts.drafts, min(len(names), len(texts.drafts)))
-                fields["memory"] = "\n\n".join(f"{who}: {text}" for who, text in zip(names, drafts, strict=False))
+                fields["memory"] = "\n\n".join(
+                    f"{who}: {text}" for who, text in zip(names, drafts, strict=False)
+                )
             else:
                 fields["account"] = account
             if step == "decide_option":
@@ -132,7 +134,6 @@ def encode(
     encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
     spans = [match.span() for match in re.finditer(re.escape(name), text)]
     mentions = tuple(
-        any(start < last and first < end for first, last in spans)
-        for start, end in encoded["offset_mapping"]
+        any(start < last and first < end for first, last in spans) for start, end in encoded["offset_mapping"]
     )
     return tuple(encoded["input_ids"]), mentions

@@ -2,8 +2,8 @@
 
 `paper`: the base's state at the bare names of the communities, normalised (Yuan et al., section 4.1; made in
 `training.merge.router`). `fitted`: a linear discriminant of the router's input, with a bias a row (made in
-`fitting.py`). A file holds any number of routers; a file of MergeKit's names (`...block_sparse_moe.gate.weight`)
-holds one, which is called `paper`.
+`fitting.py`). A file holds any number of routers; one with MergeKit's names
+(`...block_sparse_moe.gate.weight`) holds one, which is called `paper`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Router:
 
     def __post_init__(self) -> None:
         if self.rows.dim() != 3 or self.rows.shape[:2] != self.bias.shape:
-            raise RouterError(f"Router rows {tuple(self.rows.shape)} and biases {tuple(self.bias.shape)} differ.")
+            raise RouterError(
+                f"Router rows {tuple(self.rows.shape)} and biases {tuple(self.bias.shape)} differ."
+            )
         if not (bool(self.rows.isfinite().all()) and bool(self.bias.isfinite().all())):
             raise RouterError("The router has values that are not finite.")
 
@@ -81,5 +83,7 @@ def load_routers(path: Path) -> dict[str, Router]:
         return {PAPER: Router(rows, torch.zeros(rows.shape[:2]), communities)}
     names = [name.removesuffix(".rows") for name in tensors if name.endswith(".rows")]
     if not names or any(f"{name}.bias" not in tensors for name in names):
-        raise RouterError(f"{path} has no router, or one without its biases: {', '.join(tensors) or 'empty'}.")
+        raise RouterError(
+            f"{path} has no router, or one without its biases: {', '.join(tensors) or 'empty'}."
+        )
     return {name: Router(tensors[f"{name}.rows"], tensors[f"{name}.bias"], communities) for name in names}

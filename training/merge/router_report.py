@@ -1,22 +1,40 @@
 """What router rows are worth on countries and texts that they were not made from.
 
-    python -m cultural_palette.training.merge.router_report BASE --report report.json --save router.safetensors
+    python -m cultural_palette.training.merge.router_report BASE --report FILE --save router.safetensors
 
-The base's router input is read at whole decision prompts about the map's countries. `fitted` rows are made from
-the fit's countries and texts, and measured, beside the paper's rows, on held-out countries and texts.
+The router's input is read in the base at whole prompts of the meta agent about the map's countries. `fitted`
+rows are made from the fit's countries and texts, and measured, beside the paper's rows, on held-out countries
+and texts.
 """
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
+import transformers
 
 from cultural_palette.cultural_map import CulturalMap, load_map
+from cultural_palette.moerges.fitting import fit_router, score, weights_at
+from cultural_palette.moerges.prompts import (
+    FIT,
+    HELD_OUT,
+    RouterPrompt,
+    encode,
+    router_prompts,
+    split_countries,
+    texts_of,
+)
+from cultural_palette.moerges.router import FITTED, PAPER, Router, save_routers
+from cultural_palette.training.merge.router import map_prompts, read_states, rows_from
+from cultural_palette.training.nano.atlas import Atlas, load_atlas
+from cultural_palette.training.nano.dialogues import Writer
 
 PAPER_PLACES = {"paper": "attn_out", "paper (residual)": "residual", "paper (ffn_in)": "ffn_in"}
 
@@ -55,12 +73,6 @@ def measure(
     nano: bool = False, save: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The fit's own report and a score for each kind of rows, as plain data."""
-    import torch
-    import transformers
-
-    from cultural_palette.moerges.fitting import fit_router, score, weights_at
-    from cultural_palette.moerges.router import FITTED, PAPER, save_routers
-
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     keys = tuple(community.key for community in cultural_map.communities)
@@ -76,10 +88,8 @@ def measure(
 
 def text_prompts(
     tokenizer: Any, cultural_map: CulturalMap, held_out: float, per_country: int, seed: int
-) -> tuple[list[Any], list[Any]]:
+) -> tuple[list[RouterPrompt], list[RouterPrompt]]:
     """Prompts of the fit and of the test, about different countries and with different texts."""
-    from cultural_palette.moerges.prompts import FIT, HELD_OUT, router_prompts, split_countries, texts_of
-
     fit, test = split_countries(cultural_map, held_out, seed)
     return (
         router_prompts(tokenizer, cultural_map, fit, per_country, texts=texts_of(FIT), seed=seed),
@@ -89,13 +99,10 @@ def text_prompts(
 
 def atlas_prompts(
     tokenizer: Any, cultural_map: CulturalMap, held_out: float, per_country: int, seed: int
-) -> tuple[list[Any], list[Any]]:
+) -> tuple[list[RouterPrompt], list[RouterPrompt]]:
     """The same from the nano palette's atlas, which is all that nano knows: whole prompts of the meta agent
     with the atlas' own accounts, the test's with questions that training held out.
     """
-    from cultural_palette.moerges.prompts import split_countries
-    from cultural_palette.training.nano.atlas import load_atlas
-
     atlas = load_atlas()
     fit, test = split_countries(cultural_map, held_out, seed, among=tuple(atlas.places))
     return (
@@ -105,15 +112,10 @@ def atlas_prompts(
 
 
 def atlas_rows(
-    tokenizer: Any, cultural_map: CulturalMap, atlas: Any, countries: Sequence[str], per_country: int, seed: int,
-    *, heldout: bool,
-) -> list[Any]:  # fmt: skip
-    """`per_country` meta prompts about each country, regulate, decide and decide_option, by the atlas' writer."""
-    import random
-
-    from cultural_palette.moerges.prompts import RouterPrompt, encode
-    from cultural_palette.training.nano.dialogues import Writer
-
+    tokenizer: Any, cultural_map: CulturalMap, atlas: Atlas, countries: Sequence[str], per_country: int,
+    seed: int, *, heldout: bool,
+) -> list[RouterPrompt]:  # fmt: skip
+    """`per_country` prompts about each country, of all three meta steps, by the atlas' writer."""
     writer = Writer(atlas, random.Random(seed), heldout=heldout)
     steps = {"decide": writer.decide, "decide_option": writer.decide_option, "regulate": writer.regulate}
     index = {c.key: number for number, c in enumerate(cultural_map.communities)}
@@ -132,13 +134,8 @@ def atlas_rows(
     return prompts
 
 
-def paper_routers(base: Path, cultural_map: CulturalMap) -> dict[str, Any]:
+def paper_routers(base: Path, cultural_map: CulturalMap) -> dict[str, Router]:
     """The paper's rows, bare names, read at each place that the merge offers."""
-    import torch
-
-    from cultural_palette.moerges.router import Router
-    from cultural_palette.training.merge.router import map_prompts, read_states, rows_from
-
     states = read_states(base, map_prompts(cultural_map, "names"))
     keys = tuple(community.key for community in cultural_map.communities)
     rows = {name: rows_from(states[place]) for name, place in PAPER_PLACES.items()}

@@ -57,7 +57,9 @@ def case(
     rows = torch.stack(list(router_rows(folder / "moerges").values()))
     colours.add_router("paper", Router(rows, torch.zeros(rows.shape[:2])))
     generator = torch.Generator().manual_seed(5)
-    other = Router(torch.randn(rows.shape, generator=generator) / 4, torch.randn(rows.shape[:2], generator=generator))
+    other = Router(
+        torch.randn(rows.shape, generator=generator) / 4, torch.randn(rows.shape[:2], generator=generator)
+    )
     colours.add_router("fitted", other)
     return Case(request.param, base, adapters, folder / "moerges", model, colours)
 
@@ -105,7 +107,8 @@ def test_a_mixed_batch_is_its_rows_alone(case: Case) -> None:
     """Rows of all kinds in no order, left-padded to different lengths."""
     modes: list[Mode] = [
         Agent("oceania"), Routed("paper"), Base(), Agent("africa"), Routed("fitted"), Agent("oceania"),
-        Blend.of({"asia": 0.25, "oceania": 0.75}), Routed("paper"), Agent("europe"), Blend.of({"oceania": 1.0}),
+        Blend.of({"asia": 0.25, "oceania": 0.75}), Routed("paper"), Agent("europe"),
+        Blend.of({"oceania": 1.0}),
     ]  # fmt: skip
     ids = tokens(len(modes), 40)
     mask = torch.ones_like(ids)
@@ -196,7 +199,9 @@ def test_the_blend_comes_out_of_the_same_pass(case: Case) -> None:
 def test_only_colours_are_held_beside_the_base(case: Case) -> None:
     """At the highest rank a projection, float32, and two routers with biases."""
     layers = sum(4 * 5 * rank * (64 + 96) for rank in (8, 8, 8)) * 2
-    attention = 4 * 4 * sum(sum(case.model.model.layers[0].self_attn.q_proj.base_layer.weight.shape) for _ in "q")
+    attention = (
+        4 * 4 * sum(sum(case.model.model.layers[0].self_attn.q_proj.base_layer.weight.shape) for _ in "q")
+    )
     assert case.colours.bytes < layers + 2 * 2 * 4 * 5 * 65 + 2 * 3 * attention
     names = set(case.model.state_dict())
     assert {n.replace(".base_layer", "") for n in names} == set(load(case.base).state_dict())
@@ -224,7 +229,7 @@ def test_bad_modes_routers_and_adapters_say_what_there_is(case: Case, tmp_path: 
         case.colours.add_router("x", Router(torch.zeros(2, 5, 32), torch.zeros(2, 5)))
     other = load(case.base)
     other.model.layers = other.model.layers[:1]
-    with pytest.raises(AdapterError, match="is for another base: .* has no linear layer model.layers.1"):
+    with pytest.raises(AdapterError, match=r"is for another base: .* has no linear layer model\.layers\.1"):
         install(other, {"africa": read_adapter(case.adapters["africa"])})
     with pytest.raises(AdapterError, match="coloured layers already"):
         install(case.model, {"africa": read_adapter(case.adapters["africa"])})
