@@ -151,17 +151,20 @@ LIGHT = (
     "cultural_palette.training.review", "cultural_palette.evaluation.surveys",
 )  # fmt: skip
 
+# Of the layers' room, what a command or a graph may import: the nouns, no tensor.
+MOERGES_LIGHT = {f"cultural_palette.moerges{name}" for name in ("", ".modes", ".prompts")}
+
 
 def light(module: str) -> bool:
-    """The rest of `palette/` too, but for the engine in process and what runs inside vLLM; not what runs in
-    the LangGraph server, which sets up its own process.
+    """The rest of `palette/` too, but for the engine in process, its layers and what runs inside vLLM; not what
+    runs in the LangGraph server, which sets up its own process.
     """
     if within(module, "cultural_palette.graph.server"):
         return False
-    if any(within(module, name) for name in LIGHT):
+    if any(within(module, name) for name in LIGHT) or module in MOERGES_LIGHT:
         return True
     return room_of(module) == "palette" and not any(
-        within(module, f"cultural_palette.{heavy}") for heavy in ("embedded", "serving")
+        within(module, f"cultural_palette.{heavy}") for heavy in ("embedded", "moerges", "serving")
     )
 
 

@@ -1,0 +1,21 @@
+"""One base, many colours: base, community agents and MoErges as one forward pass over one copy of the base.
+
+An expert is the base's FFN plus a low-rank change, W_C = W + B_C A_C. With every expert active the mixture
+factors (docs: `method.md`, section 4), so nothing but the changes and the router is held beside the base:
+
+    g = W_gate x,  u = W_up x                                  once
+    h_C = act(g + B_C^gate A_C^gate x) * (u + B_C^up A_C^up x)
+    out = W_down (sum_C G_C h_C) + sum_C G_C B_C^down A_C^down h_C
+
+| file | its idea |
+|---|---|
+| `modes.py` | what a row of a batch is: the base, an agent, the MoErges, a fixed blend |
+| `adapters.py` | a PEFT LoRA folder as low-rank changes, and what does not factor |
+| `layer.py` | the FFN above, weighted per token |
+| `model.py` | the layers put into a transformers model, and the modes of a batch |
+| `router.py` | router rows by name, on disk and in memory |
+| `prompts.py` | prompts that router rows are fitted on and tested on |
+| `fitting.py` | router rows as a linear discriminant, and what they are worth |
+
+`modes.py` needs no torch; the others import it, and are imported by those who run a model.
+"""

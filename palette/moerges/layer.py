@@ -1,0 +1,266 @@
+"""The FFN whose colours are weighted per token, and the attention projections of the agents.
+
+Inference only. Both read what each row of the batch is from a `Switch` that all layers share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from cultural_palette.moerges.adapters import LowRank, stack
+from cultural_palette.moerges.modes import Agent, Base, Blend, Mode, Routed
+
+CHUNK_TOKENS = 256
+"""Tokens of a mixture that are worked on together: longer, and five activations fall out of the caches."""
+FEW_TOKENS = 16
+"""Up to here all communities go through one batched product; beyond, one after the other in place."""
+
+Rows = slice | Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of one mode. `rows`: into the batch; `community`: of a one-hot; `weights`: (communities,)."""
+
+    rows: Rows
+    mode: Mode
+    community: int | None = None
+    weights: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """What the rows of a batch are, and the router's weights that the layers leave here.
+
+    `tokens`: (rows, length) bool, the tokens whose weights count in the forward pass to come; None: none.
+    """
+
+    size: int
+    groups: tuple[Group, ...]
+    tokens: Tensor | None = None
+    sums: dict[int, Tensor] = field(default_factory=dict)
+    counted: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> bool:
+        """Whether every row is the base."""
+        return all(isinstance(group.mode, Base) for group in self.groups)
+
+    def router_weights(self) -> Tensor:
+        """Mean weights over the tokens that counted. (rows, layers, communities), float32; a row of the base
+        or of an agent is zero.
+        """
+        layers = sorted(self.sums)
+        return torch.stack([self.sums[i] / self.counted[i].clamp(min=1)[:, None] for i in layers], dim=1)
+
+
+class Switch:
+    """The batch that the next forward pass is about; None: every row is the base."""
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+
+    def batch_of(self, rows: int) -> Batch | None:
+        """The batch, None when it is all base. Raises ValueError when it has another number of rows."""
+        if self.batch is None or self.batch.plain:
+            return None
+        if self.batch.size != rows:
+            raise ValueError(f"The modes are those of {self.batch.size} rows, and the batch has {rows}.")
+        return self.batch
+
+
+def plan(modes: Sequence[Mode], communities: Sequence[str], device: torch.device) -> Batch:
+    """Rows of equal mode together, as slices where they stand side by side."""
+    places: dict[Mode, list[int]] = {}
+    for row, mode in enumerate(modes):
+        places.setdefault(mode, []).append(row)
+    index = {key: number for number, key in enumerate(communities)}
+    groups = []
+    for mode, rows in places.items():
+        whole = rows[-1] - rows[0] + 1 == len(rows)
+        where = slice(rows[0], rows[-1] + 1) if whole else torch.tensor(rows, device=device)
+        if isinstance(mode, Agent):
+            groups.append(Group(where, mode, community=index[mode.community]))
+        elif isinstance(mode, Blend):
+            weights = torch.zeros(len(communities), device=device)
+            for key, weight in mode.weights:
+                weights[index[key]] = weight
+            certain = weights.argmax() if bool((weights == 1).any()) else None
+            groups.append(Group(where, mode, None if certain is None else int(certain), weights))
+        else:
+            groups.append(Group(where, mode))
+    return Batch(len(modes), tuple(groups))
+
+
+class ColouredFFN(nn.Module):
+    """A gated FFN (Llama, Mistral, Qwen2, Qwen3) with every community's low-rank change beside it.
+
+    It takes over the base's own modules, under their own names, so a quantised base keeps its linear layers
+    and a checkpoint's names stay. `changes`: projection ("gate", "up", "down") -> one change a community,
+    None for none. Routers are added by `add_router`.
+    """
+
+    gate_a: Tensor  # (communities, rank, hidden), and so on
+    gate_b: Tensor
+    up_a: Tensor
+    up_b: Tensor
+    down_a: Tensor
+    down_b: Tensor
+
+    def __init__(
+        self,
+        base: nn.Module,
+        number: int,
+        switch: Switch,
+        changes: dict[str, list[LowRank | None]],
+        shapes: dict[str, tuple[int, int]],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = base.gate_proj, base.up_proj, base.down_proj
+        self.act_fn = base.act_fn
+        self.number, self.switch = number, switch
+        self.ranks: dict[str, list[int]] = {}
+        for name in ("gate", "up", "down"):
+            a, b = stack(changes[name], *shapes[name])
+            self.register_buffer(f"{name}_a", a.to(device, dtype), persistent=False)
+            self.register_buffer(f"{name}_b", b.to(device, dtype), persistent=False)
+            self.ranks[name] = [change.rank if change is not None else 0 for change in changes[name]]
+        self.communities = len(changes["gate"])
+        self._routers: set[str] = set()
+
+    def add_router(self, name: str, rows: Tensor, bias: Tensor | None = None) -> None:
+        """A router by name. `rows`: (communities, hidden); `bias`: (communities,). Kept in float32."""
+        device = self.gate_a.device
+        bias = torch.zeros(len(rows)) if bias is None else bias
+        self.register_buffer(f"router_{name}", rows.float().to(device), persistent=False)
+        self.register_buffer(f"router_{name}_bias", bias.float().to(device), persistent=False)
+        self._routers.add(name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, length, hidden) -> the same."""
+        batch = self.switch.batch_of(x.shape[0])
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if batch is None:
+            out: Tensor = self.down_proj(self.act_fn(gate).mul_(up))
+            return out
+        low = torch.zeros_like(x)
+        for group in batch.groups:
+            self._colour(group, batch, x, gate, up, low)
+        return self.down_proj(gate).add_(low)  # type: ignore[no-any-return]
+
+    def _colour(self, group: Group, batch: Batch, x: Tensor, gate: Tensor, up: Tensor, low: Tensor) -> None:
+        """The group's hidden activations into `gate`, the low-rank part of its output into `low`."""
+        rows = group.rows
+        if isinstance(group.mode, Base):
+            gate[rows] = self.act_fn(gate[rows]).mul_(up[rows])
+            return
+        mine = x[rows]
+        length, hidden = mine.shape[1:]
+        tokens, g, u = mine.reshape(-1, hidden), gate[rows].flatten(0, 1), up[rows].flatten(0, 1)
+        y = torch.empty_like(tokens)
+        weights = None if group.community is not None else self._weights(group, tokens)
+        if batch.tokens is not None and not isinstance(group.mode, Agent):
+            given = group.weights.expand(len(tokens), -1) if group.weights is not None else weights
+            assert given is not None
+            self._record(batch, rows, given.unflatten(0, (-1, length)))
+        for start in range(0, len(tokens), CHUNK_TOKENS):
+            part = slice(start, start + CHUNK_TOKENS)
+            if weights is None:
+                assert group.community is not None
+                g[part], y[part] = self._one(tokens[part], g[part], u[part], group.community)
+            else:
+                mix = self._mixture_of_few if len(tokens) <= FEW_TOKENS else self._mixture
+                g[part], y[part] = mix(tokens[part], g[part], u[part], weights[part])
+        gate[rows] = g.unflatten(0, (-1, length))
+        low[rows] = y.unflatten(0, (-1, length))
+
+    def _weights(self, group: Group, tokens: Tensor) -> Tensor:
+        """(tokens, communities), float32, rows sum to 1."""
+        if group.weights is not None:
+            return group.weights.expand(len(tokens), -1)
+        assert isinstance(group.mode, Routed)
+        rows = getattr(self, f"router_{group.mode.router}")
+        bias = getattr(self, f"router_{group.mode.router}_bias")
+        return torch.addmm(bias, tokens.float(), rows.T).softmax(-1)
+
+    def _record(self, batch: Batch, rows: Rows, weights: Tensor) -> None:
+        assert batch.tokens is not None
+        if self.number not in batch.sums:
+            batch.sums[self.number] = weights.new_zeros(batch.size, self.communities)
+            batch.counted[self.number] = weights.new_zeros(batch.size)
+        counts = batch.tokens[rows].to(weights.dtype)
+        batch.sums[self.number][rows] += torch.einsum("blc,bl->bc", weights, counts)
+        batch.counted[self.number][rows] += counts.sum(1)
+
+    def _one(self, x: Tensor, gate: Tensor, up: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """One community's activations, and the low-rank part of its output, at its own ranks."""
+        ranks = {name: self.ranks[name][index] for name in self.ranks}
+        if ranks["gate"]:
+            gate = torch.addmm(
+                gate, x @ self.gate_a[index, : ranks["gate"]].T, self.gate_b[index, : ranks["gate"]]
+            )
+        if ranks["up"]:
+            up = torch.addmm(up, x @ self.up_a[index, : ranks["up"]].T, self.up_b[index, : ranks["up"]])
+        h = self.act_fn(gate).mul_(up)
+        r = ranks["down"]
+        return h, (h @ self.down_a[index, :r].T) @ self.down_b[index, :r]
+
+    def _mixture(self, x: Tensor, gate: Tensor, up: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sum over the communities, one after the other; sums in float32."""
+        total = torch.zeros(gate.shape, dtype=torch.float32, device=gate.device)
+        low = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        share = weights.to(x.dtype)
+        for index in range(self.communities):
+            h, y = self._one(x, gate, up, index)
+            total.addcmul_(h, share[:, index : index + 1])
+            low.addcmul_(y, share[:, index : index + 1])
+        return total.to(gate.dtype), low.to(x.dtype)
+
+    def _mixture_of_few(self, x: Tensor, gate: Tensor, up: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, all communities in one batched product: fewer and larger steps."""
+        count = self.communities
+        one = x.expand(count, -1, -1)
+        g = torch.baddbmm(gate.expand(count, -1, -1), one @ self.gate_a.transpose(1, 2), self.gate_b)
+        u = torch.baddbmm(up.expand(count, -1, -1), one @ self.up_a.transpose(1, 2), self.up_b)
+        h = self.act_fn(g).mul_(u).mul_(weights.T[:, :, None].to(x.dtype))
+        low = torch.bmm(h @ self.down_a.transpose(1, 2), self.down_b)
+        return h.sum(0, dtype=torch.float32).to(gate.dtype), low.sum(0, dtype=torch.float32).to(x.dtype)
+
+
+class AgentLinear(nn.Module):
+    """A linear layer of attention to which an agent's rows add their own low-rank change."""
+
+    def __init__(
+        self,
+        base: nn.Module,
+        switch: Switch,
+        changes: list[LowRank | None],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.base_layer, self.switch = base, switch
+        self.changed = [change is not None for change in changes]
+        for index, change in enumerate(changes):
+            if change is not None:
+                self.register_buffer(f"a_{index}", change.a.to(device, dtype), persistent=False)
+                self.register_buffer(
+                    f"b_{index}", change.b.T.contiguous().to(device, dtype), persistent=False
+                )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, length, in) -> (rows, length, out)"""
+        out: Tensor = self.base_layer(x)
+        batch = self.switch.batch_of(x.shape[0])
+        for group in batch.groups if batch is not None else ():
+            if isinstance(group.mode, Agent) and self.changed[index := group.community or 0]:
+                rows = group.rows
+                a, b = getattr(self, f"a_{index}"), getattr(self, f"b_{index}")
+                out[rows] = out[rows] + (x[rows] @ a.T) @ b
+        return out
