@@ -20,18 +20,18 @@ from cultural_palette.questions import Question
 Row = dict[str, Any]
 
 SHARES = {  # of the training queries that make an example of a kind
-    "draft": 0.3,
-    "regulate": 0.2,
-    "account": 0.25,
-    "decide": 0.35,
-    "decide_option": 0.5,
-    "baselines/prompting": 0.1,
-    "baselines/prompting_option": 0.25,
-    "baselines/draft": 0.05,
-    "baselines/select": 0.02,
-    "baselines/route": 0.15,
+    "draft": 0.2,
+    "regulate": 0.13,
+    "account": 0.12,
+    "decide": 0.25,
+    "decide_option": 0.35,
+    "baselines/prompting": 0.05,
+    "baselines/prompting_option": 0.15,
+    "baselines/draft": 0.03,
+    "baselines/select": 0.01,
+    "baselines/route": 0.05,
 }
-FACTS_A_COUNTRY = 2
+FACTS_A_COUNTRY = 1
 FACT_QUESTIONS = {
     "wedding": ("What happens at a wedding?", "How do people marry?", "What should I know about weddings?"),
     "food": ("What do people like to eat?", "What is a typical meal?", "What food should I try?"),
