@@ -24,6 +24,9 @@ class EmbeddedChatModel(BaseChatModel):
     temperature: float = 0.0
     max_tokens: int = 160
     seed: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     logprobs: bool = False
     """Return each token's log-probability in `response_metadata["logprobs"]["content"]`, as OpenAI's do."""
 
@@ -38,7 +41,12 @@ class EmbeddedChatModel(BaseChatModel):
             "part": self.part,
             "temperature": self.temperature,
             "seed": self.seed,
+            **self._shape(),
         }
+
+    def _shape(self) -> dict[str, float]:
+        values = {"top_p": self.top_p, "min_p": self.min_p, "repetition_penalty": self.repetition_penalty}
+        return {name: value for name, value in values.items() if value is not None}
 
     async def _astream(
         self,
@@ -49,6 +57,8 @@ class EmbeddedChatModel(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         if stop:
             raise ModelError("The embedded palette takes no stop words.")
+        from cultural_palette.embedded.sampling import Shape
+
         engine = await engine_for(self.palette, self.part)
         prompt = await asyncio.to_thread(engine.encode, role_pairs(messages), self.max_tokens)
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece]()
@@ -65,6 +75,7 @@ class EmbeddedChatModel(BaseChatModel):
             self.seed,
             deliver,
             kwargs.get("alone", False),
+            Shape(**shape) if (shape := self._shape()) else None,
         )
         engine.generate(request)
         count = 0

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cultural_palette.embedded.manifest import Manifest, read_manifest
+from cultural_palette.embedded.prepare import prepare
 from cultural_palette.errors import ModelError
 from cultural_palette.models.tokens import tokenisations
 
@@ -52,6 +53,7 @@ class Generation:
     seed: int | None
     deliver: Callable[[Piece], None]
     alone: bool = False
+    shape: Any = None  # embedded.sampling.Shape; None: the temperature alone
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -178,8 +180,9 @@ class Engine:
                     logits_to_keep=1,
                 )
                 cache = output.past_key_values
-                logps = output.logits[:, -1].float().log_softmax(-1)
-                chosen = [self._sample(logps[i], row) for i, row in enumerate(rows)]
+                logits = output.logits[:, -1].float()
+                logps = logits.log_softmax(-1)
+                chosen = [self._sample(logits[i], logps[i], row) for i, row in enumerate(rows)]
                 going = [
                     i for i, row in enumerate(rows) if self._step(row, chosen[i], float(logps[i, chosen[i]]))
                 ]
@@ -211,9 +214,15 @@ class Engine:
         request.deliver(Piece(fresh, logprob, "length" if last else None))
         return not last
 
-    def _sample(self, logps: Any, row: _Row) -> int:
+    def _sample(self, logits: Any, logps: Any, row: _Row) -> int:
         import torch
 
+        if row.request.shape is not None:
+            from cultural_palette.embedded.sampling import shaped
+
+            said = [*row.request.prompt, *row.tokens]
+            shares = shaped(logits, said, row.request.temperature, row.request.shape)
+            return int(torch.multinomial(shares, 1, generator=row.generator))
         if row.request.temperature <= 0:
             return int(logps.argmax())
         shares = (logps / row.request.temperature).softmax(-1)
@@ -328,7 +337,9 @@ def get_engine(name_or_path: str) -> Engine:
     """
     with _loading:
         if name_or_path not in _engines:
-            _engines[name_or_path] = Engine(read_manifest(name_or_path))
+            manifest = read_manifest(name_or_path)
+            prepare(manifest)
+            _engines[name_or_path] = Engine(manifest)
         return _engines[name_or_path]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from langchain_core.messages import AIMessage, BaseMessage
 
 from cultural_palette.embedded.chat_model import EmbeddedChatModel, engine_for
-from cultural_palette.embedded.engine import META
+from cultural_palette.embedded.engine import BASE, META
 from cultural_palette.embedded.manifest import read_manifest
 from cultural_palette.embedded.scope import scope_notes
 from cultural_palette.messages import role_pairs
@@ -19,7 +20,9 @@ from cultural_palette.models.references import ModelRef
 def chat_model(ref: ModelRef, sampling: Sampling) -> EmbeddedChatModel:
     """The LangChain chat model of a palette's part."""
     palette, _, part = ref.name.rpartition("/")
-    sampling = sampling.with_length(ref.runs_on.max_tokens)
+    own = read_manifest(palette).sampling_of("meta" if part in (META, BASE) else "draft")
+    unset = {name: value for name, value in own.items() if getattr(sampling, name) is None}
+    sampling = replace(sampling, **unset).with_length(ref.runs_on.max_tokens)
     assert sampling.max_tokens is not None
     return EmbeddedChatModel(
         palette=palette,
@@ -27,6 +30,7 @@ def chat_model(ref: ModelRef, sampling: Sampling) -> EmbeddedChatModel:
         temperature=sampling.temperature,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
+        **sampling.shape,
     )
 
 
@@ -59,7 +63,7 @@ class EmbeddedModel:
         alone: bool = False,
     ) -> AIMessage:
         """One reply; `alone`: in no batch, so that nothing else moves its last bits."""
-        chat = chat_model(self.ref, sampling)
+        chat = await asyncio.to_thread(chat_model, self.ref, sampling)  # reads the palette's manifest
         return await chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None, alone=alone)
 
     async def option_logprobs(self, messages: Sequence[BaseMessage], labels: Sequence[str]) -> OptionLogprobs:

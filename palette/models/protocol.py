@@ -11,18 +11,49 @@ from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from cultural_palette.errors import UsageError
+
+
+SHAPE = ("top_p", "min_p", "repetition_penalty")
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is drawn. `max_tokens=None`: the provider's default."""
+    """How a reply is drawn. None: the provider's or the palette's own, else off. `top_p` and `min_p` in 0..1;
+    `repetition_penalty` above 1 makes what prompt and reply said already less likely.
+    """
 
     temperature: float = 0.0
     max_tokens: int | None = None
     seed: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"{name} = {value!r}: expected a number from 0 to 1")
+        if self.top_p == 0:
+            raise UsageError("top_p = 0 leaves no token: expected a number above 0, at most 1")
+        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
+            raise UsageError(f"repetition_penalty = {self.repetition_penalty!r}: expected a number above 0")
 
     def with_length(self, default: int) -> Sampling:
         """The same with a length of its own: `default` tokens where none was chosen."""
         return self if self.max_tokens else replace(self, max_tokens=default)
+
+    @property
+    def shape(self) -> dict[str, float]:
+        """What is set of `top_p`, `min_p` and `repetition_penalty`, by name."""
+        values = {name: getattr(self, name) for name in SHAPE}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def as_request(self) -> dict[str, Any]:
+        """All that shapes a reply, for a call's key; what is not set of `SHAPE` is left out."""
+        plain = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed}
+        return plain | self.shape
 
 
 @dataclass(frozen=True)
