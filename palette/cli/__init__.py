@@ -13,6 +13,7 @@ from cultural_palette.cli.doctor import doctor
 from cultural_palette.cli.evaluate import evaluate
 from cultural_palette.cli.lookup import countries, graph, maps
 from cultural_palette.cli.merge import merge
+from cultural_palette.cli.pull import examples, pull
 from cultural_palette.cli.report import report
 from cultural_palette.cli.review import review
 from cultural_palette.cli.serve import serve
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 for command in (
-    *(ask, countries, maps, graph),
+    *(ask, examples, pull, countries, maps, graph),
     *(synthesize, review, dataset, train, merge, serve),
     *(evaluate, report, doctor),
 ):

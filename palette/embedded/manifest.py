@@ -30,7 +30,6 @@ class Manifest:
     `task`: for a palette whose base comes with a wheel and is not in its folder, the adapter that is merged
     into it; `base` then lies in the cache, once `embedded.prepare` has put it there. `sampling`: "draft" and
     "meta" -> what this palette sets of `SAMPLING`. `about`: what a reader should know of every answer.
-    `examples`: questions that it answers well, {"country", "question", "options"}.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Manifest:
     task: Path | None = None
     sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     about: str | None = None
-    examples: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def communities(self) -> tuple[str, ...]:
@@ -75,7 +73,6 @@ def read_manifest(name_or_path: str) -> Manifest:
             task=folder / raw["task"] if "task" in raw else None,
             sampling=_sampling(raw.get("sampling", {})),
             about=raw.get("about"),
-            examples=tuple(raw.get("examples", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is no palette manifest: {error!r}") from error

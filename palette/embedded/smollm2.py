@@ -8,8 +8,10 @@ weights, in bfloat16.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib import metadata
 from pathlib import Path
 
@@ -72,9 +74,8 @@ def _convert(gguf: Path, out: Path) -> None:
     object that it read, for it was quantised; so the weights move to a model of the same shape.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a progress bar that can not be told
             warnings.simplefilter("ignore")
-            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
             read = transformers.AutoModelForCausalLM.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32
@@ -95,6 +96,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> None:
     import peft
 
     with warnings.catch_warnings():
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
         plain = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         merged = peft.PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()

@@ -30,8 +30,8 @@ from cultural_palette.training.train import settings_from
 
 SEED = 20
 TEST_SHARE, SPLIT_SEED = 0.15, 0
-GROUPS = 132  # of the 263 training queries, drawn by the seed: what a shared core could do in an afternoon
-REJECTED = 2  # of the four others' answers in each group: one core's time goes to more questions instead
+GROUPS = 100  # of the 263 training queries, drawn by the seed: what a shared core could do in an afternoon
+REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
 DATA = Path(__file__).parent / "data"
 CONFIG = Path(__file__).parents[1] / "configs" / "small.yaml"
 COMMUNITIES = {community.key: community.name for community in load_map("continents").communities}
@@ -115,9 +115,12 @@ def groups_of(
                 "query_id": example["query_id"],
                 "prompt": draft_prompt(example, key, draw),
                 "chosen": answers[example["query_id"]][key],
-                "rejected": [answers[example["query_id"]][other] for other in draw.sample(others, rejected)],
+                "rejected": [
+                    answers[example["query_id"]][others[(number + step) % len(others)]]
+                    for step in range(rejected)
+                ],
             }
-            for example in examples
+            for number, example in enumerate(examples)
         ]
     return groups
 
