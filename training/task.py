@@ -197,4 +197,3 @@ def tune(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: Orp
         }
         folder.finish(manifest)
     return manifest
-

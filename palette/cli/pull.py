@@ -32,7 +32,7 @@ def pull(palette: str) -> None:
     for place in listed:
         click.echo(f"  {place.what:<18} {place.size / 1e6:8.1f} MB  {place.path}")
     click.echo(f"  {'in all':<18} {sum(place.size for place in listed) / 1e6:8.1f} MB")
-    click.echo(f"Ask it: palette ask --model embedded:{palette} --country IND \"What happens at a wedding?\"")
+    click.echo(f'Ask it: palette ask --model embedded:{palette} --country IND "What happens at a wedding?"')
 
 
 @click.command()
@@ -55,6 +55,4 @@ def examples(palette: str | None, as_json: bool) -> None:
         for row in rows:
             options = "".join(f" --option {shlex.quote(option)}" for option in row.get("options", ()))
             question = shlex.quote(row["question"])
-            click.echo(
-                f"palette ask --model embedded:{name} --country {row['country']}{options} {question}"
-            )
+            click.echo(f"palette ask --model embedded:{name} --country {row['country']}{options} {question}")

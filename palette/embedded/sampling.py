@@ -26,9 +26,7 @@ class Shape:
 PLAIN = Shape()
 
 
-def shaped(
-    logits: torch.Tensor, said: Sequence[int], temperature: float, shape: Shape
-) -> torch.Tensor:
+def shaped(logits: torch.Tensor, said: Sequence[int], temperature: float, shape: Shape) -> torch.Tensor:
     """Probabilities to draw the next token from; at temperature 0 all on the likeliest. (V,) -> (V,)"""
     logits = logits.clone()
     if shape.repetition_penalty != 1.0:

@@ -44,7 +44,11 @@ def call_of(
     """What a call is kept under: its kind, its model and that one's weights, and all that shapes the reply.
     `sampling` without a seed where nothing is drawn, so that runs of other seeds share it.
     """
-    request = {"messages": [[message.type, message.text] for message in messages], **sampling.as_request(), **more}
+    request = {
+        "messages": [[message.type, message.text] for message in messages],
+        **sampling.as_request(),
+        **more,
+    }
     return Call(kind, str(ref), request, ref.runs_on.revision_of(ref))
 
 

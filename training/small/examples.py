@@ -40,7 +40,10 @@ FACT_QUESTIONS = {
     "belief": ("What do people believe in?", "What part does religion play?"),
     "family": ("What is family life like?", "How do families live?"),
     "work": ("What work do people do?", "What is working life like?"),
-    "time": ("How do people think about time?", "What should I know about the rhythm of the day or the year?"),
+    "time": (
+        "How do people think about time?",
+        "What should I know about the rhythm of the day or the year?",
+    ),
     "rank": ("How do people show respect?", "How do I treat an older person?"),
     "joy": ("What do people do for fun?", "What do people enjoy?"),
 }
@@ -141,7 +144,9 @@ def _of_country(profile: Mapping[str, str], draw: random.Random) -> Iterator[Row
     for field in draw.sample(list(FACT_QUESTIONS), FACTS_A_COUNTRY):
         question = draw.choice(FACT_QUESTIONS[field])
         other = draw.choice([name for name in FACT_QUESTIONS if name != field])
-        near = {"wedding": "family", "food": "greeting", "festival": "joy", "belief": "festival"}.get(field, other)
+        near = {"wedding": "family", "food": "greeting", "festival": "joy", "belief": "festival"}.get(
+            field, other
+        )
         yield {
             "form": "account", "query_id": None, "shares": None,
             "prompt": role_dicts(render("account", country=country, question=question)),
