@@ -1,4 +1,5 @@
-"""A task adapter: plain fine-tuning on worked examples of a graph's own steps, before communities are aligned.
+"""A task adapter: plain fine-tuning on worked examples of a graph's own steps, before communities are
+aligned.
 
 A small base can not distil drafts or choose a letter unshown. The loss of an example is the mean over its
 reply's tokens of the cross-entropy; examples count alike, whatever their length. A reply that is a letter may
@@ -76,7 +77,8 @@ def batches(sequences: Sequence[Tokens], most: int = BATCH_TOKENS) -> list[list[
 def collate(batch: Sequence[Tokens], pad_id: int) -> dict[str, torch.Tensor]:
     """One batch as tensors: ids and mask (B, L); over the T predicted tokens `where` (T), the flat position
     that predicts it, `targets` (T) and `weights` (T), each example's summing to 1 / B; for soft replies
-    `soft_rows`, indices into T (S), and `soft` (S, V as pairs of `soft_ids` and `soft_shares`, padded (S, K)).
+    `soft_rows`, indices into T (S), and `soft` (S, V as pairs of `soft_ids` and `soft_shares`, padded (S,
+    K)).
     """
     tensors = pad([{"input_ids": s.input_ids, "labels": s.labels} for s in batch], pad_id)
     length = tensors["input_ids"].shape[1]

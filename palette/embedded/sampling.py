@@ -13,9 +13,9 @@ import torch
 
 @dataclass(frozen=True)
 class Shape:
-    """What a palette or a caller sets. `top_p` (0..1): the smallest set of tokens whose probabilities sum to it;
-    `min_p` (0..1): none below this share of the likeliest; `repetition_penalty`: logits of tokens that stand
-    in prompt or reply are divided by it where they are positive, else multiplied (Keskar et al. 2019).
+    """What a palette or a caller sets. `top_p` (0..1): the smallest set of tokens whose probabilities sum to
+    it; `min_p` (0..1): none below this share of the likeliest; `repetition_penalty`: logits of tokens that
+    stand in prompt or reply are divided by it where they are positive, else multiplied (Keskar et al. 2019).
     """
 
     top_p: float = 1.0

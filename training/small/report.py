@@ -148,8 +148,9 @@ def held_out(work: Path, count: int) -> tuple[list[dict[str, Any]], dict[str, di
 
 def perplexities(work: Path, scorers: Mapping[str, Scorer], count: int) -> dict[str, Any]:
     """Perplexity of each community's held-out answers (column) under each model (row), under the draft prompt
-    that names the community; and, where an adapter is a community's, how often it finds its own answer likelier
-    than another community's (by the mean log-probability of a token, which orders as the odds do)."""
+    that names the community; and, where an adapter is a community's, how often it finds its own answer
+    likelier than another community's (by the mean log-probability of a token, which orders as the odds
+    do)."""
     rows, answers = held_out(work, count)
     table: dict[str, dict[str, float]] = {}
     accuracy: dict[str, dict[str, float]] = {}
@@ -283,8 +284,9 @@ def drafts(work: Path, palette: str, count: int) -> dict[str, Any]:
 
 
 def decisions(work: Path, palette: str, count: int) -> dict[str, Any]:
-    """The letter that MoErges puts first, given the account, on held-out questions with options: how often it is
-    the likeliest by our estimate, beside chance and the last-place guess; options in an order drawn anew."""
+    """The letter that MoErges puts first, given the account, on held-out questions with options: how often it
+    is the likeliest by our estimate, beside chance and the last-place guess; options in an order drawn
+    anew."""
     from cultural_palette.countries import find_country
 
     rows = [row for row in held_out(work, 999)[0] if row["options"]][:count]
@@ -309,8 +311,8 @@ def decisions(work: Path, palette: str, count: int) -> dict[str, Any]:
 
 
 def routing(palette: str) -> dict[str, Any]:
-    """Router weight of a country's own community, and how often it is the largest, over a draft-like prompt about
-    each profiled country; chance 0.2."""
+    """Router weight of a country's own community, and how often it is the largest, over a draft-like prompt
+    about each profiled country; chance 0.2."""
     engine, keys = get_engine(palette), list(COMMUNITIES)
     profiles = [json.loads(line) for line in (DATA / "profiles.jsonl").open(encoding="utf-8")][::3]
     own, first, entropy = [], [], []

@@ -13,7 +13,7 @@ from cultural_palette.models import Sampling  # noqa: E402
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0]).log_softmax(-1)  # 0.644, 0.237, 0.087, 0.032
 
 
-def near(probabilities: "torch.Tensor") -> list[float]:
+def near(probabilities: torch.Tensor) -> list[float]:
     return [round(float(each), 3) for each in probabilities]
 
 
