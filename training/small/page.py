@@ -137,7 +137,8 @@ def _drafts(figures: Row) -> list[str]:
         "## Do drafts keep to their community?", "",
         "Drafts on held-out questions, in per cent taken for their own community by the words of the "
         f"training answers (naive Bayes; chance 20; the held-out answers themselves "
-        f"{100 * found['ceiling']:.0f}, n = {found['ceiling_n']}); how many loop (four words three times, or a sentence twice), how many "
+        f"{100 * found['ceiling']:.0f}, n = {found['ceiling_n']}); how many loop (four "
+        "words three times, or a sentence twice), how many "
         f"break off. Sampling: {_sampling('draft')}.", "",
         *_table(("by", "n", *COMMUNITIES.values(), "mean", "loops", "cut", "words", "five drafts"), rows),
     ]  # fmt: skip
@@ -155,7 +156,8 @@ def _decisions(figures: Row) -> list[str]:
         "## Can it decide?", "",
         f"The option put first, given our own account, on {found['n']} held-out questions (options in an "
         f"order drawn anew): MoErges right in {100 * found['meta']:.0f} %, the task base in "
-        f"{100 * found['base']:.0f} %, chance {100 * found['chance']:.0f} %. Right: the option that we think most people there would choose.", "",
+        f"{100 * found['base']:.0f} %, chance {100 * found['chance']:.0f} %. Right: the option that "
+        "we think most people there would choose.", "",
     ]  # fmt: skip
 
 
