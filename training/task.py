@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
+from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.provenance import installed_versions, short_sha256
-from cultural_palette.training.checkpoints import last_whole_checkpoint, mark_whole, save_whole
+from cultural_palette.training.checkpoints import last_whole_checkpoint, save_whole
+from cultural_palette.training.identity import base_identity
 from cultural_palette.training.job import PACKAGES, saved
-from cultural_palette.training.orpo import OrpoSettings
+from cultural_palette.training.orpo_settings import OrpoSettings
+from cultural_palette.training.seeding import seeded
 from cultural_palette.training.sequences import IGNORED, encode, pad
-from cultural_palette.training.trainers import arguments, load_model, reporting
+from cultural_palette.training.trainer_arguments import LogReporter, MarkWholeCheckpoints, trainer_arguments
+from cultural_palette.training.trainers import load_model
 
 BATCH_TOKENS = 700
 """Positions of a batch, padding included: enough to keep a core's matrix products busy."""
@@ -138,10 +141,6 @@ class TaskTrainer(Trainer):
         loss = task_loss(logits.float().log_softmax(-1), inputs)
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._save_checkpoint(*args, **kwargs)
-        mark_whole(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-
 
 def planned(base: Path, rows: Sequence[Mapping[str, Any]], settings: OrpoSettings) -> dict[str, Any]:
     """What a run would read, without running it: examples and tokens of each form, batches, steps."""
@@ -169,24 +168,24 @@ def tune(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: Orp
     Raises ArtifactError when another process works in the folder or the config has changed.
     """
     digest = short_sha256(repr([(row["prompt"], row["response"], row.get("shares")) for row in rows]))
-    config = {"kind": "task", "base": str(base), "rows": digest, "settings": asdict(settings)}
+    config = {"kind": "task", "base": base_identity(str(base)), "rows": digest, "settings": asdict(settings)}
     if RunFolder(out).finished:
         return RunFolder(out, config).manifest
     started = time.perf_counter()
     with RunFolder(out, config) as folder:
         tokenizer = AutoTokenizer.from_pretrained(base)
-        set_seed(settings.seed)
-        model = load_model(base, settings)
         laid = batches(encoded(rows, tokenizer, settings.max_length))
-        given = arguments(settings, out / "checkpoints", held_out=False)
-        trainer = TaskTrainer(
-            model=model,
-            args=TrainingArguments(**given | {"per_device_train_batch_size": 1}),
-            train_dataset=[{"batch": batch} for batch in laid],
-            data_collator=lambda found: collate(found[0]["batch"], tokenizer.pad_token_id),
-            callbacks=[reporting(folder.append)],
-        )
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / "checkpoints"))
+        given = trainer_arguments(settings, out / "checkpoints", evaluates=False)
+        with seeded(settings.seed):
+            model = load_model(base, settings)
+            trainer = TaskTrainer(
+                model=model,
+                args=TrainingArguments(**given | {"per_device_train_batch_size": 1}),
+                train_dataset=[{"batch": batch} for batch in laid],
+                data_collator=lambda found: collate(found[0]["batch"], tokenizer.pad_token_id),
+                callbacks=[MarkWholeCheckpoints(), LogReporter(folder.append)],
+            )
+            trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / "checkpoints"))
         save_whole(model, trainer.accelerator.get_state_dict(trainer.model_wrapped), out, None)
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         manifest = {

@@ -13,10 +13,10 @@ pytest.importorskip("datasketch")
 
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import load_map
+from cultural_palette.training.config import load_config
 from cultural_palette.training.preferences import check_groups, read_groups
 from cultural_palette.training.small import build
 from cultural_palette.training.small.examples import FACT_QUESTIONS, shown_options, worked_examples
-from cultural_palette.training.train import load_config
 
 MAP = load_map("continents")
 

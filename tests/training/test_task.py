@@ -15,7 +15,7 @@ pytest.importorskip("peft")
 from cultural_palette.artifacts import RunFolder  # noqa: E402
 from cultural_palette.errors import ArtifactError  # noqa: E402
 from cultural_palette.training import task  # noqa: E402
-from cultural_palette.training.orpo import OrpoSettings  # noqa: E402
+from cultural_palette.training.orpo_settings import OrpoSettings  # noqa: E402
 from cultural_palette.training.task import Tokens, batches, collate, planned, task_loss, tune  # noqa: E402
 
 SETTINGS = OrpoSettings(

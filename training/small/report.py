@@ -23,6 +23,7 @@ import torch
 import transformers
 
 from cultural_palette.artifacts import write_whole
+from cultural_palette.countries import find_country
 from cultural_palette.embedded.engine import META, get_engine
 from cultural_palette.graph.front_door import aask
 from cultural_palette.messages import role_dicts
@@ -39,6 +40,7 @@ from cultural_palette.training.small.build import (
     shown_options,
     worked,
 )
+from cultural_palette.training.small.page import page
 
 TWENTY = (  # nobody prepared them: none stands in the data
     ("IND", "What happens at a wedding?", ()),
@@ -227,8 +229,6 @@ async def _draft(palette: str, part: str, row: Mapping[str, Any], community: str
 
 
 def _draft_fields(row: Mapping[str, Any], community: str) -> dict[str, str]:
-    from cultural_palette.countries import find_country
-
     question, _ = shown_options(row, random.Random(row["query_id"]))
     return {
         "community": COMMUNITIES[community],
@@ -287,8 +287,6 @@ def decisions(work: Path, palette: str, count: int) -> dict[str, Any]:
     """The letter that MoErges puts first, given the account, on held-out questions with options: how often it
     is the likeliest by our estimate, beside chance and the last-place guess; options in an order drawn
     anew."""
-    from cultural_palette.countries import find_country
-
     rows = [row for row in held_out(work, 999)[0] if row["options"]][:count]
     engine = get_engine(palette)
     hits: dict[str, list[float]] = {META: [], "base": []}
@@ -389,7 +387,5 @@ def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = 
         part("neutral", lambda: neutral(scorers))
     part("moerges", lambda: perplexities(work, {"MoErges": moerges(palette)}, min(count, 10)))
     part("moerges_neutral", lambda: neutral({"MoErges": moerges(palette)}))
-    from cultural_palette.training.small.page import page
-
     notes = json.loads((work / "notes.json").read_text(encoding="utf-8"))
     write_whole(to, page(figures, notes))
