@@ -53,7 +53,7 @@ def test_groups_are_what_palette_train_reads(work: Path) -> None:
     groups = read_groups(work, tuple(build.COMMUNITIES))
     for key, rows in groups.items():
         check_groups(rows)
-        assert len(rows) == build.GROUPS
+        assert len(rows) == build.GROUPS[key]
         system = rows[0]["prompt"][0]["content"]
         assert f"the cultures of {build.COMMUNITIES[key]}" in system
 

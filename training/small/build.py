@@ -47,7 +47,8 @@ from cultural_palette.training.task import planned, tune
 
 SEED = 20
 TEST_SHARE, SPLIT_SEED = 0.15, 0
-GROUPS = 100  # of the 263 training queries, drawn by the seed: what a shared core could do in an afternoon
+# Of the 263 training queries, drawn by the seed: what a shared core could do in an afternoon. More is better.
+GROUPS = {"africa": 100, "america": 64, "asia": 64, "europe": 64, "oceania": 64}
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
 ROUTER_ROWS = "ffn_in"
 ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")
@@ -86,9 +87,9 @@ def data(folder: Path) -> None:
     train = [row for row in worked() if split[row["query_id"]] == "train"]
     rows = worked_examples(train, answers, _rows(DATA / "profiles.jsonl"), SEED)
     _write_rows(folder / "task.jsonl", rows)
-    drawn = random.Random(SEED).sample(train, min(GROUPS, len(train)))
+    drawn = random.Random(SEED).sample(train, min(max(GROUPS.values()), len(train)))
     for key, groups in groups_of(drawn, answers).items():
-        _write_rows(folder / f"groups_{key}.jsonl", groups)
+        _write_rows(folder / f"groups_{key}.jsonl", groups[: GROUPS[key]])
 
 
 def worked() -> list[Row]:

@@ -59,10 +59,10 @@ def _what_it_took(notes: Row) -> list[str]:
         rows.append(("task adapter", f"{task['examples']:.0f} examples", f"{task['seconds']:.0f}"))
     for key in (*COMMUNITIES, "joint"):
         if agent := notes.get(f"agent_{key}"):
-            groups = GROUPS * (len(COMMUNITIES) if key == "joint" else 1)
+            groups = sum(GROUPS.values()) if key == "joint" else GROUPS[key]
             rows.append((f"agent {key}", f"{groups} groups", f"{agent['seconds']:.0f}"))
     text = (
-        f"Settings: `training/configs/{CONFIG.name}`. {GROUPS} of the 263 training questions an agent, each "
+        f"Settings: `training/configs/{CONFIG.name}`. Not all of the 263 training questions an agent, each "
         f"answer against {REJECTED} of the other four (all as often), one epoch, bfloat16, one thread at low "
         "priority on a machine of two cores with other work on it; a quiet core is three to five times "
         "quicker."
