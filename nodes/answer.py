@@ -34,7 +34,7 @@ async def answer(
     ref = model_of(state, part)
     fields = {} if prompt == "vanilla" else {"country": find_country(state["country"]).in_text}
     if question.options:
-        update, usage = await choose(
+        update, usage, _ = await choose(
             ref,
             lambda shown: render(
                 f"baselines/{prompt}_option", question=shown.text, options=shown.lettered(), **fields

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
-from cultural_palette.models import ModelRef, read
+from cultural_palette.models import Blend, ModelRef, read
 from cultural_palette.nodes.knobs import Knobs
 from cultural_palette.nodes.turn import as_shares
 from cultural_palette.orders import Averaged, in_order, orders_of
@@ -19,17 +19,27 @@ LEAST_MASS = 0.01
 """Below this probability on the options, all of them together, the reply was about something else."""
 
 
+class Choice(NamedTuple):
+    """What was chosen, as an update of the state; the tokens it took; and the blend of the pass that chose,
+    where the model tells it.
+    """
+
+    update: dict[str, Any]
+    usage: Mapping[str, int]
+    blend: Blend | None
+
+
 async def choose(
     ref: ModelRef, prompt_for: Callable[[Question], Sequence[BaseMessage]], question: Question, knobs: Knobs
-) -> tuple[dict[str, Any], Mapping[str, int]]:
-    """Answer, distribution and how it was read, as an update of the state; and the tokens it took.
+) -> Choice:
+    """Answer, distribution and how it was read, as an update of the state.
 
     `prompt_for`: the prompt for the question with its options in the order in which they are shown. With
     `permutations` the distribution is the mean over so many orders.
     """
     if knobs.permutations == 1:
         reading = await _read(ref, prompt_for(question), question, knobs)
-        return _update(ref, question, reading), reading.usage
+        return Choice(_update(ref, question, reading), reading.usage, reading.blend)
     orders = orders_of(len(question.options), knobs.permutations, knobs.seed)
     shown = [in_order(question, order) for order in orders]
     try:
@@ -43,7 +53,7 @@ async def choose(
     if averaged.unreadable and update["answer"] is not None:
         lost = f"{averaged.unreadable} of {averaged.orders} orders of the options could not be read by {ref}"
         update.setdefault("degraded", []).append(f"{lost}; the mean is over the others.")
-    return update, averaged.usage
+    return Choice(update, averaged.usage, averaged.readings[0].blend)
 
 
 async def _read(ref: ModelRef, messages: Sequence[BaseMessage], question: Question, knobs: Knobs) -> Reading:

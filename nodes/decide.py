@@ -33,6 +33,7 @@ async def decide(
         "question": question.text,
     }
     streamed: str | None = None
+    blend: Blend | None
     cut: list[str] = []
     if question.options:
 
@@ -41,7 +42,7 @@ async def decide(
             return render("decide_option", template=template, options=shown.lettered(), **fields)
 
         messages = prompt(question)
-        update, usage = await choose(ref, prompt, question, knobs)
+        update, usage, blend = await choose(ref, prompt, question, knobs)
     else:
         messages = render("decide", template=knobs.prompts["decide"], **fields)
         reply = await ask(
@@ -53,9 +54,12 @@ async def decide(
             on_token=token_writer(runtime, AnswerToken),
         )
         update, usage, streamed = {"answer": reply.text}, reply.usage or {}, reply.message.id
+        blend = reply.blend
         cut = cut_note("The answer", reply)
     notes = await scope_notes_of(ref, question, state["country"], timeout_s=knobs.request_timeout_s)
-    blend, why_none = await _blend(state, messages, part, knobs)
+    why_none: list[str] = []
+    if blend is None:
+        blend, why_none = await _blend(state, messages, part, knobs)
     decision = Decision(update, {part: usage}, streamed, [*cut, *notes, *why_none], blend)
     return end_of_turn(state, runtime, decision)
 
@@ -63,8 +67,8 @@ async def decide(
 async def _blend(
     state: PaletteState, messages: Sequence[BaseMessage], part: str, knobs: Knobs
 ) -> tuple[Blend | None, list[str]]:
-    """How much each community weighed in the decision, or a note why that can not be had. A model of a
-    server that also drafts is no MoErges.
+    """How much each community weighed in the decision, where the reply did not bring it along, or a note why
+    that can not be had. A model of a server that also drafts is no MoErges.
     """
     if part != META:
         return None, []

@@ -13,7 +13,7 @@ from langgraph.types import Overwrite
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import QuestionError, UnknownCountry
-from cultural_palette.models import BASE, META, resolve_parts, weights_to_load
+from cultural_palette.models import BASE, META, make_ready, resolve_parts, weights_to_load
 from cultural_palette.nodes.events import ModelsLoading, Note, TurnStarted, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState
@@ -41,6 +41,7 @@ async def intake(
     question = Question.read(query, given.get("options"))
     knobs = knobs_of(runtime)
     parts = await asyncio.to_thread(resolve_parts, cultural_map, knobs.models, knobs.model)
+    await asyncio.to_thread(make_ready, parts)
     options = list(question.options)
     keys = [community.key for community in cultural_map.communities]
     notes = []

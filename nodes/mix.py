@@ -11,7 +11,7 @@ from cultural_palette.countries import find_country
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import QuestionError
 from cultural_palette.models import BASE
-from cultural_palette.nodes.choose import choose
+from cultural_palette.nodes.choose import Choice, choose
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState, model_of, question_of
 from cultural_palette.nodes.turn import Decision, as_shares, draft_texts, end_of_turn, mean_mass, summed
@@ -29,7 +29,7 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
     texts = draft_texts(state)
     country, names = find_country(state["country"]).in_text, state["communities"]
 
-    async def given(comment: str) -> tuple[dict[str, Any], Any]:
+    async def given(comment: str) -> Choice:
         return await choose(
             ref,
             lambda shown: render(
@@ -52,7 +52,7 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     decisions = {key: task.result() for key, task in tasks.items()}
-    read = {key: update for key, (update, _) in decisions.items()}
+    read = {key: choice.update for key, choice in decisions.items()}
     shares = {key: update["distribution"] for key, update in read.items() if update["distribution"]}
     enough = len(shares) >= min(knobs.min_drafts, len(state["drafts"]))
     whole: dict[str, float] | None = None
@@ -75,5 +75,5 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
             for why in reading.get("degraded", [])
         ],
     }
-    usage = summed([usage for _, usage in decisions.values()])
+    usage = summed([choice.usage for choice in decisions.values()])
     return end_of_turn(state, runtime, Decision(update, {part: usage}))

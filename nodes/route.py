@@ -58,7 +58,7 @@ async def choose_community(
 ) -> tuple[str, dict[str, int]]:
     """One of `names` (key -> name), read off the reply to a prompt of `baselines/`; and its tokens."""
     question = question_of(state)
-    update, usage = await choose(
+    update, usage, _ = await choose(
         ref,
         lambda shown: render(
             f"baselines/{prompt}",

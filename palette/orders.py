@@ -134,6 +134,7 @@ class Averaged:
             censored_below=max(below) if below else None,
             replies=tuple(reply for reading in self.readings for reply in reading.replies)[:5],
             usage=self.usage,
+            blend=self.readings[0].blend,
         )
 
     @property

@@ -19,7 +19,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ModelError
 from cultural_palette.knobs import ReadoutMethod
-from cultural_palette.models.protocol import Model, Sampling
+from cultural_palette.models.protocol import Blend, Model, Sampling
 from cultural_palette.models.thoughts import without_thoughts
 from cultural_palette.models.tokens import HIDDEN, log_sum_exp, usage_of
 from cultural_palette.questions import Question
@@ -38,7 +38,7 @@ class Reading:
     `option_mass`: probability (0..1) that the reply is one of the options at all; with sampling the share of
     readable replies. `unreadable`: replies that named no option, and `replies` the first of them. `samples`:
     replies drawn, `None` without sampling. `censored`: labels outside the server's top tokens; they count as
-    0, and each has at most `censored_below` of the probability.
+    0, and each has at most `censored_below` of the probability. `blend`: of the pass that read them.
     """
 
     distribution: Distribution | None
@@ -50,6 +50,7 @@ class Reading:
     censored_below: float | None = None
     replies: tuple[str, ...] = ()
     usage: Mapping[str, int] = field(default_factory=dict)
+    blend: Blend | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """How it was read, in plain values, for results."""
@@ -70,6 +71,7 @@ class Reading:
             "distribution": shares,
             "option_mass": self.option_mass,
             "usage": dict(self.usage),
+            "blend": self.blend.as_row() if self.blend else None,
         }
 
     @classmethod
@@ -82,6 +84,7 @@ class Reading:
                 "distribution": Distribution(tuple(shares)) if shares else None,
                 "censored": tuple(row["censored"]),
                 "replies": tuple(row["replies"]),
+                "blend": Blend.from_row(row["blend"]) if row.get("blend") else None,
             }
         )
 
@@ -137,7 +140,10 @@ async def _exact(model: Model, messages: Sequence[BaseMessage], question: Questi
     if logprobs is None:
         return None
     distribution, mass = _normalised(logprobs.values)
-    return Reading(distribution, mass, "exact", unreadable=int(distribution is None), usage=logprobs.usage)
+    unreadable = int(distribution is None)
+    return Reading(
+        distribution, mass, "exact", unreadable=unreadable, usage=logprobs.usage, blend=logprobs.blend
+    )
 
 
 async def _top_logprobs(model: Model, messages: Sequence[BaseMessage], question: Question) -> Reading | None:

@@ -99,6 +99,9 @@ class Settings(_RunKnobs):
         description="where our own server keeps its threads: 'sqlite:FILE' or 'postgresql://...'; "
         "left out: the LangGraph server's own",
     )
+    cache_dir: str | None = Field(
+        None, description="where models that are prepared once are kept (XDG_CACHE_HOME/cultural-palette)"
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -181,6 +184,14 @@ def get_settings(**flags: Any) -> Settings:
         raise SettingsError(f"{config_file()} is not TOML: {error}") from None
     except ValueError as error:  # pydantic-settings: a value that should be JSON and is not
         raise SettingsError(f"Settings can not be read: {error}") from None
+
+
+def cache_folder() -> Path:
+    """Where models that are prepared once are kept: the setting `cache_dir`, else as XDG says."""
+    if chosen := current_settings().cache_dir:
+        return Path(chosen).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache") / "cultural-palette"
 
 
 _CHOSEN: ContextVar[Settings | None] = ContextVar("palette_settings", default=None)

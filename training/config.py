@@ -13,16 +13,19 @@ from pydantic import TypeAdapter, ValidationError
 from cultural_palette.suggestions import did_you_mean
 from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError
 
-CONFIG_KEYS = ("base", "map", "orpo")
+CONFIG_KEYS = ("base", "map", "task", "orpo")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A YAML file of training/configs. `base`: model folder or hub name; `map`: its key or file."""
+    """A YAML file of training/configs. `base`: model folder or hub name; `map`: its key or file. `task`: of
+    the task adapter that is merged into the base first (`training.task`); None for a base that needs none.
+    """
 
     base: str | None = None
     map: str | None = None
     orpo: OrpoSettings = field(default_factory=OrpoSettings)
+    task: OrpoSettings | None = None
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -37,7 +40,10 @@ def load_config(path: Path) -> TrainConfig:
         raise TrainingError(f"{path}: expected {', '.join(CONFIG_KEYS)}, found {type(data).__name__}")
     _refuse_unknown(data, CONFIG_KEYS, str(path))
     return TrainConfig(
-        data.get("base"), data.get("map"), settings_from(data.get("orpo") or {}, f"{path}: orpo")
+        data.get("base"),
+        data.get("map"),
+        settings_from(data.get("orpo") or {}, f"{path}: orpo"),
+        settings_from(data["task"], f"{path}: task") if data.get("task") else None,
     )
 
 

@@ -12,6 +12,7 @@ from cultural_palette.cli.doctor import doctor
 from cultural_palette.cli.evaluate import evaluate
 from cultural_palette.cli.lookup import countries, graph, maps
 from cultural_palette.cli.merge import merge
+from cultural_palette.cli.pull import examples, pull
 from cultural_palette.cli.report import report
 from cultural_palette.cli.review import review
 from cultural_palette.cli.serve import serve
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 for command in (
-    *(ask, ui, countries, maps, graph),
+    *(ask, ui, examples, pull, countries, maps, graph),
     *(synthesize, review, dataset, train, merge, serve),
     *(evaluate, report, studio, mcp, doctor),
 ):

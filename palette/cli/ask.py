@@ -82,6 +82,7 @@ def ask(
     """
     from cultural_palette.countries import find_country
     from cultural_palette.cultural_map import load_map
+    from cultural_palette.models import make_ready, resolve_parts
     from cultural_palette.questions import Question
     from cultural_palette.settings import get_settings, use_settings
 
@@ -96,6 +97,11 @@ def ask(
     if base_url and not settings.model and not settings.models:
         settings = settings.model_copy(update={"model": only_model(settings)})
     cultural_map = load_map(settings.map)
+    with use_settings(settings):
+        make_ready(
+            resolve_parts(cultural_map, settings.models, settings.model),
+            lambda line: click.echo(f"{line} ..", err=True),
+        )
 
     import asyncio
 

@@ -23,6 +23,7 @@ DISTRIBUTION = "cultural-palette"
 PURPOSES = {
     "": "asking servers",
     "embedded": "models in this process, the nano palette",
+    "small": "reading the small palette's model",
     "train": "adapters and merges",
     "serve": "vLLM on a GPU",
     "serve-cpu": "vLLM on the CPU",
@@ -99,6 +100,8 @@ def examine(map_name: str | None) -> Iterator[Finding]:
     if settings is not None and parts is not None:
         for name in sorted(palettes):
             yield from _checked(f"palette {name}", partial(_weights, name))
+        for name in _not_in_use(palettes):
+            yield from _checked(f"palette {name}", partial(_weights, name), needed=False)
         yield from _servers(settings, parts)
         if settings.blend_checkpoint:
             yield from _checked(
@@ -164,7 +167,8 @@ def _weights(name: str) -> str:
         path for path in (manifest.base, manifest.router, *manifest.adapters.values()) if not path.exists()
     ]
     if lost:
-        raise PaletteError(f"{lost[0]} is not there")
+        way_out = f": palette pull {name}" if lost[0] == manifest.base and manifest.task else ""
+        raise PaletteError(f"{lost[0]} is not there{way_out}")
     return f"{len(manifest.adapters)} communities: {', '.join(manifest.communities)}"
 
 
@@ -209,8 +213,16 @@ def _serves(url: str, names: set[str], settings: Settings) -> str:
     return f"serves {', '.join(sorted(names))} ({took})"
 
 
-def _checked(what: str, look: Callable[[], str], mend: str | None = None) -> Iterator[Finding]:
+def _not_in_use(palettes: set[str]) -> list[str]:
+    from cultural_palette.embedded.manifest import BUILT_IN
+
+    return sorted(set(BUILT_IN) - palettes)
+
+
+def _checked(
+    what: str, look: Callable[[], str], mend: str | None = None, needed: bool = True
+) -> Iterator[Finding]:
     try:
         yield Finding(what, "ok", look())
     except PaletteError as error:
-        yield Finding(what, "missing", str(error), mend)
+        yield Finding(what, "missing" if needed else "off", str(error), mend)

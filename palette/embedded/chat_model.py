@@ -11,9 +11,14 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from cultural_palette.embedded.engine import BASE, META, Engine, Generation, Piece, get_engine
+from cultural_palette.embedded.engine import Engine, Generation, Piece, get_engine
+from cultural_palette.embedded.parts import META, Part
+from cultural_palette.embedded.sampling import Shape
 from cultural_palette.errors import ModelError
 from cultural_palette.messages import role_pairs
+
+BLEND_LAYERS = "blend_layers"
+"""In a reply's `response_metadata`: the communities' weights over the prompt, a list a layer."""
 
 
 class EmbeddedChatModel(BaseChatModel):
@@ -24,6 +29,9 @@ class EmbeddedChatModel(BaseChatModel):
     temperature: float = 0.0
     max_tokens: int = 160
     seed: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     logprobs: bool = False
     """Return each token's log-probability in `response_metadata["logprobs"]["content"]`, as OpenAI's do."""
 
@@ -38,7 +46,12 @@ class EmbeddedChatModel(BaseChatModel):
             "part": self.part,
             "temperature": self.temperature,
             "seed": self.seed,
+            **self._shape(),
         }
+
+    def _shape(self) -> dict[str, float]:
+        values = {"top_p": self.top_p, "min_p": self.min_p, "repetition_penalty": self.repetition_penalty}
+        return {name: value for name, value in values.items() if value is not None}
 
     async def _astream(
         self,
@@ -65,6 +78,7 @@ class EmbeddedChatModel(BaseChatModel):
             self.seed,
             deliver,
             kwargs.get("alone", False),
+            Shape(**shape) if (shape := self._shape()) else None,
         )
         engine.generate(request)
         count = 0
@@ -90,6 +104,8 @@ class EmbeddedChatModel(BaseChatModel):
             metadata["logprobs"] = {"content": [{"token": piece.text, "logprob": piece.logprob}]}
         if piece.finish_reason:
             metadata |= {"finish_reason": piece.finish_reason, "model_name": f"{self.palette}/{self.part}"}
+            if piece.blend is not None:
+                metadata[BLEND_LAYERS] = piece.blend
             message.usage_metadata = {
                 "input_tokens": prompt_tokens,
                 "output_tokens": reply_tokens,
@@ -131,9 +147,5 @@ class EmbeddedChatModel(BaseChatModel):
 async def engine_for(palette: str, part: str) -> Engine:
     """The engine of a palette that has this part; loaded in a thread when first asked for."""
     engine = await asyncio.to_thread(get_engine, palette)
-    if part not in (*engine.manifest.communities, BASE, META):
-        raise ModelError(
-            f"The palette {palette!r} has no part {part!r}; it has "
-            f"{', '.join(engine.manifest.communities)}, base and meta."
-        )
+    Part.parse(part, engine.manifest)
     return engine

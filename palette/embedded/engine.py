@@ -1,42 +1,64 @@
 """The embedded engine: base, agents and MoErges in one process, decoded in batches by one worker thread.
 
-Requests that arrive together decode together: five drafts are one batch whose rows go through five
-adapters. Each row draws from a generator of its own, seeded by the request, so a reply depends on its seed
-and prompt, and on what shares the batch only in the last bits of its log-probabilities (padding and batch
-size choose other kernels). One that must not depend on them at all decodes `alone`.
+There is one copy of the base in memory; what plays a part is which communities' changes a row of the batch
+goes through (`cultural_palette.moerges`). Requests that arrive together decode together, whatever their part.
+Each row draws from a generator of its own, seeded by the request, so a reply depends on its seed and prompt,
+and on what shares the batch only in the last bits of its log-probabilities (padding and batch size choose
+other kernels). One that must not depend on them at all decodes `alone`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import queue
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import transformers
+from torch import Tensor
+
 from cultural_palette.embedded.manifest import IN_MEMORY, Manifest, read_manifest
+from cultural_palette.embedded.parts import META, Part
+from cultural_palette.embedded.prepare import prepare
+from cultural_palette.embedded.sampling import Shape, shaped
 from cultural_palette.errors import ModelError
 from cultural_palette.models.tokens import tokenisations
+from cultural_palette.moerges.adapters import read_adapter
+from cultural_palette.moerges.layer import Batch
+from cultural_palette.moerges.model import Colours, install
+from cultural_palette.moerges.router import load_routers
 
 GATHER_S = 0.015
 """How long the worker waits for company after the last request arrived. Seconds."""
 SMALL = 50_000_000
 """Parameters below which one thread is quicker than several: their steps are too short to share."""
-BASE, META = "base", "meta"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A step of a reply: new text, the log-probability of its token, and at the end why it ended."""
+    """A step of a reply: new text, the log-probability of its token, and at the end why it ended and, of the
+    MoErges, the communities' weights over the prompt: a list a layer, one weight a community.
+    """
 
     text: str
     logprob: float | None = None
     finish_reason: str | None = None
     error: Exception | None = None
+    blend: list[list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class LabelReading:
+    """`logprobs`: natural, of each label, over all its tokenisations. `blend`: as in Piece."""
+
+    logprobs: list[float]
+    blend: list[list[float]] | None
 
 
 @dataclass(eq=False)
@@ -52,6 +74,7 @@ class Generation:
     seed: int | None
     deliver: Callable[[Piece], None]
     alone: bool = False
+    shape: Shape | None = None  # None: the temperature alone
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -60,7 +83,9 @@ class _Row:
     """A generation while it decodes."""
 
     request: Generation
-    generator: Any
+    part: Part
+    generator: torch.Generator
+    blend: list[list[float]] | None = None
     tokens: list[int] = field(default_factory=list)
     shown: str = ""
 
@@ -70,8 +95,8 @@ class Engine:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.tokenizer, self.agents, self.meta = _load(manifest)
-        self.window: int = self.meta.config.max_position_embeddings
+        self.tokenizer, self.model, self.colours = _load(manifest)
+        self.window: int = self.model.config.max_position_embeddings
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name=f"palette-{manifest.name}", daemon=True)
         self._worker.start()
@@ -100,15 +125,15 @@ class Engine:
         """Queue a reply; its pieces go to `request.deliver`."""
         self._jobs.put(request)
 
-    def option_logprobs(self, part: str, prompt: list[int], labels: Sequence[str]) -> Future[list[float]]:
-        """Log-probability (natural) of each label after the prompt, summed over every tokenisation of it."""
+    def option_logprobs(self, part: str, prompt: list[int], labels: Sequence[str]) -> Future[LabelReading]:
+        """Log-probability (natural) of each label after the prompt, summed over every tokenisation of it; and
+        the blend of that very pass.
+        """
         return self._submit(lambda: self._option_logprobs(part, prompt, labels))
 
-    def blend(self, prompt: list[int]) -> Future[list[list[float]]]:
-        """The MoErges' router weights over the prompt: a list a layer, one weight a community. Rows sum
-        to 1.
-        """
-        return self._submit(lambda: self._blend(prompt))
+    def blend(self, prompt: list[int], part: str = META) -> Future[list[list[float]]]:
+        """The communities' weights over the prompt: a list a layer, one weight a community. Rows sum to 1."""
+        return self._submit(lambda: self._blend(part, prompt))
 
     def sequence_logprob(self, part: str, ids: list[int], start: int) -> Future[tuple[float, int]]:
         """Summed log-probability (natural) of ids[start:], and their count."""
@@ -122,9 +147,7 @@ class Engine:
         return future
 
     def _work(self) -> None:
-        import torch
-
-        if sum(p.numel() for p in self.meta.parameters()) < SMALL:
+        if sum(p.numel() for p in self.model.parameters()) < SMALL:
             torch.set_num_threads(1)
         while True:
             jobs = [self._jobs.get()]
@@ -135,11 +158,7 @@ class Engine:
                     break
             generations = [job for job in jobs if isinstance(job, Generation)]
             together = [g for g in generations if not g.alone]
-            for batch in (
-                [g for g in together if g.part == META],
-                [g for g in together if g.part != META],
-                *([g] for g in generations if g.alone),
-            ):
+            for batch in (together, *([g] for g in generations if g.alone)):
                 if batch:
                     self._guarded(batch)
             for job in jobs:
@@ -158,40 +177,43 @@ class Engine:
             for request in batch:
                 request.deliver(Piece("", finish_reason="error", error=error))
 
+    @torch.inference_mode()
     def _decode(self, batch: list[Generation]) -> None:
         """Decode a batch to its end, dropping rows as they finish."""
-        import torch
-
-        rows = [_Row(request, self._generator(request)) for request in batch]
+        rows = [_Row(request, self._part(request.part), self._generator(request)) for request in batch]
         ids, mask = self._pad([row.request.prompt for row in rows])
         cache = None
-        with torch.inference_mode():
-            while rows:
-                positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-                output = self._forward(
-                    [row.request.part for row in rows],
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                cache = output.past_key_values
-                logps = output.logits[:, -1].float().log_softmax(-1)
-                chosen = [self._sample(logps[i], row) for i, row in enumerate(rows)]
-                going = [
-                    i for i, row in enumerate(rows) if self._step(row, chosen[i], float(logps[i, chosen[i]]))
-                ]
-                if len(going) < len(rows):
-                    rows = [rows[i] for i in going]
-                    chosen = [chosen[i] for i in going]
-                    keep = torch.tensor(going, dtype=torch.long)
-                    mask = mask[keep]
-                    if rows:
-                        cache.batch_select_indices(keep)
-                ids = torch.tensor(chosen, dtype=torch.long)[:, None]
-                mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=mask.dtype)], dim=1)
+        while rows:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            output, read = self._forward(
+                [row.part for row in rows],
+                mask if cache is None else None,
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+                **{CACHE: cache},
+            )
+            if cache is None:
+                for row, weights in zip(rows, _blends(read, [row.part for row in rows]), strict=True):
+                    row.blend = weights
+            cache = output[CACHE]
+            logits = output.logits[:, -1].float()
+            logps = logits.log_softmax(-1)
+            chosen = [self._sample(logits[i], logps[i], row) for i, row in enumerate(rows)]
+            going = [
+                i for i, row in enumerate(rows) if self._step(row, chosen[i], float(logps[i, chosen[i]]))
+            ]
+            if len(going) < len(rows):
+                rows = [rows[i] for i in going]
+                chosen = [chosen[i] for i in going]
+                keep = torch.tensor(going, dtype=torch.long)
+                mask = mask[keep]
+                if rows:
+                    cache.batch_select_indices(keep)
+            ids = torch.tensor(chosen, dtype=torch.long)[:, None]
+            mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=mask.dtype)], dim=1)
 
     def _step(self, row: _Row, token: int, logprob: float) -> bool:
         """Deliver the token; False when the row has ended."""
@@ -199,7 +221,7 @@ class Engine:
         if request.cancelled.is_set():
             return False
         if token == self.tokenizer.eos_token_id:
-            request.deliver(Piece("", logprob, "stop"))
+            request.deliver(Piece("", logprob, "stop", blend=row.blend))
             return False
         row.tokens.append(token)
         text = self.tokenizer.decode(row.tokens, skip_special_tokens=True)
@@ -208,22 +230,22 @@ class Engine:
             fresh = ""
         else:
             fresh, row.shown = text[len(row.shown) :], text
-        request.deliver(Piece(fresh, logprob, "length" if last else None))
+        request.deliver(Piece(fresh, logprob, "length" if last else None, blend=row.blend if last else None))
         return not last
 
-    def _sample(self, logps: Any, row: _Row) -> int:
-        import torch
-
+    def _sample(self, logits: Tensor, logps: Tensor, row: _Row) -> int:
+        if row.request.shape is not None:
+            context = [*row.request.prompt, *row.tokens]
+            shares = shaped(logits, context, row.request.temperature, row.request.shape)
+            return int(torch.multinomial(shares, 1, generator=row.generator))
         if row.request.temperature <= 0:
             return int(logps.argmax())
         shares = (logps / row.request.temperature).softmax(-1)
         return int(torch.multinomial(shares, 1, generator=row.generator))
 
     @staticmethod
-    def _generator(request: Generation) -> Any:
+    def _generator(request: Generation) -> torch.Generator:
         """A generator that the seed, the part and the prompt determine; a fresh one without a seed."""
-        import torch
-
         generator = torch.Generator()
         if request.seed is None:
             generator.seed()
@@ -232,77 +254,62 @@ class Engine:
             generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return generator
 
-    def _forward(self, parts: Sequence[str], **inputs: Any) -> Any:
-        """One forward pass; every row through its own part's weights. A batch is all MoErges or none.
+    def _part(self, name: str) -> Part:
+        return Part.parse(name, self.manifest)
 
-        Rows of one community go through its adapter alone, which gives the same bits in half the time.
+    def _forward(self, parts: Sequence[Part], tokens: Tensor | None, **inputs: Any) -> tuple[Any, Batch]:
+        """One forward pass; every row through its own part's changes. `tokens`: (B, L), those whose router
+        weights count.
         """
-        if parts[0] == META:
-            return self.meta(**inputs)
-        if parts[0] != BASE and len(set(parts)) == 1:
-            if self.agents.active_adapter != parts[0]:
-                self.agents.set_adapter(parts[0])
-            return self.agents(**inputs)
-        names = ["__base__" if part == BASE else part for part in parts]
-        return self.agents(**inputs, adapter_names=names)
+        with self.colours.use([part.mode for part in parts], tokens) as batch:
+            return self.model(**inputs), batch
 
-    def _pad(self, prompts: Sequence[list[int]]) -> tuple[Any, Any]:
+    def _pad(self, prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Left-padded ids and mask, (B, L) each."""
-        import torch
-
         longest = max(len(p) for p in prompts)
         pad_id = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad_id] * (longest - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
         return ids, mask
 
-    def _next_logps(self, part: str, prompts: Sequence[list[int]]) -> Any:
-        """Log-probabilities of the next token after each prompt. (B, V)"""
-        import torch
-
-        ids, mask = self._pad(prompts)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        with torch.inference_mode():
-            output = self._forward(
-                [part] * len(prompts),
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                logits_to_keep=1,
-            )
-        return output.logits[:, -1].float().log_softmax(-1)
-
-    def _option_logprobs(self, part: str, prompt: list[int], labels: Sequence[str]) -> list[float]:
-        import torch
-
+    @torch.inference_mode()
+    def _option_logprobs(self, part: str, prompt: list[int], labels: Sequence[str]) -> LabelReading:
         spellings = {label: tokenisations(self.vocabulary, label) for label in labels}
-        begun = sorted({ids[:cut] for ways in spellings.values() for ids in ways for cut in range(len(ids))})
-        logps = dict(zip(begun, self._next_logps(part, [prompt + list(b) for b in begun]), strict=True))
+        begun = sorted(
+            {ids[:cut] for spelt in spellings.values() for ids in spelt for cut in range(len(ids))}
+        )
+        prompts = [prompt + list(beginning) for beginning in begun]
+        ids, mask = self._pad(prompts)
+        counted = mask * (torch.arange(len(begun)) == begun.index(()))[:, None]  # the bare prompt's row
+        parts = [self._part(part)] * len(prompts)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        output, read = self._forward(
+            parts, counted, input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1
+        )
+        rows = dict(zip(begun, output.logits[:, -1].float().log_softmax(-1), strict=True))
         totals = []
         for label in labels:
-            ways = [
-                torch.stack([logps[ids[:cut]][ids[cut]] for cut in range(len(ids))]).sum()
+            whole = [
+                torch.stack([rows[ids[:cut]][ids[cut]] for cut in range(len(ids))]).sum()
                 for ids in spellings[label]
             ]
-            totals.append(float(torch.logsumexp(torch.stack(ways), 0)))
-        return totals
+            totals.append(float(torch.logsumexp(torch.stack(whole), 0)))
+        return LabelReading(totals, _blends(read, parts)[begun.index(())])
 
-    def _blend(self, prompt: list[int]) -> list[list[float]]:
-        import torch
-
-        from cultural_palette.embedded.moerges import router_weights
-
+    @torch.inference_mode()
+    def _blend(self, part: str, prompt: list[int]) -> list[list[float]]:
         ids = torch.tensor([prompt])
-        layers: list[list[float]] = router_weights(
-            self.meta, {"input_ids": ids}, torch.ones_like(ids)
-        ).tolist()
-        return layers
+        one = self._part(part)
+        _, read = self._forward([one], torch.ones_like(ids), input_ids=ids, logits_to_keep=1)
+        weights = _blends(read, [one])[0]
+        if weights is None:
+            raise ModelError(f"The part {part!r} of {self.manifest.name!r} is no blend of communities.")
+        return weights
 
+    @torch.inference_mode()
     def _sequence_logprob(self, part: str, ids: list[int], start: int) -> tuple[float, int]:
-        import torch
-
-        with torch.inference_mode():
-            logits = self._forward([part], input_ids=torch.tensor([ids])).logits[0, start - 1 : -1].float()
+        output, _ = self._forward([self._part(part)], None, input_ids=torch.tensor([ids]))
+        logits = output.logits[0, start - 1 : -1].float()
         picked = logits.log_softmax(-1).gather(1, torch.tensor(ids[start:])[:, None])
         return float(picked.sum()), len(ids) - start
 
@@ -328,34 +335,45 @@ def get_engine(name_or_path: str) -> Engine:
     """
     with _loading:
         if name_or_path not in _engines:
-            _engines[name_or_path] = Engine(read_manifest(name_or_path))
+            manifest = read_manifest(name_or_path)
+            prepare(manifest)
+            _engines[name_or_path] = Engine(manifest)
             IN_MEMORY.add(name_or_path)
         return _engines[name_or_path]
 
 
-def _load(manifest: Manifest) -> tuple[Any, Any, Any]:
-    try:
-        import peft
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ModelError(
-            f"The embedded palette needs {error.name}, which is not installed: "
-            "pip install 'cultural-palette[embedded]'"
-        ) from error
-    from cultural_palette.embedded.moerges import assemble
+def _blends(read: Batch, parts: Sequence[Part]) -> list[list[list[float]] | None]:
+    """What the pass left of each row's weights: a list a layer for a blend, None for base and agents."""
+    if not any(part.blends for part in parts):
+        return [None] * len(parts)
+    weights = read.router_weights()
+    return [weights[row].tolist() if part.blends else None for row, part in enumerate(parts)]
 
+
+def _load(manifest: Manifest) -> tuple[Any, Any, Colours]:
+    """Tokenizer, base and the communities' changes put into it. One copy of the base, in float32."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    load = transformers.AutoModelForCausalLM.from_pretrained
-    first, *others = manifest.communities
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+    try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(manifest.base)
-        base, plain = (load(manifest.base, dtype=torch.float32) for _ in range(2))
-        agents = peft.PeftModel.from_pretrained(
-            base, manifest.adapters[first], adapter_name=first, is_trainable=False
+        model = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The base of the palette {manifest.name!r} can not be loaded from {manifest.base}: {reason}"
+        ) from error
+    model.train(False)
+    adapters = {key: read_adapter(folder) for key, folder in manifest.adapters.items()}
+    colours = install(model, adapters)
+    for name, router in load_routers(manifest.router).items():
+        colours.add_router(name, router)
+    if manifest.blend not in colours.routers:
+        raise ModelError(
+            f"The palette {manifest.name!r} blends by the router {manifest.blend!r}, and its file has "
+            f"{', '.join(colours.routers)}."
         )
-        for community in others:
-            agents.load_adapter(manifest.adapters[community], adapter_name=community)
-    meta = assemble(plain, agents, manifest.communities, manifest.router)
-    return tokenizer, agents.eval(), meta
+    return tokenizer, model, colours
+
+
+CACHE = "cache"
+if "cache" not in inspect.signature(transformers.LlamaForCausalLM.forward).parameters:
+    CACHE = "past_key_values"  # before transformers 5.24

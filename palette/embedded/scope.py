@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from cultural_palette.countries import find_country
 from cultural_palette.embedded.manifest import Manifest
 
 
@@ -19,12 +20,12 @@ def stop_words() -> frozenset[str]:
 def scope_notes(manifest: Manifest, question: str, country: str, options: Sequence[str] = ()) -> list[str]:
     """Notes on a country (ISO code), a question or options that the palette's data did not hold."""
     scope = manifest.scope
+    notes = [manifest.about] if manifest.about else []
     if scope is None:
-        return []
-    notes = []
+        return notes
     if country not in scope["countries"]:
         notes.append(
-            f"The {manifest.name} palette's atlas has no entry for {country}: "
+            f"The {manifest.name} palette's atlas has no entry for {find_country(country).in_text}: "
             "it answers from what it knows of the continent."
         )
     words = {word for word in re.findall(r"[a-z]+", question.lower()) if word not in stop_words()}

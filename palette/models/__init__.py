@@ -11,7 +11,7 @@ from cultural_palette.models.asking import (
     scope_notes_of,
 )
 from cultural_palette.models.connections import close_clients
-from cultural_palette.models.parts import BASE, META, Parts, resolve_parts, weights_to_load
+from cultural_palette.models.parts import BASE, META, Parts, make_ready, resolve_parts, weights_to_load
 from cultural_palette.models.protocol import Blend, Model, OptionLogprobs, Reply, Sampling, TopTokens
 from cultural_palette.models.references import PROVIDERS, ModelRef, Provider
 from cultural_palette.models.tokens import usage_of
@@ -35,6 +35,7 @@ __all__ = [
     "chat_model",
     "close_clients",
     "guarded",
+    "make_ready",
     "open_model",
     "read",
     "resolve_parts",

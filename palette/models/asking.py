@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -22,7 +22,7 @@ from cultural_palette.jsonl import HALF_PAIR
 from cultural_palette.knobs import ReadoutMethod
 from cultural_palette.models.faults import reason
 from cultural_palette.models.http import budget
-from cultural_palette.models.protocol import Blend, Model, Reply, Sampling
+from cultural_palette.models.protocol import BLEND, Blend, Model, Reply, Sampling
 from cultural_palette.models.references import ModelRef
 from cultural_palette.models.streaming import streaming_to
 from cultural_palette.models.thoughts import without_thoughts
@@ -50,7 +50,11 @@ def call_of(
     """What a call is kept under: its kind, its model and that one's weights, and all that shapes the reply.
     `sampling` without a seed where nothing is drawn, so that runs of other seeds share it.
     """
-    request = {"messages": [[message.type, message.text] for message in messages], **asdict(sampling), **more}
+    request = {
+        "messages": [[message.type, message.text] for message in messages],
+        **sampling.as_request(),
+        **more,
+    }
     return Call(kind, str(ref), request, ref.runs_on.revision_of(ref))
 
 
@@ -106,7 +110,9 @@ async def _ask(
         said = "answered" if whole else "said anything"
         hint = f" It used up its tokens before it {said}: raise max_tokens." if finish == "length" else ""
         raise ModelError(f"{ref.described} {what}.{hint}")
-    return Reply(text, time.perf_counter() - start, message, usage_of(message), finish)
+    row = message.response_metadata.get(BLEND)
+    blend = Blend.from_row(row) if row else None
+    return Reply(text, time.perf_counter() - start, message, usage_of(message), finish, blend)
 
 
 async def read(

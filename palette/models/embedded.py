@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from cultural_palette.embedded.chat_model import EmbeddedChatModel, engine_for
-from cultural_palette.embedded.engine import META
+from cultural_palette.embedded.chat_model import BLEND_LAYERS, EmbeddedChatModel, engine_for
 from cultural_palette.embedded.manifest import read_manifest
+from cultural_palette.embedded.parts import META, Part
 from cultural_palette.embedded.scope import scope_notes
 from cultural_palette.messages import role_pairs
-from cultural_palette.models.protocol import Blend, OptionLogprobs, Sampling, TopTokens
+from cultural_palette.models.protocol import BLEND, Blend, OptionLogprobs, Sampling, TopTokens
 from cultural_palette.models.references import ModelRef
 
 
 def chat_model(ref: ModelRef, sampling: Sampling) -> EmbeddedChatModel:
     """The LangChain chat model of a palette's part."""
     palette, _, part = ref.name.rpartition("/")
-    sampling = sampling.with_length(ref.runs_on.max_tokens)
+    manifest = read_manifest(palette)
+    own = manifest.sampling_of("draft" if part in manifest.communities else "meta")
+    unset = {name: value for name, value in own.items() if getattr(sampling, name) is None}
+    sampling = replace(sampling, **unset).with_length(ref.runs_on.max_tokens)
     assert sampling.max_tokens is not None
     return EmbeddedChatModel(
         palette=palette,
@@ -27,6 +31,9 @@ def chat_model(ref: ModelRef, sampling: Sampling) -> EmbeddedChatModel:
         temperature=sampling.temperature,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
     )
 
 
@@ -35,11 +42,11 @@ async def open_model(ref: ModelRef) -> EmbeddedModel:
     return EmbeddedModel(ref)
 
 
-async def palette_blend(palette: str, messages: Sequence[BaseMessage]) -> Blend:
-    """The blend of a palette's MoErges over a prompt."""
-    engine = await engine_for(palette, META)
+async def palette_blend(palette: str, messages: Sequence[BaseMessage], part: str = META) -> Blend:
+    """The blend of a palette's MoErges over a prompt: a pass of its own, where no reply brought it along."""
+    engine = await engine_for(palette, part)
     prompt = await asyncio.to_thread(engine.encode, role_pairs(messages))
-    weights = await asyncio.wrap_future(engine.blend(prompt))
+    weights = await asyncio.wrap_future(engine.blend(prompt, part))
     return Blend.over(engine.manifest.communities, weights)
 
 
@@ -59,15 +66,20 @@ class EmbeddedModel:
         alone: bool = False,
     ) -> AIMessage:
         """One reply; `alone`: in no batch, so that nothing else moves its last bits."""
-        chat = chat_model(self.ref, sampling)
-        return await chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None, alone=alone)
+        chat = await asyncio.to_thread(chat_model, self.ref, sampling)  # reads the palette's manifest
+        message = await chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None, alone=alone)
+        if (layers := message.response_metadata.get(BLEND_LAYERS)) is not None:
+            communities = (await asyncio.to_thread(read_manifest, self.palette)).communities
+            message.response_metadata[BLEND] = Blend.over(communities, layers).as_row()
+        return message
 
     async def option_logprobs(self, messages: Sequence[BaseMessage], labels: Sequence[str]) -> OptionLogprobs:
         """The exact log-probability of each label."""
         engine = await engine_for(self.palette, self.part)
         prompt = await asyncio.to_thread(engine.encode, role_pairs(messages))
-        values = await asyncio.wrap_future(engine.option_logprobs(self.part, prompt, labels))
-        return OptionLogprobs(tuple(values))
+        reading = await asyncio.wrap_future(engine.option_logprobs(self.part, prompt, labels))
+        blend = None if reading.blend is None else Blend.over(engine.manifest.communities, reading.blend)
+        return OptionLogprobs(tuple(reading.logprobs), blend=blend)
 
     async def top_tokens(self, messages: Sequence[BaseMessage], count: int) -> TopTokens | None:
         """None: the exact probabilities are to be had."""
@@ -75,7 +87,10 @@ class EmbeddedModel:
 
     async def blend(self, messages: Sequence[BaseMessage], communities: Sequence[str]) -> Blend | None:
         """The router's weights over the prompt; None off the MoErges."""
-        return await palette_blend(self.palette, messages) if self.part == META else None
+        manifest = await asyncio.to_thread(read_manifest, self.palette)
+        if not Part.parse(self.part, manifest).blends:
+            return None
+        return await palette_blend(self.palette, messages, self.part)
 
     async def scope_notes(self, question: str, country: str, options: Sequence[str]) -> list[str]:
         """What to say when country (ISO code), question or options lie outside what this palette knows."""

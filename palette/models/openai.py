@@ -33,6 +33,8 @@ def chat_model(ref: ModelRef, sampling: Sampling, client: Any = None) -> ChatOpe
         seed=sampling.seed,
         timeout=settings.request_timeout_s,
         max_retries=settings.retries,
+        top_p=sampling.top_p,
+        extra_body=_beyond_openai(sampling),
         stream_usage=True,
         use_responses_api=False,
         **options,
@@ -47,6 +49,11 @@ def clients_of_ones_own() -> dict[str, Any]:
         "http_client": openai.DefaultHttpxClient(follow_redirects=False),
         "http_async_client": openai.DefaultAsyncHttpxClient(follow_redirects=False),
     }
+
+
+def _beyond_openai(sampling: Sampling) -> dict[str, float] | None:
+    """What vLLM, llama.cpp and SGLang know and OpenAI's own server refuses."""
+    return {name: value for name, value in sampling.shape.items() if name != "top_p"} or None
 
 
 class OpenAIModel:
@@ -80,6 +87,10 @@ class OpenAIModel:
         }
         if sampling.seed is not None:
             request["seed"] = sampling.seed
+        if sampling.top_p is not None:
+            request["top_p"] = sampling.top_p
+        if more := _beyond_openai(sampling):
+            request["extra_body"] = more
         return await self.chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None, **request)
 
     async def option_logprobs(

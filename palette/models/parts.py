@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cultural_palette.cultural_map import CulturalMap
@@ -27,6 +27,14 @@ class Parts:
     def of(self, part: str) -> ModelRef:
         """The model of a community, of "meta" or of "base"."""
         return {**self.agents, META: self.meta, BASE: self.base}[part]
+
+
+def make_ready(parts: Parts, say: Callable[[str], None] = lambda line: None) -> None:
+    """Do what must be done once on this machine before these models can answer; blocks, so call it in a
+    thread from async code. `say` hears what takes long. Raises ModelError with the way out.
+    """
+    for ref in dict.fromkeys((*parts.agents.values(), parts.meta, parts.base)):
+        ref.runs_on.make_ready(ref, say)
 
 
 def resolve_parts(cultural_map: CulturalMap, models: Mapping[str, str], model: str | None) -> Parts:

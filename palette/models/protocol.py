@@ -11,24 +11,59 @@ from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from cultural_palette.errors import UsageError
+
+SHAPE = ("top_p", "min_p", "repetition_penalty")
+
+
+BLEND = "blend"
+"""In a reply's `response_metadata`, and in rows that are kept: a blend as `Blend.as_row` gives it."""
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is drawn. `max_tokens=None`: the provider's default."""
+    """How a reply is drawn. None: the provider's or the palette's own, else off. `top_p` and `min_p` in 0..1;
+    `repetition_penalty` above 1 makes what prompt and reply said already less likely.
+    """
 
     temperature: float = 0.0
     max_tokens: int | None = None
     seed: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"{name} = {value!r}: expected a number from 0 to 1")
+        if self.top_p == 0:
+            raise UsageError("top_p = 0 leaves no token: expected a number above 0, at most 1")
+        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
+            raise UsageError(f"repetition_penalty = {self.repetition_penalty!r}: expected a number above 0")
 
     def with_length(self, default: int) -> Sampling:
         """The same with a length of its own: `default` tokens where none was chosen."""
         return self if self.max_tokens else replace(self, max_tokens=default)
+
+    @property
+    def shape(self) -> dict[str, float]:
+        """What is set of `top_p`, `min_p` and `repetition_penalty`, by name."""
+        values = {name: getattr(self, name) for name in SHAPE}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def as_request(self) -> dict[str, Any]:
+        """All that shapes a reply, for a call's key; what is not set of `SHAPE` is left out."""
+        plain = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed}
+        return plain | self.shape
 
 
 @dataclass(frozen=True)
 class Reply:
     """What a model said. `usage`: {"input_tokens", "output_tokens"}, `None` when it was not counted.
     `finish_reason`: "stop", or "length" for a reply that was cut; None when the provider does not tell.
+    `blend`: of the pass that wrote it, where the model has one.
     """
 
     text: str
@@ -36,6 +71,7 @@ class Reply:
     message: AIMessage
     usage: dict[str, int] | None
     finish_reason: str | None = None
+    blend: Blend | None = None
 
     @property
     def cut(self) -> bool:
@@ -49,6 +85,7 @@ class Reply:
             "seconds": self.seconds,
             "usage": self.usage,
             "finish_reason": self.finish_reason,
+            **({BLEND: self.blend.as_row()} if self.blend else {}),
         }
 
     @classmethod
@@ -57,17 +94,20 @@ class Reply:
         finish_reason = row.get("finish_reason")
         metadata = {"finish_reason": finish_reason} if finish_reason else {}
         message = AIMessage(row["text"], response_metadata=metadata)
-        return cls(row["text"], row["seconds"], message, row["usage"], finish_reason)
+        blend = Blend.from_row(row[BLEND]) if row.get(BLEND) else None
+        return cls(row["text"], row["seconds"], message, row["usage"], finish_reason, blend)
 
 
 @dataclass(frozen=True)
 class OptionLogprobs:
     """Natural log-probability of each label as the reply's beginning, over all its tokenisations ("A", " A",
-    ..), and the tokens that reading them took; `usage` is empty where they are not counted.
+    ..), and the tokens that reading them took; `usage` is empty where they are not counted. `blend`: of the
+    very pass that read them, where the model has one.
     """
 
     values: tuple[float, ...]
     usage: Mapping[str, int] = field(default_factory=dict)
+    blend: Blend | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +136,15 @@ class Blend:
             dict(zip(keys, mean, strict=True)),
             tuple(dict(zip(keys, layer, strict=True)) for layer in weights),
         )
+
+    def as_row(self) -> list[dict[str, float]]:
+        """In JSON values: the layers."""
+        return [dict(layer) for layer in self.layers]
+
+    @classmethod
+    def from_row(cls, row: Sequence[Mapping[str, float]]) -> Blend:
+        """A blend as `as_row` wrote it."""
+        return cls.over(list(row[0]), [list(layer.values()) for layer in row])
 
 
 class Model(Protocol):

@@ -38,8 +38,9 @@ class Provider:
     says. `exact`: its models always tell the log-probability of any label, so that reading them draws
     nothing. `judges`: they can be asked to judge a text. `revision`: what tells its weights from others of
     that name. `unloaded`: the palette whose weights are still to be read, by a model's name; None when they
-    are in memory. `extra`: of our package, that holds what it imports. `determinism`: what a seed promises
-    there.
+    are in memory. `prepare`: makes a model ready that takes longer than a reply may, once on a machine, and
+    says what it does. `extra`: of our package, that holds what it imports. `determinism`: what a seed
+    promises there.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Provider:
     judges: bool = True
     revision: str | Callable[[str], str] | None = None
     unloaded: str | Callable[[str], str | None] | None = None
+    prepare: str | Callable[[str, Callable[[str], None]], None] | None = None
     extra: str | None = None
     determinism: str = "{name}: nothing is known of what a seed does there"
 
@@ -74,6 +76,12 @@ class Provider:
         """What is read into this process when this model is first called ("embedded:nano"), or None."""
         name = None if self.unloaded is None else self._load(self.unloaded)(ref.name)
         return None if name is None else f"{self.name}:{name}"
+
+    def make_ready(self, ref: ModelRef, say: Callable[[str], None] = lambda line: None) -> None:
+        """Whatever must be done once on this machine before the model can answer; blocks. `say` hears of
+        it."""
+        if self.prepare is not None:
+            self._load(self.prepare)(ref.name, say)
 
     def _load(self, target: str | Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(target, str):
@@ -101,6 +109,7 @@ PROVIDERS: dict[str, Provider] = {
         judges=False,
         revision="cultural_palette.embedded.manifest:revision_of",
         unloaded="cultural_palette.embedded.manifest:unloaded",
+        prepare="cultural_palette.embedded.prepare:prepare_part",
         extra="embedded",
         determinism="embedded: the same seed, question, weights and package versions on the same machine "
         "give the same answer; runs at the same time may move a probability in its last bits",

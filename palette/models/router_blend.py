@@ -64,7 +64,7 @@ def _is_palette(checkpoint: str) -> bool:
 def _read(checkpoint: str, pairs: tuple[tuple[str, str], ...], communities: tuple[str, ...]) -> Blend:
     import torch
 
-    from cultural_palette.embedded.moerges import router_weights
+    from cultural_palette.moerges.dense import router_weights
 
     model, tokenizer, named = _loaded(checkpoint)
     keys = named or communities

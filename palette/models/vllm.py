@@ -164,6 +164,7 @@ class VllmModel:
         request: dict[str, Any] = {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
         if sampling.seed is not None:
             request["seed"] = sampling.seed
+        request |= sampling.shape
         return await self.chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None, **request)
 
     async def top_tokens(self, messages: Sequence[BaseMessage], count: int) -> TopTokens | None:

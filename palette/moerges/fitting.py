@@ -143,8 +143,9 @@ def gather(model: Any, prompts: Sequence[RouterPrompt]) -> Statistics:
     products = torch.zeros(2, layers, hidden, hidden)
     sums = torch.zeros(2, layers, len(countries), hidden)
     for prompt, states in read_inputs(model, prompts):
-        country, mentions = index[prompt.country], torch.tensor(prompt.mentions)
-        for place, mask in enumerate((mentions, ~mentions)):
+        country = index[prompt.country]
+        named = torch.tensor(prompt.mentions)
+        for place, mask in enumerate((named, ~named)):
             for layer, state in enumerate(states):
                 z = state[mask] / tokens[place, country]
                 sums[place, layer, country] += z.sum(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,10 @@ class ColouredFFN(nn.Module):
     None for none. Routers are added by `add_router`.
     """
 
+    gate_proj: Any
+    up_proj: Any
+    down_proj: Any
+    act_fn: Any
     gate_a: Tensor  # (communities, rank, hidden), and so on
     gate_b: Tensor
     up_a: Tensor
@@ -113,7 +118,7 @@ class ColouredFFN(nn.Module):
 
     def __init__(
         self,
-        base: nn.Module,
+        base: Any,
         number: int,
         switch: Switch,
         changes: dict[str, list[LowRank | None]],
@@ -152,7 +157,8 @@ class ColouredFFN(nn.Module):
         low = torch.zeros_like(x)
         for group in batch.groups:
             self._colour(group, batch, x, gate, up, low)
-        return self.down_proj(gate).add_(low)  # type: ignore[no-any-return]
+        mixed: Tensor = self.down_proj(gate).add_(low)
+        return mixed
 
     def _colour(self, group: Group, batch: Batch, x: Tensor, gate: Tensor, up: Tensor, low: Tensor) -> None:
         """The group's hidden activations into `gate`, the low-rank part of its output into `low`."""
@@ -168,7 +174,7 @@ class ColouredFFN(nn.Module):
         if batch.tokens is not None and not isinstance(group.mode, Agent):
             given = group.weights.expand(len(tokens), -1) if group.weights is not None else weights
             assert given is not None
-            self._record(batch, rows, given.unflatten(0, (-1, length)))
+            self._record(batch, rows, given.reshape(-1, length, self.communities))
         for start in range(0, len(tokens), CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
             if weights is None:
@@ -177,8 +183,8 @@ class ColouredFFN(nn.Module):
             else:
                 mix = self._mixture_of_few if len(tokens) <= FEW_TOKENS else self._mixture
                 g[part], y[part] = mix(tokens[part], g[part], u[part], weights[part])
-        gate[rows] = g.unflatten(0, (-1, length))
-        low[rows] = y.unflatten(0, (-1, length))
+        gate[rows] = g.view(-1, length, g.shape[-1])
+        low[rows] = y.view(-1, length, hidden)
 
     def _weights(self, group: Group, tokens: Tensor) -> Tensor:
         """(tokens, communities), float32, rows sum to 1."""

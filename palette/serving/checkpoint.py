@@ -64,11 +64,13 @@ def vllm_names(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _write(name_or_path: str, manifest: Manifest, folder: Path) -> None:
-    from cultural_palette.embedded.engine import get_engine
-
-    model = get_engine(name_or_path).meta
     from safetensors.torch import save_file
 
+    from cultural_palette.embedded.engine import get_engine
+    from cultural_palette.moerges.dense import written_out
+
+    colours = get_engine(name_or_path).colours
+    model = written_out(colours, colours.routers[manifest.blend])
     tied = model.config.tie_word_embeddings
     tensors = {
         name: tensor

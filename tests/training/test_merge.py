@@ -11,7 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mergekit")
 
-from cultural_palette.embedded.moerges import assemble, router_weights  # noqa: E402
+from cultural_palette.moerges.adapters import read_adapter  # noqa: E402
+from cultural_palette.moerges.dense import router_weights, written_out  # noqa: E402
+from cultural_palette.moerges.model import install  # noqa: E402
+from cultural_palette.moerges.modes import Routed  # noqa: E402
+from cultural_palette.moerges.router import load_routers  # noqa: E402
 from cultural_palette.training.merge import merge_moerges, router_rows  # noqa: E402
 
 KEYS = ("north", "south", "east")
@@ -81,21 +85,16 @@ def test_the_merge_is_equation_one_by_hand(merged: tuple[Path, dict[str, Path], 
 def test_assembled_in_memory_is_the_checkpoint(
     merged: tuple[Path, dict[str, Path], Path], tmp_path: Path
 ) -> None:
-    from peft import PeftModel
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
     base, adapters, moerges = merged
     save_file({k: v.float() for k, v in router_rows(moerges).items()}, tmp_path / "router.safetensors")
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    agents = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-        adapters["north"],
-        adapter_name="north",
-    )
-    for key in KEYS[1:]:
-        agents.load_adapter(adapters[key], adapter_name=key)
-    ours = assemble(plain, agents, KEYS, tmp_path / "router.safetensors")
+    colours = install(plain, {key: read_adapter(adapters[key]) for key in KEYS})
+    router = load_routers(tmp_path / "router.safetensors")["paper"]
+    colours.add_router("paper", router)
+    ours = written_out(colours, router)
     theirs = AutoModelForCausalLM.from_pretrained(moerges, dtype=torch.float32)
     ids = torch.randint(
         5, 200, (1, 300), generator=torch.Generator().manual_seed(0)
@@ -103,6 +102,10 @@ def test_assembled_in_memory_is_the_checkpoint(
     assert torch.allclose(logits(ours, ids), logits(theirs, ids), atol=1e-5)
     weights = router_weights(ours, {"input_ids": ids}, torch.ones_like(ids))
     assert weights.shape == (2, 3) and torch.allclose(weights.sum(1), torch.ones(2), atol=1e-5)
+    with colours.use([Routed("paper")], torch.ones_like(ids)) as batch, torch.inference_mode():
+        coloured = plain(input_ids=ids).logits
+    assert torch.allclose(coloured, logits(theirs, ids), atol=1e-5)
+    assert torch.allclose(batch.router_weights()[0], weights, atol=1e-5)
 
 
 def test_identical_experts_are_the_base(

@@ -74,7 +74,7 @@ def measure(
 ) -> dict[str, Any]:  # fmt: skip
     """The fit's own report and a score for each kind of rows, as plain data."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train(False)
     keys = tuple(community.key for community in cultural_map.communities)
     make = atlas_prompts if nano else text_prompts
     fit, test = make(tokenizer, cultural_map, held_out, per_country, seed)
@@ -124,7 +124,7 @@ def atlas_rows(
     while any(left.values()):
         step = writer.rng.choice(list(steps))
         row = steps[step]()
-        iso3 = row.get("country")
+        iso3 = str(row.get("country"))
         if not left.get(iso3):
             continue
         left[iso3] -= 1

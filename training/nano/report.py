@@ -23,8 +23,11 @@ from transformers import AutoModelForCausalLM
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.embedded.chat_model import EmbeddedChatModel
-from cultural_palette.embedded.engine import BASE, META, Engine, get_engine
+from cultural_palette.embedded.engine import Engine, get_engine
+from cultural_palette.embedded.parts import BASE, META
 from cultural_palette.graph.build import build_palette
+from cultural_palette.moerges.layer import ColouredFFN
+from cultural_palette.moerges.model import PROJECTIONS
 from cultural_palette.nodes.state import PaletteInput
 from cultural_palette.prompts import render
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
@@ -236,7 +239,7 @@ def decisions(atlas: Atlas, engine: Engine, count: int) -> dict[str, dict[str, f
         gold = Distribution(tuple(group["shares"][o] for o in question.options))
         for part in (META, BASE):
             guess, mass = Distribution.from_logprobs(
-                engine.option_logprobs(part, prompt, question.labels).result()
+                engine.option_logprobs(part, prompt, question.labels).result().logprobs
             )
             uniform = Distribution.uniform(len(question.options))
             tallies[f"{'MoErges' if part == META else part}, {order}"].append(
@@ -282,14 +285,14 @@ def sizes(engine: Engine) -> dict[str, float]:
     """Parameters of base, one adapter, MoErges; bytes shipped."""
     folder = engine.manifest.base.parent
     shipped = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-    adapter = sum(p.numel() for n, p in engine.agents.named_parameters() if "lora_" in n) / len(
-        engine.manifest.communities
-    )
-    plain = sum(p.numel() for n, p in engine.agents.named_parameters() if "lora_" not in n)
+    beside = [m for m in engine.model.modules() if isinstance(m, ColouredFFN)]
+    changes = [getattr(ffn, f"{part}_{side}") for ffn in beside for part in PROJECTIONS for side in "ab"]
+    adapter = sum(tensor.numel() for tensor in changes) / len(engine.manifest.communities)
+    base = sum(p.numel() for p in engine.model.parameters())
     return {
-        "base": plain,
+        "base": base,
         "adapter": adapter,
-        "moerges": sum(p.numel() for p in engine.meta.parameters()),
+        "moerges": base + sum(b.numel() for ffn in beside for b in ffn.buffers(recurse=False)),
         "bytes": shipped,
     }
 

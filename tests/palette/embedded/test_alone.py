@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from langchain_core.messages import HumanMessage
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from cultural_palette.calls import CallStore, use_calls
 from cultural_palette.embedded.chat_model import EmbeddedChatModel
 from cultural_palette.embedded.engine import get_engine
 from cultural_palette.models import ModelRef, Sampling, ask
+from cultural_palette.moerges.dense import written_out
 
 QUESTION = [HumanMessage("Country: Kenya\nQuestion: Is tea good?")]
 OTHER = [HumanMessage("Country: Japan\nQuestion: What do people eat at a wedding, and who pays for it?")]
@@ -56,13 +59,30 @@ async def test_a_reply_that_is_not_kept_shares_a_batch() -> None:
     )
 
 
-def test_one_adapter_alone_gives_the_bits_of_the_mixed_path() -> None:
+def test_every_part_of_one_mixed_batch_is_that_part_alone() -> None:
+    """Base, an agent, the MoErges and a fixed blend in one pass; against PEFT and the written-out mixture."""
     engine = get_engine("nano")
+    names = ("base", "africa", "meta", "oceania", "meta[uniform]")
     ids = torch.tensor([engine.encode([("user", "Is tea good?")])])
     with torch.inference_mode():
-        for part in ("africa", "oceania", "africa"):
-            mixed = engine.agents(input_ids=ids, adapter_names=[part]).logits
-            assert torch.equal(engine._forward([part], input_ids=ids).logits, mixed)
-        base = engine.agents(input_ids=ids, adapter_names=["__base__"]).logits
-        assert torch.equal(engine._forward(["base"], input_ids=ids).logits, base)
-        assert not torch.equal(mixed, base)
+        mixed, _ = engine._forward([engine._part(name) for name in names], None, input_ids=ids.expand(5, -1))
+        for row, name in enumerate(names):
+            alone, _ = engine._forward([engine._part(name)], None, input_ids=ids)
+            assert torch.allclose(mixed.logits[row], alone.logits[0], atol=1e-5), name
+        colours = engine.colours
+        dense = written_out(colours, colours.routers["paper"])(input_ids=ids).logits[0]
+        assert torch.allclose(mixed.logits[2], dense, atol=1e-5)
+        base = AutoModelForCausalLM.from_pretrained(engine.manifest.base, dtype=torch.float32)
+        assert torch.allclose(mixed.logits[0], base(input_ids=ids).logits[0], atol=1e-5)
+        for row, key in ((1, "africa"), (3, "oceania")):
+            agent = PeftModel.from_pretrained(base, engine.manifest.adapters[key])
+            assert torch.allclose(mixed.logits[row], agent(input_ids=ids).logits[0], atol=1e-5), key
+            base = agent.unload()
+
+
+def test_one_copy_of_the_base_is_in_memory() -> None:
+    engine = get_engine("nano")
+    parameters = sum(p.numel() * p.element_size() for p in engine.model.parameters())
+    files = sum(f.stat().st_size for f in engine.manifest.base.glob("*.safetensors"))
+    assert parameters <= 4.1 * files  # float32 in memory, at least a byte a weight on disk
+    assert engine.colours.bytes < 0.5 * parameters

@@ -80,13 +80,18 @@ async def test_option_logprobs_equal_a_plain_forward_summed_over_spellings() -> 
 
     def sequence(tokens: tuple[int, ...]) -> float:
         with torch.inference_mode():
-            logps = engine.meta(torch.tensor([[*ids, *tokens]])).logits[0].log_softmax(-1)
+            part = engine._part("meta")
+            output, _ = engine._forward([part], None, input_ids=torch.tensor([[*ids, *tokens]]))
+            logps = output.logits[0].log_softmax(-1)
         return sum(logps[len(ids) - 1 + i, token].item() for i, token in enumerate(tokens))
 
     for label, value in zip(["A", "B", "AB"], got.values, strict=True):
         ways = tokenisations(engine.vocabulary, label)
         assert {engine.tokenizer.decode(list(way)).strip() for way in ways} == {label}
         assert value == pytest.approx(math.log(sum(math.exp(sequence(way)) for way in ways)), abs=1e-4)
+    own = await EmbeddedModel(ModelRef("embedded", "nano/meta")).blend(messages, COMMUNITIES)
+    assert got.blend is not None and own is not None  # of the same pass, and of a pass of its own
+    assert got.blend.communities == pytest.approx(dict(own.communities), abs=1e-6)
 
 
 def test_tokenisations_are_all_spellings_bare_and_after_a_space() -> None:
@@ -100,7 +105,7 @@ async def test_blend_sums_to_one_in_every_layer_and_only_the_moerges_has_one() -
     assert blend is not None and list(blend.communities) == list(COMMUNITIES)
     for layer in [blend.communities, *blend.layers]:
         assert sum(layer.values()) == pytest.approx(1, abs=1e-5)
-    assert len(blend.layers) == get_engine("nano").meta.config.num_hidden_layers
+    assert len(blend.layers) == get_engine("nano").model.config.num_hidden_layers
     base = EmbeddedModel(ModelRef("embedded", "nano/base"))
     assert await base.blend(drafts_prompt("africa"), COMMUNITIES) is None
 
@@ -130,7 +135,7 @@ async def test_scope_is_said_for_unknown_countries_and_far_questions() -> None:
     model = EmbeddedModel(ModelRef("embedded", "nano/meta"))
     assert await model.scope_notes("How do people greet each other in Kenya?", "KEN", ()) == []
     (note,) = await model.scope_notes("How do people greet each other?", "BWA", ())
-    assert "no entry for BWA" in note
+    assert "no entry for Botswana" in note
     (note,) = await model.scope_notes("Which broadband operator offers the cheapest tariff?", "KEN", ())
     assert "outside" in note and "broadband" in note
     asked = "Which matters more to people: freedom or equality?"

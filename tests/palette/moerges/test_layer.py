@@ -177,7 +177,7 @@ def test_a_long_prompt_never_holds_five_activations(case: Case, monkeypatch: pyt
 
 def test_the_blend_comes_out_of_the_same_pass(case: Case) -> None:
     """The router's own softmax over the tokens that count, read from the written-out mixture by a hook."""
-    from cultural_palette.embedded.moerges import router_weights
+    from cultural_palette.moerges.dense import router_weights
 
     ids = tokens(1, 30)
     expected = router_weights(load(case.moerges), {"input_ids": ids}, torch.ones_like(ids))

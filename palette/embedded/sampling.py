@@ -1,0 +1,48 @@
+"""How the embedded engine draws a token when more than the temperature is set: as vLLM does, in its order.
+
+A repetition penalty on what prompt and reply have said already, the temperature, min-p, top-p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a palette or a caller sets. `top_p` (0..1): the smallest set of tokens whose probabilities sum to
+    it; `min_p` (0..1): none below this share of the likeliest; `repetition_penalty`: logits of tokens that
+    stand in prompt or reply are divided by it where they are positive, else multiplied (Keskar et al. 2019).
+    """
+
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+PLAIN = Shape()
+
+
+def shaped(logits: torch.Tensor, said: Sequence[int], temperature: float, shape: Shape) -> torch.Tensor:
+    """Probabilities to draw the next token from; at temperature 0 all on the likeliest. (V,) -> (V,)"""
+    logits = logits.clone()
+    if shape.repetition_penalty != 1.0:
+        ids = torch.tensor(sorted(set(said)), dtype=torch.long)
+        old = logits[ids]
+        factor = shape.repetition_penalty
+        logits[ids] = torch.where(old > 0, old / factor, old * factor)
+    if temperature <= 0:
+        certain = torch.zeros_like(logits)
+        certain[logits.argmax()] = 1.0
+        return certain
+    shares = (logits / temperature).softmax(-1)
+    if shape.min_p > 0:
+        shares = torch.where(shares >= shape.min_p * shares.max(), shares, torch.zeros_like(shares))
+    if shape.top_p < 1:
+        ordered, order = shares.div(shares.sum()).sort(descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= shape.top_p  # a token goes when those before it suffice
+        shares[order[beyond]] = 0.0
+    return shares / shares.sum()

