@@ -419,12 +419,12 @@ def _coded(labels: Sequence[Hashable]) -> NDArray[np.intp]:
 def _patterns(size: int, drawn: int, seed: int) -> Iterator[Floats]:
     """Patterns of -1 and 1: all of them for `drawn` 0, else so many by lot. (pattern, cluster)"""
     if drawn * size <= CELLS_AT_ONCE:
-        yield 1.0 - 2.0 * _bits(size, drawn, seed)
+        yield _signs(_bits(size, drawn, seed))
         return
     rng, portion = np.random.default_rng(seed), max(1, CELLS_AT_ONCE // size)
     for start in range(0, drawn, portion):
         rows = min(portion, drawn - start)
-        yield 1.0 - 2.0 * rng.integers(0, 2, size=(rows, size), dtype=np.int8)
+        yield _signs(rng.integers(0, 2, size=(rows, size), dtype=np.int8))
 
 
 @lru_cache(maxsize=32)
@@ -433,3 +433,7 @@ def _bits(size: int, drawn: int, seed: int) -> NDArray[np.int8]:
     if drawn:
         return np.random.default_rng(seed).integers(0, 2, size=(drawn, size), dtype=np.int8)
     return ((np.arange(2**size)[:, None] >> np.arange(size)) & 1).astype(np.int8)
+
+
+def _signs(bits: NDArray[np.int8]) -> Floats:
+    return (1 - 2 * bits).astype(np.float64)
