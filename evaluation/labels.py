@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 # Every part of a label must be one of these: "DK/Refused", "Missing; Not available", "No answer/ refused",
@@ -54,6 +55,7 @@ LADDERS = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
 def has_opinion(option: str) -> bool:
     """Whether an option is an opinion; False for don't know, no answer, refused and missing."""
     text = REMARK.sub("", _folded(option))
@@ -75,6 +77,11 @@ def is_scale(options: Sequence[str]) -> bool:
     above it. A label stands on a step when it is the step, or begins with it and goes on with words that the
     scale's other labels share ("Very important", "Rather important").
     """
+    return _is_scale(tuple(options))
+
+
+@lru_cache(maxsize=4096)
+def _is_scale(options: tuple[str, ...]) -> bool:
     labels = [REMARK.sub("", _folded(option)) for option in options if has_opinion(option)]
     if len(labels) < 3:
         return False

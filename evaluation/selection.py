@@ -7,9 +7,9 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cultural_palette.countries import find_country
 from cultural_palette.errors import UnknownCountry, UsageError
@@ -17,7 +17,6 @@ from cultural_palette.provenance import short_sha256
 
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
-    from cultural_palette.evaluation.surveys import Survey, SurveyItem, SurveyQuestion
 
 # The paper's 18, in its order.
 PAPER = (
@@ -26,9 +25,38 @@ PAPER = (
 )  # fmt: skip
 OPTIONS_KEPT = ("all", "substantive")
 STRATIFIED, EACH, SHARED = DRAWS = ("stratified", "each", "shared")
-
-
 ROUNDING = 1e-9  # the whole number at the end of a country's strata, as a float
+
+
+class DrawnQuestion(Protocol):
+    """What a draw looks at in a question."""
+
+    @property
+    def id(self) -> str:
+        """Its stable name."""
+
+    @property
+    def survey(self) -> str:
+        """The wave it comes from."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """As they are shown."""
+
+
+class DrawnItem(Protocol):
+    """What is drawn: `surveys.SurveyItem`, one country's answer to one question."""
+
+    @property
+    def question(self) -> DrawnQuestion:
+        """What was asked."""
+
+    @property
+    def country(self) -> str:
+        """Where, ISO3."""
+
+
+Drawn = TypeVar("Drawn", bound=DrawnItem)
 
 
 class SelectionError(UsageError):
@@ -110,9 +138,7 @@ def resolve_countries(text: str, cultural_map: CulturalMap) -> tuple[str, ...]:
     return tuple(dict.fromkeys(codes))
 
 
-def draw_questions(
-    items: Sequence[SurveyItem], number: int, seed: int, draw: str = STRATIFIED
-) -> list[SurveyItem]:
+def draw_questions(items: Sequence[Drawn], number: int, seed: int, draw: str = STRATIFIED) -> list[Drawn]:
     """`number` questions for each country, in the items' own order.
 
     "stratified": every question of a country has the same chance, and its sources and numbers of options
@@ -125,7 +151,7 @@ def draw_questions(
     """
     if draw == SHARED:
         return _draw_shared(items, number, seed)
-    by_country: defaultdict[str, list[SurveyQuestion]] = defaultdict(list)
+    by_country: defaultdict[str, list[DrawnQuestion]] = defaultdict(list)
     for item in items:
         by_country[item.country].append(item.question)
     drawn: set[tuple[str, str]] = set()
@@ -138,7 +164,7 @@ def draw_questions(
     return [item for item in items if (item.question.id, item.country) in drawn]
 
 
-def _stratified(questions: Sequence[SurveyQuestion], number: int, seed: str) -> Iterator[str]:
+def _stratified(questions: Sequence[DrawnQuestion], number: int, seed: str) -> Iterator[str]:
     """Ids of `number` of a country's questions, in proportion to its strata (source, number of options).
 
     A stratum's share of `number` is rounded up or down by lot, so that it is right in the mean: its fractions
@@ -162,7 +188,7 @@ def _stratified(questions: Sequence[SurveyQuestion], number: int, seed: str) -> 
         yield from (key for _, key in lots[:size])
 
 
-def _draw_shared(items: Sequence[SurveyItem], number: int, seed: int) -> list[SurveyItem]:
+def _draw_shared(items: Sequence[Drawn], number: int, seed: int) -> list[Drawn]:
     """Again and again the question that most countries still lack (drawn by `seed` among equals), until each
     country has its number or all it was asked.
     """
@@ -183,27 +209,3 @@ def _draw_shared(items: Sequence[SurveyItem], number: int, seed: int) -> list[Su
         sizes.update(lacking[best])
         left.remove(best)
     return [item for item in items if (item.question.id, item.country) in drawn]
-
-
-def split(survey: Survey, share: float, seed: int = 0) -> tuple[Survey, Survey]:
-    """Two surveys: one with about `share` (0..1) of the questions, and the rest. Batteries are never
-    parted.
-    """
-    if not 0 < share < 1:
-        raise SelectionError(f"Share {share:g}: expected more than 0 and less than 1.")
-    sizes = Counter(question.battery for question in survey.questions)
-    batteries = sorted(sizes)
-    random.Random(seed).shuffle(batteries)
-    wanted = share * len(survey.questions)
-    first: set[str] = set()
-    for battery in batteries:
-        if wanted >= sizes[battery] / 2:
-            first.add(battery)
-            wanted -= sizes[battery]
-    parts = []
-    for which, name in ((True, "first"), (False, "second")):
-        items = tuple(item for item in survey.items if (item.question.battery in first) is which)
-        selection = replace(survey.selection, part=f"{name} of a split at {share:g}, seed {seed}")
-        counts = {**survey.counts, "items": len(items), "questions": len({i.question.id for i in items})}
-        parts.append(replace(survey, items=items, selection=selection, counts=counts))
-    return parts[0], parts[1]

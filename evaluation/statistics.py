@@ -419,20 +419,21 @@ def _coded(labels: Sequence[Hashable]) -> NDArray[np.intp]:
 def _patterns(size: int, drawn: int, seed: int) -> Iterator[Floats]:
     """Patterns of -1 and 1: all of them for `drawn` 0, else so many by lot. (pattern, cluster)"""
     if drawn * size <= CELLS_AT_ONCE:
-        yield _small_patterns(size, drawn, seed)
+        yield _signs(_bits(size, drawn, seed))
         return
     rng, portion = np.random.default_rng(seed), max(1, CELLS_AT_ONCE // size)
     for start in range(0, drawn, portion):
-        yield _signs(rng.integers(0, 2, size=(min(portion, drawn - start), size), dtype=np.int8))
+        rows = min(portion, drawn - start)
+        yield _signs(rng.integers(0, 2, size=(rows, size), dtype=np.int8))
 
 
-@lru_cache(maxsize=8)
-def _small_patterns(size: int, drawn: int, seed: int) -> Floats:
+@lru_cache(maxsize=32)
+def _bits(size: int, drawn: int, seed: int) -> NDArray[np.int8]:
+    """The patterns as 0 and 1, held for the next mean over as many clusters."""
     if drawn:
-        return _signs(np.random.default_rng(seed).integers(0, 2, size=(drawn, size), dtype=np.int8))
-    return _signs((np.arange(2**size)[:, None] >> np.arange(size)) & 1)
+        return np.random.default_rng(seed).integers(0, 2, size=(drawn, size), dtype=np.int8)
+    return ((np.arange(2**size)[:, None] >> np.arange(size)) & 1).astype(np.int8)
 
 
-def _signs(bits: NDArray[Any]) -> Floats:
-    signs: Floats = 1.0 - 2.0 * bits
-    return signs
+def _signs(bits: NDArray[np.int8]) -> Floats:
+    return (1 - 2 * bits).astype(np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cultural_palette.evaluation.power import Assumptions, assumptions_of, plan_
 from cultural_palette.evaluation.selection import Selection
 from cultural_palette.evaluation.statistics import clustered_error, detectable_difference
 from cultural_palette.evaluation.surveys import MADE_UP, Survey, SurveyItem, SurveyQuestion, load_survey
+from tests.evaluation.report_runs import made_up_run
 
 
 def items(
@@ -95,3 +97,19 @@ def test_the_command() -> None:
     )
     result = CliRunner().invoke(main, ["evaluate", "plan", *survey, "--difference", "3", "--methods", "a,b"])
     assert result.exit_code == 2 and "--pilot" in result.output
+
+
+def test_a_pilot_run_gives_the_assumptions(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", {"vanilla": 0.2, "prompting": 0.5}, questions=12)
+    survey = ("--survey", str(MADE_UP / "made_up_opinions.csv"), "--countries", "KEN,USA")
+    command = ["evaluate", "plan", *survey, "--difference", "3", "--pilot", str(run)]
+    result = CliRunner().invoke(main, [*command, "--methods", "vanilla,prompting", "--json"])
+    assert result.exit_code == 0, result.output
+    assumed = json.loads(result.stdout)["assumptions"]
+    assert assumed["sd"] > 0 and 0 <= assumed["icc"] <= 1
+    result = CliRunner().invoke(main, [*command, "--methods", "vanilla,magic"])
+    assert (
+        result.exit_code == 2 and "name two of the pilot's, with a comma: vanilla, prompting" in result.output
+    )
+    result = CliRunner().invoke(main, [*command, "--methods", "vanilla,prompting", "--sd", "3"])
+    assert result.exit_code == 2 and "leave --sd and --icc out" in result.output

@@ -95,6 +95,15 @@ def test_a_summary_for_people(invoke, tmp_path: Path) -> None:
     assert "palette report" in result.stdout
 
 
+def test_orders_of_the_options_are_a_flag(invoke, tmp_path: Path) -> None:
+    result = invoke("--methods", "vanilla", "--orders", "1", "--out", str(tmp_path / "one"))
+    assert "Calls: 2 needed" in result.stdout, result.output
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert manifest["settings"]["permutations"] == 1
+    result = invoke("--methods", "vanilla", "--orders", "0", "--out", str(tmp_path / "none"))
+    assert result.exit_code == 2
+
+
 def test_what_is_not_available_is_said(invoke, tmp_path: Path) -> None:
     result = invoke("--methods", "paper", "--out", str(tmp_path / "run"))
     assert "Not available: joint needs a model of its own: --model-of joint=REF" in result.stderr

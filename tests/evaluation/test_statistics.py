@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import pytest
+from benchmarks.coverage import designs, simulate
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cultural_palette.evaluation.statistics import (
     Interval,
+    Values,
     average,
     clustered_error,
     clustered_interval,
@@ -25,10 +28,17 @@ from cultural_palette.evaluation.statistics import (
 )
 
 
-def p_of(a: object, b: object, clusters: object, **more: object) -> float:
-    made = compare(a, b, list(clusters), **more)  # type: ignore[arg-type, call-overload]
+def p_of(
+    a: Values,
+    b: Values,
+    clusters: Sequence[Hashable],
+    *,
+    groups: Sequence[str] | None = None,
+    permutations: int = 10000,
+) -> float:
+    made = compare(a, b, clusters, groups=groups, permutations=permutations)
     assert made is not None
-    return float(made.p)
+    return made.p
 
 
 def test_the_average_is_the_mean_of_the_countries_means() -> None:
@@ -144,6 +154,13 @@ def test_clustered_intervals_cover_where_naive_ones_are_too_narrow(questions: in
         naive_covered += naive.low <= 70 <= naive.high
     assert 0.92 <= covered / repeats <= 0.98
     assert naive_covered / repeats < 0.75
+
+
+def test_the_benchmark_of_coverage_counts_what_it_simulates() -> None:
+    unequal = next(design for design in designs() if design.name.startswith("10 unequal"))
+    found = simulate(unequal, repeats=150, permutations=300, seed=0)
+    assert (found.batteries, found.with_interval) == (10, 1)
+    assert 0.88 <= found.by_battery <= 1 and found.by_question < 0.8
 
 
 def test_the_error_agrees_with_the_interval() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
-from cultural_palette.evaluation.selection import PAPER, Selection, SelectionError, resolve_countries, split
+from cultural_palette.evaluation.selection import PAPER, Selection, SelectionError, resolve_countries
+from cultural_palette.evaluation.splits import split
 from cultural_palette.evaluation.survey_formats import SurveyError
 from cultural_palette.evaluation.surveys import MADE_UP, Survey, SurveyItem, SurveyQuestion, load_survey
 
