@@ -37,7 +37,7 @@ OTHERS = 10.0
 """`mentions`: what the spread of all other tokens counts, against that of the mentions."""
 LEVEL = 100.0
 """`mentions`: what a common offset between mentions and other tokens counts."""
-SPREAD = {MENTIONS: 1.0, EVERYWHERE: 10.0}
+SPREAD = {MENTIONS: 3.0, EVERYWHERE: 10.0}
 """What the countries' spread within a community counts."""
 SHARPNESS = (1.0, 3.0, 6.0, 10.0)
 """Tried factors; at 1, a community's mean state is one unit of log-odds above the others' mean."""
