@@ -4,6 +4,7 @@ unasked, and errors that come as a success.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from importlib import import_module
@@ -56,8 +57,9 @@ class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
         async for chunk in self.stream:
             size += len(chunk)
             if size > self.most:
-                raise Unreadable(TOO_LONG.format(mib=self.most / 2**20))
+                raise Unreadable(TOO_LONG.format(kib=self.most / 1024))
             yield chunk
+            await asyncio.sleep(0)  # reading what is there already suspends nobody: let a budget end it
 
     async def aclose(self) -> None:
         """Let the connection go."""
