@@ -50,7 +50,8 @@ def _serve(folder: Path) -> None:
 
 ANSWER = {
     "query_id": "q1", "query": "Is tea good?", "community": "africa", "status": "ok",
-    "response": "Yes, it is.", "steps": {}, "rounds": 1, "validation": {"passed": True, "findings": []}, "teacher": "x",
+    "response": "Yes, it is.", "steps": {}, "rounds": 1, "validation": {"passed": True, "findings": []},
+    "teacher": "x",
     "usage": {"input_tokens": 1, "output_tokens": 1}, "error": None, "source": {},
 }  # fmt: skip
 ADAPTER = {"peft_type": "LORA", "r": 8, "rank_pattern": {}, "target_modules": ["up_proj"], "lora_alpha": 16}
@@ -98,7 +99,8 @@ READERS: dict[str, Reader] = {
 DEEP = 50_000
 PIECES = (
     b"", b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"{}", b"[]", b"null", b"NaN", b"Infinity", b"1e999", b"-1",
-    b'""', b"\n", b"\r", b"'", b'"', b"\\ud800", b"\xed\xa0\x80", b"<script>", b"=1+1", b"[" * DEEP, b"{" * DEEP,
+    b'""', b"\n", b"\r", b"'", b'"', b"\\ud800", b"\xed\xa0\x80", b"<script>", b"=1+1",
+    b"[" * DEEP, b"{" * DEEP,
     b'{"a":' * DEEP, b"a = " + b"[" * DEEP, b"&a [*a]", b"!!python/object:os.system x",
     b"? [a]\n: b\n", b"2001-99-99",
     "\u202e".encode(), b"true", b": ", b"- ", b"9" * 5000,

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -208,7 +209,7 @@ def test_a_report_stopped_anywhere_can_be_made_again(
             report(run, "--out", out)
         writes = iter(range(1000))
 
-        def killed(path: Path, data: str | bytes, stop: int = stop) -> None:
+        def killed(path: Path, data: str | bytes, stop: int = stop, writes: Iterator[int] = writes) -> None:
             if next(writes) == stop:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 (path.parent / f".{path.name}.0123abcd.part").write_bytes(b"half")
