@@ -318,6 +318,8 @@ async def _bounded(response: aiohttp.ClientResponse, most: int) -> AsyncIterator
         size += len(chunk)
         if size > most:
             raise Unreadable(TOO_LONG.format(kib=most / 1024))
+        if (left_s := time_left()) is not None and left_s <= 0:
+            raise BrokenOff("its time was up")  # a flood leaves the loop no turn to say so
         yield chunk
 
 
