@@ -25,7 +25,7 @@ from cultural_palette.evaluation.predictions import PredictionsDigest, key_of, r
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.surveys import SurveyItem
 from cultural_palette.models import close_clients
-from cultural_palette.provenance import installed_versions
+from cultural_palette.provenance import installed_versions, short_sha256
 from cultural_palette.settings import use_settings
 
 FLOORS = "floors.json"
@@ -90,14 +90,16 @@ async def evaluate(
         total = plan.runs * len(plan.survey.items) * len(plan.methods)
         progress = Progress(total, len(done), quiet=quiet)
         started = time.perf_counter()
-        with CallStore(calls or folder.path / "calls") as store:
+        run = short_sha256(str(folder.path.resolve())) if calls else ""  # its own store moves with the folder
+        with CallStore(calls or folder.path / "calls", run=run) as store:
             try:
                 await _predict_all(plan, folder, store, done, concurrency, progress)
             finally:
                 await close_clients()
+            asked = store.asked()
         _derive(plan, folder, done, progress)
         progress.close()
-        return _finish(plan, folder, time.perf_counter() - started)
+        return _finish(plan, folder, time.perf_counter() - started, asked)
 
 
 async def _predict_all(
@@ -181,7 +183,8 @@ def _derive(plan: Plan, folder: RunFolder, done: set[tuple[str, int, str]], prog
                 progress.advance(row["status"])
 
 
-def _finish(plan: Plan, folder: RunFolder, seconds: float) -> dict[str, Any]:
+def _finish(plan: Plan, folder: RunFolder, seconds: float, stored: Counter[str]) -> dict[str, Any]:
+    """`stored`: calls by kind that the call store knows this run made, those of lost rows too."""
     methods = [method.name for method in plan.methods]
     outcomes = {name: Counter({"ok": 0, "unreadable": 0, "failed": 0}) for name in methods}
     needed: Counter[str] = Counter()
@@ -192,6 +195,7 @@ def _finish(plan: Plan, folder: RunFolder, seconds: float) -> dict[str, Any]:
         needed.update(row["calls"].get("needed", {}))
         made.update(row["calls"].get("asked", {}))
         digest.take(row)
+    made |= stored  # a call that failed and was made again counts in the rows only
     floors = json.dumps(floors_of(plan.survey), ensure_ascii=False, allow_nan=False, indent=2)
     write_whole(folder.path / FLOORS, floors + "\n")
     kinds = sorted(needed | made)

@@ -30,7 +30,9 @@ from cultural_palette.provenance import sha256
 CALLS, LOCKS = "calls.sqlite", "calls.lock"
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS calls"
-    " (key TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, reply TEXT NOT NULL, at REAL NOT NULL)"
+    " (key TEXT PRIMARY KEY, kind TEXT NOT NULL, model TEXT NOT NULL, reply TEXT NOT NULL, at REAL NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS asked"
+    " (run TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (run, key)) WITHOUT ROWID",
 )
 FIRST_POLL_S, LAST_POLL_S = 0.01, 0.25
 Json = dict[str, Any]
@@ -66,9 +68,12 @@ class CallStore:
     calls that were wanted, `made`: those that reached a model, `saved`: the others; each by kind.
     """
 
-    def __init__(self, folder: str | Path, revisions: Mapping[str, str] | None = None) -> None:
-        """`revisions`: model as in ModelRef -> what tells its weights from others served by that name."""
+    def __init__(self, folder: str | Path, revisions: Mapping[str, str] | None = None, run: str = "") -> None:
+        """`revisions`: model as in ModelRef -> what tells its weights from others served by that name; `run`:
+        whose calls `asked` counts, where several share the folder.
+        """
         self.folder = Path(folder)
+        self.run = run
         self.revisions = dict(revisions or {})
         self.needed: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
@@ -105,6 +110,12 @@ class CallStore:
 
     def __len__(self) -> int:
         return int(self._thread.submit(self._query, "SELECT count(*) FROM calls", ()).result()[0])
+
+    def asked(self) -> Counter[str]:
+        """Calls that this run made, by kind, in earlier sittings too, however those ended; each once."""
+        sql = "SELECT json_group_object(kind, n) FROM"
+        sql += " (SELECT kind, count(*) AS n FROM asked WHERE run = ? GROUP BY kind)"
+        return Counter(json.loads(self._thread.submit(self._query, sql, (self.run,)).result()[0]))
 
     async def once(self, call: Call, produce: Produce) -> Json:
         """The kept reply to this call, else the one `produce` gives (JSON values only), kept."""
@@ -150,6 +161,7 @@ class CallStore:
             if (reply := await self._read(key)) is not None:
                 return reply
             self.made[call.kind] += 1
+            await self._run("INSERT OR IGNORE INTO asked VALUES (?, ?, ?)", (self.run, key, call.kind))
             reply = await produce()
             text = json.dumps(reply, ensure_ascii=True, allow_nan=False)
             await self._run(
@@ -181,7 +193,8 @@ class CallStore:
             self._database = sqlite3.connect(self.folder / CALLS, timeout=60)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")  # whole after kill -9
-            self._database.execute(SCHEMA)
+            for table in SCHEMA:
+                self._database.execute(table)
         except sqlite3.Error as error:
             raise ArtifactError(
                 f"{self.folder / CALLS} can not be used: {error}. Take another folder, or that file away."

@@ -110,6 +110,8 @@ def load_map(name_or_path: str | Path) -> CulturalMap:
     text = str(name_or_path)
     if text in builtin_maps():
         return _builtin(text)
+    if "\0" in text:
+        raise MapError(f"No map {text!r}: a path holds no null.")
     path = Path(text)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         known = ", ".join(builtin_maps())
@@ -129,6 +131,8 @@ def _load(path: Path) -> CulturalMap:
         raise MapError(f"No file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise MapError(f"{path} can not be read: {error}") from None
+    except RecursionError:
+        raise MapError(f"{path} can not be read: nested without an end") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)

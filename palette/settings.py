@@ -165,6 +165,9 @@ def config_file() -> Path | None:
             raise SettingsError(f"{CONFIG} names {named!r}, which is not a file.")
         return Path(named)
     usual = Path("palette.toml")
+    for file in (usual, Path(DOTENV)):
+        if os.path.lexists(file) and not file.is_file():
+            raise SettingsError(f"{file} is no file that can be read. Mend it, or take it away.")
     return usual if usual.is_file() else None
 
 
@@ -182,6 +185,10 @@ def get_settings(**flags: Any) -> Settings:
         raise SettingsError(in_words(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{config_file()} is not TOML: {error}") from None
+    except RecursionError:
+        raise SettingsError("Settings can not be read: lists or tables nested without an end.") from None
+    except OSError as error:
+        raise SettingsError(f"Settings can not be read: {error}") from None
     except ValueError as error:  # pydantic-settings: a value that should be JSON and is not
         raise SettingsError(f"Settings can not be read: {error}") from None
 

@@ -194,10 +194,12 @@ def csv_rows(path: Path, fault: Callable[[str, str], None]) -> Iterator[tuple[di
     """Every row of a CSV file with the "file:line" it ends on."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         rows = csv.DictReader(lines, strict=True)
-        if "query" not in (rows.fieldnames or ()):
-            raise UsageError(
-                f"{path}:1: no 'query' column; it has {', '.join(rows.fieldnames or ()) or 'none'}."
-            )
+        try:
+            columns = list(rows.fieldnames or ())
+        except csv.Error as error:
+            raise UsageError(f"{path}:1: not CSV ({error})") from None
+        if "query" not in columns:
+            raise UsageError(f"{path}:1: no 'query' column; it has {', '.join(columns)[:200] or 'none'}.")
         while True:
             try:
                 row = next(rows)
@@ -208,7 +210,7 @@ def csv_rows(path: Path, fault: Callable[[str, str], None]) -> Iterator[tuple[di
                 continue
             place = f"{path}:{rows.line_num}"
             if None in row or None in row.values():
-                fault(place, f"expected {len(rows.fieldnames or ())} columns")
+                fault(place, f"expected {len(columns)} columns")
                 continue
             if "\ufffd" in row["query"]:
                 fault(place, "not UTF-8")

@@ -12,7 +12,7 @@ from cultural_palette.evaluation.report.cases import Failure
 from cultural_palette.evaluation.report.paper import PaperBlock
 from cultural_palette.evaluation.report.tables import COMPARABLE, Subject
 from cultural_palette.evaluation.statistics import Interval
-from cultural_palette.safe_text import guarded_cell
+from cultural_palette.safe_text import guarded_cell, visible
 
 
 def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
@@ -23,7 +23,7 @@ def to_csv(rows: Iterable[Mapping[str, object]]) -> str:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
-        {name: guarded_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+        {name: guarded_cell(visible(cell)) if isinstance(cell, str) else cell for name, cell in row.items()}
         for row in listed
     )
     return text.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,9 @@ from cultural_palette.jsonl import read_object
 from cultural_palette.safe_text import without_html
 
 FORMAT = "cultural-palette-report/1"
+BEGUN = ".report.begun.json"
+"""What a report that is being written is going to hold: left behind, it says whose files these are."""
+PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # as `write_whole` names what is not whole yet
 SUMMARY, PAGE, TEXT = "report.json", "report.html", "report.md"
 AS_PRINTED = "jsd_e"
 
@@ -111,6 +115,8 @@ def write_report(request: Request, cultural_map: CulturalMap) -> Written:
     partial = facts.get("state") == "PARTIAL"
     name = f"Evaluation report: {request.run.resolve().name}"
     files[PAGE] = page(name, parts, subtitle=facts["about"], verdict=sentences, partial=partial)
+    begun = {"format": FORMAT, "files": sorted(old | set(files))}
+    write_whole(request.out / BEGUN, json.dumps(begun, ensure_ascii=False) + "\n")
     for stale in old - set(files) - {SUMMARY}:
         (request.out / stale).unlink(missing_ok=True)
     (request.out / SUMMARY).unlink(missing_ok=True)
@@ -121,6 +127,7 @@ def write_report(request: Request, cultural_map: CulturalMap) -> Written:
         "verdict": sentences, "facts": facts, "files": sorted(files),
     }  # fmt: skip
     write_whole(request.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
+    (request.out / BEGUN).unlink(missing_ok=True)
     return Written(request.out, (*files, SUMMARY), tuple(sentences))
 
 
@@ -295,15 +302,32 @@ def _text(value: Any) -> str:
 
 
 def _old_files(out: Path) -> set[str]:
-    """The files of an earlier report in that folder; UsageError when it holds anything else."""
-    if not out.exists() or not any(out.iterdir()):
-        return set()
+    """The files of an earlier report in that folder, a stopped one's too; UsageError when it holds anything
+    else.
+    """
     try:
-        summary = read_object(out / SUMMARY)
-        if summary["format"] != FORMAT:
-            raise ValueError(summary["format"])
-        return {str(name) for name in summary["files"] if ".." not in Path(name).parts}
-    except (OSError, ValueError, KeyError, TypeError):
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+    except OSError as error:
         raise UsageError(
-            f"{out} holds something else than a report. Take another --out, or empty it."
+            f"{out} is no folder that can be read ({error.strerror}). Take another --out."
         ) from None
+    files = [files for name in (SUMMARY, BEGUN) if (files := _listed(out / name)) is not None]
+    if not files and any(not PART.fullmatch(name) for name in names):
+        raise UsageError(f"{out} holds something else than a report. Take another --out, or empty it.")
+    old: set[str] = set().union(*files)
+    for folder in {(out / name).parent for name in (*old, SUMMARY)}:
+        for part in folder.glob(".*.part"):
+            if PART.fullmatch(part.name):
+                part.unlink(missing_ok=True)
+    return old
+
+
+def _listed(file: Path) -> set[str] | None:
+    """The files that a report says it has; None where there is no such report."""
+    try:
+        summary = read_object(file)
+        if summary["format"] != FORMAT:
+            return None
+        return {str(name) for name in summary["files"] if not {"..", "/"} & set(Path(name).parts)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -30,17 +30,25 @@ def read(path: Path) -> Iterator[Answer | Aside]:
     """Every country's answer to every question."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     lines = [line + "\n" for line in read_text(path).split("\n")]  # not splitlines: U+2028 is text here
-    header = next(csv.reader(lines[:1]), [])
+    try:
+        header = next(csv.reader(lines[:1]), [])
+    except csv.Error as error:
+        raise SurveyError(f"{path}:1: not CSV ({error})") from None
     if missing := [name for name in COLUMNS if name not in header]:
         raise SurveyError(
             f"{path}:1: no column {missing[0]!r}; GlobalOpinionQA has {', '.join(COLUMNS)}, here are "
-            f"{', '.join(header) or 'none'}."
+            f"{', '.join(header)[:200] or 'none'}."
         )
     start = 1
     while start < len(lines):
         end = _end_of_record(lines, start)
         where = f"{path.name}:{start + 1}"
-        fields = next(csv.reader(lines[start:end]), [])
+        try:
+            fields = next(csv.reader(lines[start:end]), [])
+        except csv.Error as error:
+            yield Aside(where, "corrupt row", f"not CSV ({error})")
+            start += 1
+            continue
         answers = _row(dict(zip(header, fields, strict=False)), where) if len(fields) == len(header) else None
         if isinstance(answers, list):
             yield from answers

@@ -9,6 +9,7 @@ other kernels). One that must not depend on them at all decodes `alone`.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import inspect
@@ -98,8 +99,16 @@ class Engine:
         self.tokenizer, self.model, self.colours = _load(manifest)
         self.window: int = self.model.config.max_position_embeddings
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._stopping = threading.Event()
         self._worker = threading.Thread(target=self._work, name=f"palette-{manifest.name}", daemon=True)
         self._worker.start()
+        atexit.register(self.stop)  # a thread amid torch's work as the interpreter ends aborts the process
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the worker, after the step that it is at; what is still queued is never answered."""
+        self._stopping.set()
+        self._jobs.put(None)
+        self._worker.join(timeout_s)
 
     # -- what callers ask ---
 
@@ -151,6 +160,8 @@ class Engine:
             torch.set_num_threads(1)
         while True:
             jobs = [self._jobs.get()]
+            if self._stopping.is_set():
+                return
             while isinstance(jobs[-1], Generation) and not jobs[-1].alone:
                 try:
                     jobs.append(self._jobs.get(timeout=GATHER_S))
@@ -162,7 +173,7 @@ class Engine:
                 if batch:
                     self._guarded(batch)
             for job in jobs:
-                if not isinstance(job, Generation):
+                if job is not None and not isinstance(job, Generation) and not self._stopping.is_set():
                     call, future = job
                     if future.set_running_or_notify_cancel():
                         try:
@@ -183,7 +194,7 @@ class Engine:
         rows = [_Row(request, self._part(request.part), self._generator(request)) for request in batch]
         ids, mask = self._pad([row.request.prompt for row in rows])
         cache = None
-        while rows:
+        while rows and not self._stopping.is_set():
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             output, read = self._forward(
                 [row.part for row in rows],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.errors import ModelError
+from cultural_palette.jsonl import read_object
 from cultural_palette.provenance import file_sha256, hash_file
 from cultural_palette.settings import cache_folder
 
@@ -56,15 +56,24 @@ class Manifest:
 
 def read_manifest(name_or_path: str) -> Manifest:
     """The manifest of a built-in palette ("nano") or of a folder; a ModelError names what is missing."""
-    folder = BUILT_IN.get(name_or_path, Path(name_or_path)).resolve()
-    path = folder / "manifest.json"
-    if not path.is_file():
+    try:
+        folder = BUILT_IN.get(name_or_path, Path(name_or_path)).resolve()
+        path = folder / "manifest.json"
+        there = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a null in the path
+        raise ModelError(f"No palette {name_or_path!r}: {error}") from None
+    if not there:
         raise ModelError(
             f"No palette {name_or_path!r}: {path} is not there. Built in: {', '.join(BUILT_IN)}; "
             "or name a folder with a manifest.json ('python -m training.nano --help' makes one)."
         )
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_object(path)
+        for key in ("name", "map", "router", *(() if "task" in raw else ("base",))):
+            if not isinstance(raw[key], str):
+                raise TypeError(f"{key} is {raw[key]!r}, expected a text")
+        if not isinstance(raw.get("scope") or {}, dict):
+            raise TypeError(f"scope is {raw['scope']!r}, expected an object")
         return Manifest(
             name=raw["name"],
             cultural_map=raw["map"],
@@ -77,7 +86,7 @@ def read_manifest(name_or_path: str) -> Manifest:
             about=raw.get("about"),
             blend=raw.get("blend", "paper"),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is no palette manifest: {error!r}") from error
 
 

@@ -25,7 +25,7 @@ from cultural_palette.models.http import budget
 from cultural_palette.models.protocol import BLEND, Blend, Model, Reply, Sampling
 from cultural_palette.models.references import ModelRef
 from cultural_palette.models.streaming import streaming_to
-from cultural_palette.models.thoughts import without_thoughts
+from cultural_palette.models.thoughts import AnswerPieces, without_thoughts
 from cultural_palette.models.tokens import usage_of
 from cultural_palette.questions import Question
 from cultural_palette.readout import Reading, read_options
@@ -72,7 +72,7 @@ async def ask(
     written; a kept reply comes whole, in the Reply.
     """
     if call_store() is None:
-        with streaming_to(on_token):
+        with streaming_to(on_token and AnswerPieces(on_token)):
             return await _ask(ref, sampling, messages, timeout_s, tags)
 
     async def produce() -> dict[str, Any]:

@@ -4,6 +4,7 @@ unasked, and errors that come as a success.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from importlib import import_module
@@ -12,7 +13,16 @@ from typing import Any
 import openai
 
 from cultural_palette.jsonl import JsonFault, parse_json
-from cultural_palette.models.http import PACKED, TOO_LONG, Unreadable, encoded_by, error_in, most_bytes
+from cultural_palette.models.http import (
+    PACKED,
+    TOO_LONG,
+    BrokenOff,
+    Unreadable,
+    encoded_by,
+    error_in,
+    most_bytes,
+    time_left,
+)
 
 httpx: Any = import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
 """httpx or httpx2, whichever openai is built on."""
@@ -56,8 +66,11 @@ class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
         async for chunk in self.stream:
             size += len(chunk)
             if size > self.most:
-                raise Unreadable(TOO_LONG.format(mib=self.most / 2**20))
+                raise Unreadable(TOO_LONG.format(kib=self.most / 1024))
+            if (left_s := time_left()) is not None and left_s <= 0:
+                raise BrokenOff("its time was up")  # a flood leaves the loop no turn to say so
             yield chunk
+            await asyncio.sleep(0)  # reading what is there already suspends nobody: let a budget end it
 
     async def aclose(self) -> None:
         """Let the connection go."""

@@ -43,7 +43,7 @@ LEAST_ROOM, ROOM_PER_TOKEN, ROOM_PER_BYTE_SENT = 4 * 2**20, 2048, 16
 event of its own), and for each byte of the request (a text's tokens come back as numbers).
 """
 PACKED = "a body packed as {encoding}, which was not asked for"
-TOO_LONG = "more than {mib:.0f} MiB, far more than was asked for"
+TOO_LONG = "more than {kib:,.0f} KiB, far more than was asked for"
 _JITTER = random.Random()
 
 Json = dict[str, Any]
@@ -290,7 +290,8 @@ def most_bytes(body: Any, sent: int) -> int:
     """Bytes that the answer to this request may have, `sent` bytes of it."""
     wanted = body if isinstance(body, Mapping) else {}
     tokens = wanted.get("max_tokens") or wanted.get("max_completion_tokens") or 0
-    return LEAST_ROOM + ROOM_PER_TOKEN * int(tokens) + ROOM_PER_BYTE_SENT * sent
+    least = LEAST_ROOM // 16 if wanted.get("stream") else LEAST_ROOM
+    return least + ROOM_PER_TOKEN * int(tokens) + ROOM_PER_BYTE_SENT * sent
 
 
 def error_in(sent: Mapping[str, Any]) -> tuple[int, Any] | None:
@@ -316,7 +317,9 @@ async def _bounded(response: aiohttp.ClientResponse, most: int) -> AsyncIterator
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > most:
-            raise Unreadable(TOO_LONG.format(mib=most / 2**20))
+            raise Unreadable(TOO_LONG.format(kib=most / 1024))
+        if (left_s := time_left()) is not None and left_s <= 0:
+            raise BrokenOff("its time was up")  # a flood leaves the loop no turn to say so
         yield chunk
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Literal
 
 THINKING_OFF = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
 """Qwen3's and DeepSeek's name for the switch: a chat template takes the one that it knows."""
@@ -10,6 +12,8 @@ NAMES = r"(?:think|thinking|thoughts?|reasoning|seed:think)"
 BEGIN = rf"<{NAMES}>|\[THINK\]|<\|channel\|?>(?:analysis|commentary|thought)(?:<\|message\|>)?"
 END = rf"</{NAMES}>|\[/THINK\]|<channel\|>|<\|channel\|>final<\|message\|>"
 TAG = re.compile(rf"(?P<begin>{BEGIN})|(?P<end>{END})", re.IGNORECASE)
+BEGIN_ONLY, END_ONLY = re.compile(BEGIN, re.IGNORECASE), re.compile(END, re.IGNORECASE)
+LONGEST_TAG = 40  # characters
 FRAME = re.compile(r"<\|(?:start\|>assistant|end\|>|return\|>)")  # around gpt-oss' channels
 
 
@@ -31,3 +35,34 @@ def without_thoughts(text: str) -> str:
         answer.append(text[after:])
     whole = "".join(answer)
     return (FRAME.sub("", whole) if after else whole).strip()
+
+
+class AnswerPieces:
+    """A reply piece by piece without the thoughts that it begins with: call it with each piece; `on_piece`
+    gets those of the answer. Constant work a piece; `without_thoughts` of the whole has the last word.
+    """
+
+    def __init__(self, on_piece: Callable[[str], None]) -> None:
+        self.on_piece = on_piece
+        self._held = ""
+        self._state: Literal["begins", "thinks", "answers"] = "begins"
+
+    def __call__(self, piece: str) -> None:
+        """Take the next piece."""
+        if self._state == "answers":
+            self.on_piece(piece)
+            return
+        self._held += piece
+        if self._state == "thinks":
+            if end := END_ONLY.search(self._held):
+                self._held, self._state = self._held[end.end() :], "begins"
+            else:
+                self._held = self._held[-LONGEST_TAG:]
+                return
+        text = self._held.lstrip()
+        if begin := BEGIN_ONLY.match(text):
+            self._held, self._state = text[begin.end() :], "thinks"
+            self("")
+        elif text and (text[0] not in "<[" or len(text) >= LONGEST_TAG):
+            self._state = "answers"
+            self.on_piece(text)

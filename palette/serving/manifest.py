@@ -118,6 +118,8 @@ def read_palette(name_or_path: str) -> ServedPalette:
     Folders need not be there yet: `check_folders` asks for that.
     """
     path = Path(name_or_path)
+    if "\0" in name_or_path:
+        raise ManifestError(f"No palette {name_or_path!r}: a path holds no null.")
     if name_or_path in BUILT_IN or path.is_dir():
         found = read_manifest(name_or_path)
         return ServedPalette(found.name, found.cultural_map, found.base, found.adapters, None, name_or_path)
@@ -130,13 +132,18 @@ def read_palette(name_or_path: str) -> ServedPalette:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ManifestError(f"{path} can not be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from None
     try:
         raw = yaml.safe_load(text)  # JSON is YAML
         read = _File.model_validate(raw if isinstance(raw, dict) else {})
+    except (RecursionError, ValueError, TypeError) as error:  # YAML builds dates, sets and keys of its own
+        if isinstance(error, ValidationError):
+            raise ManifestError(f"{path}: {_told(error)}") from None
+        why = "nested without an end" if isinstance(error, RecursionError) else error
+        raise ManifestError(f"{path} can not be read: {why}") from None
     except yaml.YAMLError as error:
         raise ManifestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        raise ManifestError(f"{path}: {_told(error)}") from None
     home = path.resolve().parent
     return ServedPalette(
         name=read.name,
@@ -228,7 +235,13 @@ def _rank(source: Source, community: str) -> int:
                 f"{source} has {setting} = {config[setting]!r}, which vLLM does not serve: train without "
                 "it, or merge the adapter into its base and serve that model by itself."
             )
-    return max(int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values()), 1)
+    try:
+        return max(int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values()), 1)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ManifestError(
+            f"{source}: r and rank_pattern of adapter_config.json are no ranks ({type(error).__name__}: "
+            f"{error})."
+        ) from None
 
 
 def _config(source: Source, file: str, what: str) -> dict[str, Any]:

@@ -6,12 +6,15 @@ import csv
 import importlib
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from cultural_palette.artifacts import write_whole
 from cultural_palette.cli import main
 from cultural_palette.evaluation.metrics import ALIGNMENTS
 from cultural_palette.evaluation.report import figures
@@ -189,6 +192,36 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "diary" / "monday.txt").write_text("dear diary")
     assert "holds something else than a report" in refused(run, "--out", tmp_path / "diary")
     assert [file.name for file in (tmp_path / "diary").iterdir()] == ["monday.txt"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("again", [False, True], ids=["the first report", "over an older one"])
+def test_a_report_stopped_anywhere_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """Killed before any of its files, between them, or amid one; a full disk is the same."""
+    run, out = made_up_run(tmp_path / "run", questions=2), tmp_path / "out"
+    report(run, "--out", tmp_path / "whole")
+    whole = {f.name: f.read_bytes() for f in (tmp_path / "whole").rglob("*") if f.is_file()}
+    for stop in (0, 1, 2, len(whole) // 2, len(whole)):
+        shutil.rmtree(out, ignore_errors=True)
+        if again:
+            report(run, "--out", out)
+        writes = iter(range(1000))
+
+        def killed(path: Path, data: str | bytes, stop: int = stop, writes: Iterator[int] = writes) -> None:
+            if next(writes) == stop:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                (path.parent / f".{path.name}.0123abcd.part").write_bytes(b"half")
+                raise OSError("No space left on device")
+            write_whole(path, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("cultural_palette.evaluation.report.write.write_whole", killed)
+            with pytest.raises(AssertionError):
+                report(run, "--out", out)
+        report(run, "--out", out)
+        assert {f.name: f.read_bytes() for f in out.rglob("*") if f.is_file()} == whole
 
 
 @pytest.mark.usefixtures("no_pictures")

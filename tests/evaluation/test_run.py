@@ -142,6 +142,21 @@ def test_a_stopped_run_goes_on_and_writes_the_same_predictions(script, tmp_path)
     assert len(list(RunFolder(stopped).rows())) == len(rows)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["its own calls", "shared calls"])
+@pytest.mark.parametrize("lost", [1, 7, 24])
+def test_calls_of_lost_rows_count_as_asked(script, tmp_path, shared, lost):
+    """A kill takes rows whose calls are in the store: the resumed run tells of these too."""
+    calls = {"calls": tmp_path / "calls"} if shared else {}
+    whole = plan("cultural-palette", "modular-overton")
+    if shared:
+        evaluated(plan("vanilla"), tmp_path / "other", **calls)
+    undisturbed = evaluated(whole, tmp_path / "run", **calls)
+    rows = (tmp_path / "run/rows.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run/rows.jsonl").write_bytes(b"".join(rows[:-lost]))
+    (tmp_path / "run/manifest.json").unlink()
+    assert evaluated(whole, tmp_path / "run", **calls)["calls"] == undisturbed["calls"]
+
+
 def test_each_run_has_a_seed_of_its_own(script, tmp_path, monkeypatch):
     seeds = Counter()
 

@@ -72,6 +72,9 @@ def test_processes_share_calls_and_a_killed_run_goes_on_to_the_same_predictions(
     assert not (killed / "manifest.json").exists()
     assert subprocess.run(command(killed, own), cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
     assert predictions(killed) == predictions(tmp_path / "one")
+    with sqlite3.connect(own / "calls.sqlite") as database:
+        ((kept,),) = database.execute("SELECT count(*) FROM calls").fetchall()
+    assert json.loads((killed / "manifest.json").read_text())["calls"]["asked"] == kept
 
 
 # -- the command, with scripted models

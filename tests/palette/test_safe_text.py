@@ -125,7 +125,7 @@ FORMULAS = ["=1+1", "+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "'"]
 @pytest.mark.parametrize("text", FORMULAS)
 def test_no_cell_is_a_formula(text):
     (row,) = csv.DictReader(io.StringIO(to_csv([{"error": text, "mean": -0.5}]), newline=""))
-    assert row["error"] == guarded_cell(text) and row["error"].startswith("'")
+    assert row["error"] == guarded_cell(visible(text)) and row["error"][0] in "'\ufffd"
     assert row["mean"] == "-0.5"
 
 

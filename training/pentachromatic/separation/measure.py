@@ -13,7 +13,7 @@ from typing import Any
 from cultural_palette.artifacts import write_whole
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import UsageError
-from cultural_palette.safe_text import guarded_cell
+from cultural_palette.safe_text import guarded_cell, visible
 from cultural_palette.training.pentachromatic.separation import leakage as leaks
 from cultural_palette.training.pentachromatic.separation.surveys import read_survey
 from cultural_palette.training.pentachromatic.separation.texts import (
@@ -215,8 +215,8 @@ def _points(sets: Sequence[TextSet], separations: Sequence[Any]) -> Iterable[tup
             if view is not None:
                 for index, (x, y) in zip(view.texts, view.points, strict=True):
                     text = text_set.texts[index]
-                    words = map(guarded_cell, (text_set.name, name, text.id, text.label))
-                    yield *words, f"{x:.5f}", f"{y:.5f}"
+                    words = (text_set.name, name, text.id, text.label)
+                    yield *(guarded_cell(visible(word)) for word in words), f"{x:.5f}", f"{y:.5f}"
 
 
 def _short(model: str) -> str:
