@@ -96,6 +96,7 @@ def examine(map_name: str | None) -> Iterator[Finding]:
     if settings is not None:
         yield told
     yield from trouble
+    yield from _local_servers(settings)
     if settings is not None and parts is not None:
         for name in sorted(palettes):
             yield from _checked(f"palette {name}", partial(_weights, name))
@@ -106,6 +107,25 @@ def examine(map_name: str | None) -> Iterator[Finding]:
                 partial(_moerges, settings.blend_checkpoint),
                 "name the folder that 'palette merge --method moerges' wrote, or an embedded palette",
             )
+
+
+def _local_servers(settings: Settings | None) -> Iterator[Finding]:
+    """Model servers that run on this machine and that the settings do not name yet."""
+    from cultural_palette.cli.local_servers import PORTS, Search
+
+    named = (
+        {settings.base_url, *(ref.rpartition("@")[2] for ref in settings.models.values())}
+        if settings
+        else set()
+    )
+    found = [server for server in Search().found() if server.url not in named]
+    for server in found:
+        models = ", ".join(server.models[:20])
+        yield Finding(
+            server.name, "ok", f"runs at {server.url} with {models}", f"palette ask {server.flags} ..."
+        )
+    if not found:
+        yield Finding("local servers", "off", f"no other one answers; looked for {', '.join(PORTS)}")
 
 
 def _refs(parts: Parts | None) -> list[ModelRef]:
