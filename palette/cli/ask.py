@@ -133,11 +133,14 @@ async def _run(variant: str, cultural_map: Any, inputs: PaletteInput, view: View
     result: dict[str, Any] = {}
     graph = build_variant(variant, cultural_map)
     try:
-        async for part in graph.astream(inputs, stream_mode=["messages", "updates", "values"]):
+        async for part in graph.astream(inputs, stream_mode=["messages", "updates", "values", "custom"]):
             mode, chunk = cast(tuple[str, Any], part)
             if mode == "messages":
                 message, metadata = chunk
                 view.token(metadata["langgraph_node"], message.text)
+            elif mode == "custom":
+                if chunk["type"] == "models_loading":
+                    view.loading(chunk["models"])
             elif mode == "updates":
                 for node, update in chunk.items():
                     view.finished(node, update or {})
