@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph_sdk.runtime import _ExecutionRuntime
+from langgraph_sdk.runtime import _ExecutionRuntime, _ReadRuntime
 from pydantic import SecretStr
 
 from cultural_palette.errors import SettingsError, UsageError
@@ -86,6 +86,15 @@ def test_nothing_is_built_when_the_server_imports_its_graphs() -> None:
         "import cultural_palette.graph.export"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+async def test_every_path_leads_to_the_graph_of_that_name() -> None:
+    reading = _ReadRuntime(access_context="assistants.read", user=None, store=None)  # type: ignore[arg-type]
+    for name, served in config("langgraph.ablations.json")["graphs"].items():
+        file, _, variable = served["path"].partition(":")
+        assert file == "./graph/export.py"
+        graph = await getattr(export, variable)(reading)
+        assert (graph.name, graph.checkpointer) == (name, None)
 
 
 async def test_a_graph_is_built_once_and_looks_at_each_runs_context() -> None:
