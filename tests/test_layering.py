@@ -156,8 +156,8 @@ MOERGES_LIGHT = {f"cultural_palette.moerges{name}" for name in ("", ".modes", ".
 
 
 def light(module: str) -> bool:
-    """The rest of `palette/` too, but for the engine in process, its layers and what runs inside vLLM; not what
-    runs in the LangGraph server, which sets up its own process.
+    """The rest of `palette/` too, but for the engine in process, its layers and what runs inside vLLM; not
+    what runs in the LangGraph server, which sets up its own process.
     """
     if within(module, "cultural_palette.graph.server"):
         return False

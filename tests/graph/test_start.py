@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,8 @@ def test_every_path_of_the_files_is_there(name: str) -> None:
     paths += [config(name)[key]["path"] for key in ("auth", "checkpointer") if key in config(name)]
     for path in paths:
         file, _, variable = path.partition(":")
-        assert f"\n{variable} = " in (text := (ROOT / file).read_text()) or f"def {variable}(" in text
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^({variable}\b.* = |(async )?def {variable}\()", text, re.MULTILINE), path
 
 
 def test_only_studio_may_use_a_server_from_another_page_and_none_in_production() -> None:
