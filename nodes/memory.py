@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +28,7 @@ async def memory(state: PaletteState, runtime: Runtime[PaletteContext]) -> dict[
     texts, lost = draft_texts(state), lost_drafts(state)
     needed = min(knobs_of(runtime).min_drafts, len(drafts))
     if len(texts) < needed:
-        reasons = "\n".join(f"  {names.get(key, key)}: {reason}" for key, reason in lost.items())
+        reasons = "\n".join(f"  {who}: {reason}" for reason, who in by_reason(lost, names).items())
         raise TooFewDrafts(
             f"Only {len(texts)} of {len(drafts)} drafts came, and {needed} are needed:\n{reasons}"
         )
@@ -36,9 +36,17 @@ async def memory(state: PaletteState, runtime: Runtime[PaletteContext]) -> dict[
     turn = state.get("turn")
     earlier = earlier_turns(state.get("messages") or [], bool(turn and turn["in_chat"]))
     whole = "\n\n".join([*earlier, *comments])
-    degraded = [f"No draft for {names.get(key, key)}: {reason}" for key, reason in lost.items()]
+    degraded = [f"No draft for {who}: {reason}" for reason, who in by_reason(lost, names).items()]
     emit(runtime, *map(Degraded, degraded))
     return {"memory": whole or None, "degraded": degraded}
+
+
+def by_reason(lost: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Reason -> whose drafts did not come for it: one server that is down is one fault, not five."""
+    whose: dict[str, list[str]] = {}
+    for key, reason in lost.items():
+        whose.setdefault(reason, []).append(names.get(key, key))
+    return {reason: ", ".join(communities) for reason, communities in whose.items()}
 
 
 def earlier_turns(messages: Sequence[BaseMessage], in_chat: bool) -> list[str]:

@@ -80,6 +80,7 @@ def plan(
         },
     }
     if key:
+        arguments["http"]["enable_custom_route_auth"] = True
         arguments["auth"] = {
             "path": "cultural_palette.graph.server.auth:auth",
             "disable_studio_auth": True,

