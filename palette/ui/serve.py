@@ -34,7 +34,7 @@ def serve_page(
     arguments = dict(planned.arguments)
     arguments["graphs"] = {**arguments["graphs"], **graphs_on_maps(settings.map)}
     arguments["http"] = {**arguments["http"], "app": APP}
-    os.environ.setdefault("LOG_LEVEL", "WARNING")
+    os.environ.setdefault("LOG_LEVEL", "ERROR")
     threading.Thread(target=_announce, args=(port, ready), daemon=True).start()
     serve(replace(planned, environment={**planned.environment, **environment}, arguments=arguments))
 
