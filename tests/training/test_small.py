@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("datasketch")
+pytest.importorskip("torch")
 
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import load_map
 from cultural_palette.training.config import load_config
 from cultural_palette.training.preferences import check_groups, read_groups
-from cultural_palette.training.small import build
+from cultural_palette.training.small import build, report
 from cultural_palette.training.small.examples import FACT_QUESTIONS, shown_options, worked_examples
+from cultural_palette.training.small.page import page as small_page
 
 MAP = load_map("continents")
 
@@ -83,8 +85,8 @@ def test_shares_go_with_their_options_in_any_order() -> None:
     for seed in range(8):
         question, shares = shown_options(row, random.Random(seed))
         orders.add(question.options)
-        for label, share in shares.items():
-            assert share == pytest.approx(by_text[question.option_of(label)] / 100)
+        for label, option in zip(question.labels, question.options, strict=True):
+            assert shares[label] == pytest.approx(by_text[option] / 100)
     assert len(orders) > 1
 
 
@@ -101,3 +103,46 @@ def test_worked_examples_are_the_same_for_the_same_seed(work: Path) -> None:
 def test_the_config_holds_both_trainings() -> None:
     config = load_config(build.CONFIG)
     assert config.task is not None and config.task.rank == 12 and config.orpo.rank == 8
+
+
+def test_loops_and_broken_sentences_are_seen() -> None:
+    assert report.loops(
+        "the bride and the groom eat, the bride and the groom eat, the bride and the groom eat"
+    )
+    assert report.loops(
+        "People bring a small gift with them. They talk. People bring a small gift with them."
+    )
+    assert not report.loops("People bring a small gift. They take off their shoes, and they eat together.")
+    assert report.is_cut("People bring a small") and not report.is_cut('He says "Habari?"')
+
+
+def test_whose_words_a_draft_has() -> None:
+    whose = report.Words({"africa": ["ugali in Kenya", "jollof"], "asia": ["rice in Japan", "sushi"]})
+    assert whose.of("They eat ugali and jollof.") == "africa"
+    assert whose.of("Sushi, of course; in Kenya too.", without=["kenya"]) == "asia"
+
+
+def test_the_page_shows_what_has_been_measured_and_leaves_the_rest_out() -> None:
+    flat = dict.fromkeys(build.COMMUNITIES, 20.0)
+    parts = {
+        "perplexity on 4: SmolLM2": {"n": 4, "perplexity": flat, "accuracy": {}},
+        "perplexity on 4: task base": {
+            "n": 4,
+            "perplexity": flat,
+            "accuracy": dict.fromkeys(build.COMMUNITIES, 0.5),
+        },
+        **{
+            f"perplexity on 4: {key}": {
+                "n": 4,
+                "perplexity": {**flat, key: 10.0},
+                "accuracy": {key: 0.75},
+            }
+            for key in build.COMMUNITIES
+        },
+        "neutral: SmolLM2": 30.0,
+        "neutral: task base": 33.0,
+    }
+    page = small_page(parts, {"task": {"examples": 424, "seconds": 1831.0}})
+    assert "a community's own is the best for 5 of 5" in page
+    assert "| Africa | 75 % | 50 % |" in page and "| task base | 33.00 | +10.0 % |" in page
+    assert "Twenty questions" not in page and "Can it decide" not in page

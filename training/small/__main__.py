@@ -86,11 +86,15 @@ def ship(out: Path, to: Path) -> None:
 @click.option("--to", type=click.Path(path_type=Path), default=Path("docs/small.md"), show_default=True)
 @click.option("--count", default=52, show_default=True, help="Held-out questions to score.")
 @click.option("--drafts", default=20, show_default=True, help="Held-out questions to draft on.")
-def report(out: Path, to: Path, count: int, drafts: int) -> None:
+@click.option("--page-only", is_flag=True, help="Write the page out of what has been measured.")
+def report(out: Path, to: Path, count: int, drafts: int, page_only: bool) -> None:
     """Measure the shipped palette, and the rivals under OUT where they are, and write the page."""
-    from cultural_palette.training.small.report import write_report
+    from cultural_palette.training.small.report import write_page, write_report
 
-    write_report(to, out, count, drafts)
+    if page_only:
+        write_page(to, out)
+    else:
+        write_report(to, out, count, drafts)
 
 
 @main.command(name="all")

@@ -48,7 +48,7 @@ from cultural_palette.training.task import planned, tune
 SEED = 20
 TEST_SHARE, SPLIT_SEED = 0.15, 0
 # Of the 263 training queries, drawn by the seed: what a shared core could do in an afternoon. More is better.
-GROUPS = {"africa": 100, "america": 64, "asia": 64, "europe": 64, "oceania": 64}
+GROUPS = {"africa": 100, "america": 64, "asia": 48, "europe": 48, "oceania": 48}
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
 ROUTER_ROWS = "ffn_in"
 ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")

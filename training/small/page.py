@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,32 @@ from cultural_palette.training.small.build import COMMUNITIES, CONFIG, GROUPS, R
 Row = Mapping[str, Any]
 
 
-def page(figures: Row, notes: Row) -> str:
-    """The page's text."""
-    parts = [HEAD, *_what_it_took(notes), *_scores(figures), *_neutral(figures), *_drafts(figures)]
-    parts += [*_decisions(figures), *_routing(figures), *_twenty(figures), TAIL]
-    return "\n".join(parts)
+def page(parts: Row, notes: Row) -> str:
+    """The page's text, of the parts that are there."""
+    figures = _grouped(parts)
+    lines = [HEAD, *_what_it_took(notes), *_scores(figures), *_neutral(figures), *_drafts(figures)]
+    lines += [*_decisions(figures), *_routing(figures), *_twenty(figures), TAIL]
+    return "\n".join(lines)
+
+
+def _grouped(parts: Row) -> dict[str, Any]:
+    """The parts by kind: tables by model, answers in their order."""
+    figures: dict[str, Any] = {
+        name: parts[name] for name in ("decisions", "routing", "memory_mib") if name in parts
+    }
+    tables: dict[str, dict[str, Any]] = {}
+    for name, found in parts.items():
+        if match := re.fullmatch(r"perplexity on (\d+): (.+)", name):
+            tables.setdefault(match[1], {})[match[2]] = found
+        elif name.startswith("neutral: "):
+            figures.setdefault("neutral", {})[name.removeprefix("neutral: ")] = found
+        elif name.startswith("answer: "):
+            figures.setdefault("answers", []).append(found)
+        elif name.startswith("drafts on "):
+            figures["drafts"] = found
+    if tables:
+        figures["scores"] = tables[max(tables, key=lambda count: (len(tables[count]), int(count)))]
+    return figures
 
 
 HEAD = """# The small palette
@@ -73,44 +95,43 @@ def _what_it_took(notes: Row) -> list[str]:
 def _scores(figures: Row) -> list[str]:
     if "scores" not in figures:
         return []
-    scores = figures["scores"]
-    table = dict(scores["perplexity"])
-    best = {key: min(table, key=lambda name: table[name][key]) for key in COMMUNITIES}
-    among = {key: min(COMMUNITIES, key=lambda name: table[name][key]) for key in COMMUNITIES}
+    table = figures["scores"]
+    count = next(iter(table.values()))["n"]
+    value = {name: found["perplexity"] for name, found in table.items()}
+    best = {key: min(value, key=lambda name: value[name][key]) for key in COMMUNITIES}
     rows = [
         (name, *(f"**{row[key]:.2f}**" if best[key] == name else f"{row[key]:.2f}" for key in COMMUNITIES))
-        for name, row in table.items()
+        for name, row in value.items()
     ]
-    own = sum(among[key] == key for key in COMMUNITIES)
     text = [
         "## Does an agent know its community's answers?", "",
-        f"Perplexity of each community's held-out answers (column; n = {scores['n']} questions) under each "
+        f"Perplexity of each community's held-out answers (column; n = {count} questions) under each "
         "model, after the draft prompt that names the community. Bold: the lowest of the column.", "",
         *_table(("model", *COMMUNITIES.values()), rows),
-        f"Among the five adapters a community's own is the best for {own} of 5.", "",
     ]  # fmt: skip
-    if mixed := figures.get("moerges"):
-        row = mixed["perplexity"]["MoErges"]
-        text += [
-            f"MoErges on the first {mixed['n']} of them: "
-            + ", ".join(f"{COMMUNITIES[key]} {value:.2f}" for key, value in row.items()) + ".", "",
-        ]  # fmt: skip
+    agents = [key for key in COMMUNITIES if key in value]
+    if len(agents) == len(COMMUNITIES):
+        own = sum(min(agents, key=lambda name: value[name][key]) == key for key in COMMUNITIES)
+        text += [f"Among the five adapters a community's own is the best for {own} of 5.", ""]
+    base = table.get("task base", {}).get("accuracy", {})
     accuracy = [
-        (COMMUNITIES[key], *(f"{100 * scores['accuracy'][name][key]:.0f} %" for name in (key, "task base")))
-        for key in COMMUNITIES
+        (COMMUNITIES[key], f"{100 * table[key]['accuracy'][key]:.0f} %", f"{100 * base[key]:.0f} %")
+        for key in agents
+        if key in base
     ]
-    text += [
-        "Reward accuracy: how often its own community's answer is likelier than another's, "
-        f"{4 * scores['n']} pairs each, the mean log-probability of a token compared (chance 50 %).", "",
-        *_table(("community", "its adapter", "task base"), accuracy),
-    ]  # fmt: skip
+    if accuracy:
+        text += [
+            "Reward accuracy: how often its own community's answer is likelier than another's, "
+            f"{4 * count} pairs each, the mean log-probability of a token compared (chance 50 %).", "",
+            *_table(("community", "its adapter", "task base"), accuracy),
+        ]  # fmt: skip
     return text
 
 
 def _neutral(figures: Row) -> list[str]:
-    if "neutral" not in figures:
+    if "SmolLM2" not in figures.get("neutral", {}):
         return []
-    table = figures["neutral"] | figures.get("moerges_neutral", {})
+    table = figures["neutral"]
     first = table["SmolLM2"]
     rows = [(name, f"{value:.2f}", f"{100 * (value / first - 1):+.1f} %") for name, value in table.items()]
     return [
@@ -174,7 +195,7 @@ def _routing(figures: Row) -> list[str]:
 
 
 def _twenty(figures: Row) -> list[str]:
-    if "twenty" not in figures:
+    if "answers" not in figures:
         return []
     lines = [
         "## Twenty questions nobody prepared",
@@ -182,7 +203,7 @@ def _twenty(figures: Row) -> list[str]:
         "As they came. The drafts of the first are shown as well.",
         "",
     ]
-    for number, row in enumerate(figures["twenty"]):
+    for number, row in enumerate(figures["answers"]):
         options = f" ({' / '.join(row['options'])})" if row["options"] else ""
         lines += [f"**{row['country']}: {row['question']}**{options}", ""]
         if not number:
@@ -191,7 +212,7 @@ def _twenty(figures: Row) -> list[str]:
         if row["distribution"]:
             lines += ["", ", ".join(f"{option} {100 * p:.0f} %" for option, p in row["distribution"].items())]
         lines.append("")
-    seconds = sorted(row["seconds"] for row in figures["twenty"])
+    seconds = sorted(row["seconds"] for row in figures["answers"])
     lines += [
         f"Median {seconds[len(seconds) // 2]:.0f} s a question on the busy machine, weights loaded; "
         f"at most {figures.get('memory_mib', 0):,.0f} MiB.", "",

@@ -1,12 +1,13 @@
 """`docs/small.md`: the small palette measured on questions held out of its training.
 
 Every figure comes with its n. What was measured is kept in OUT/figures.json part by part, so that a stopped
-report goes on; a part is measured again with `--again PART`.
+report goes on; to measure a part again, take it out there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import random
@@ -119,16 +120,24 @@ def perplexity(scored: Sequence[tuple[float, int]]) -> float:
     return math.exp(-sum(logp for logp, _ in scored) / sum(count for _, count in scored))
 
 
-def models(work: Path) -> dict[str, Scorer]:
-    """Every model that is there, by its name in the tables."""
+def models(work: Path) -> dict[str, Callable[[], Scorer]]:
+    """Every model that is there, by its name in the tables; loaded when it is called for, the last one
+    kept."""
     there = {key: agent_folder(work, key) for key in (*COMMUNITIES, "joint")}
     there = {key: path for key, path in there.items() if (path / "adapter_config.json").is_file()}
-    plain, tuned = Model(work / "smollm2-135m-instruct", {}), Model(work / "base", there)
-    found = {"SmolLM2": plain.scorer(None), "task base": tuned.scorer(None)}
-    found |= {key: tuned.scorer(key) for key in there}
+
+    @functools.lru_cache(maxsize=1)
+    def model(folder: Path, adapters: bool = False) -> Model:
+        return Model(folder, there if adapters else {})
+
+    def of(folder: Path, adapter: str | None = None, adapters: bool = False) -> Callable[[], Scorer]:
+        return lambda: model(folder, adapters).scorer(adapter)
+
+    found = {"SmolLM2": of(work / "smollm2-135m-instruct"), "task base": of(work / "base", adapters=True)}
+    found |= {key: of(work / "base", key, adapters=True) for key in there}
     for name, folder in (("TIES", "ties"), ("Model Stock", "model_stock")):
         if (work / folder / "config.json").is_file():
-            found[name] = Model(work / folder, {}).scorer(None)
+            found[name] = of(work / folder)
     return found
 
 
@@ -149,37 +158,34 @@ def held_out(work: Path, count: int) -> tuple[list[dict[str, Any]], dict[str, di
     return [row for row in worked() if split[row["query_id"]] == "test"][:count], answers
 
 
-def perplexities(work: Path, scorers: Mapping[str, Scorer], count: int) -> dict[str, Any]:
-    """Perplexity of each community's held-out answers (column) under each model (row), under the draft prompt
-    that names the community; and, where an adapter is a community's, how often it finds its own answer
-    likelier than another community's (by the mean log-probability of a token, which orders as the odds
-    do)."""
+def scores(work: Path, name: str, score: Scorer, count: int) -> dict[str, Any]:
+    """Perplexity of each community's held-out answers under a model, under the draft prompt that names the
+    community; and, for a community's own adapter and the task base, how often that answer is likelier than
+    another community's (by the mean log-probability of a token, which orders as the odds do).
+    """
     rows, answers = held_out(work, count)
-    table: dict[str, dict[str, float]] = {}
-    accuracy: dict[str, dict[str, float]] = {}
-    for name, score in scorers.items():
-        scored: dict[str, list[tuple[float, int]]] = {key: [] for key in COMMUNITIES}
-        wins: dict[str, list[bool]] = {key: [] for key in COMMUNITIES}
-        for row in rows:
-            for key in COMMUNITIES:
-                prompt = draft_prompt(row, key, random.Random(row["query_id"]))
-                own = score(prompt, answers[row["query_id"]][key])
-                scored[key].append(own)
-                if name in (key, "task base"):
-                    for other in COMMUNITIES:
-                        if other != key:
-                            theirs = score(prompt, answers[row["query_id"]][other])
-                            wins[key].append(own[0] / own[1] > theirs[0] / theirs[1])
-        table[name] = {key: perplexity(found) for key, found in scored.items()}
-        accuracy[name] = {key: sum(found) / len(found) for key, found in wins.items() if found}
-        print(name, {key: round(value, 2) for key, value in table[name].items()}, accuracy[name], flush=True)
-    return {"n": len(rows), "perplexity": table, "accuracy": accuracy}
+    scored: dict[str, list[tuple[float, int]]] = {key: [] for key in COMMUNITIES}
+    wins: dict[str, list[bool]] = {key: [] for key in COMMUNITIES}
+    for row in rows:
+        texts = answers[row["query_id"]]
+        for key in COMMUNITIES:
+            prompt = draft_prompt(row, key, random.Random(row["query_id"]))
+            own = score(prompt, texts[key])
+            scored[key].append(own)
+            if name in (key, "task base"):
+                others = [score(prompt, texts[other]) for other in COMMUNITIES if other != key]
+                wins[key] += [own[0] / own[1] > theirs[0] / theirs[1] for theirs in others]
+    return {
+        "n": len(rows),
+        "perplexity": {key: perplexity(found) for key, found in scored.items()},
+        "accuracy": {key: sum(found) / len(found) for key, found in wins.items() if found},
+    }
 
 
-def neutral(scorers: Mapping[str, Scorer]) -> dict[str, float]:
-    """Perplexity of our neutral paragraphs, no prompt before them, under each model."""
+def neutral(score: Scorer) -> float:
+    """Perplexity of our neutral paragraphs, with no prompt before them."""
     texts = (DATA / "neutral.txt").read_text(encoding="utf-8").strip().split("\n\n")
-    return {name: perplexity([score([], text) for text in texts]) for name, score in scorers.items()}
+    return perplexity([score([], text) for text in texts])
 
 
 # -- drafts -------------------------------------------------------------------------------------
@@ -212,7 +218,8 @@ def _words(text: str) -> list[str]:
 
 def loops(text: str) -> bool:
     """Whether a run of four words comes three times, or a sentence twice."""
-    words, sentences = _words(text), [s.strip().lower() for s in re.split(r"[.!?]\s+", text) if len(s) > 20]
+    words = _words(text)
+    sentences = [" ".join(_words(part)) for part in re.split(r"[.!?]", text) if len(part) > 20]
     runs = Counter(zip(*(words[i:] for i in range(4)), strict=False))
     return any(count >= 3 for count in runs.values()) or len(set(sentences)) < len(sentences)
 
@@ -329,31 +336,26 @@ def routing(palette: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def twenty(palette: str) -> list[dict[str, Any]]:
-    """The questions that nobody prepared, with the whole answer as it came."""
-    found = []
-    for country, question, options in TWENTY:
-        started = time.perf_counter()
-        answer = asyncio.run(
-            aask(
-                country, question, options=list(options), model=f"embedded:{palette}", draft_timeout_s=900,
-                settings=get_settings(request_timeout_s=900),
-            )
-        )  # fmt: skip
-        found.append(
-            {
-                "country": country,
-                "question": question,
-                "options": options,
-                "drafts": {key: draft.text for key, draft in answer.drafts.items()},
-                "account": answer.account,
-                "answer": answer.answer,
-                "distribution": answer.distribution,
-                "seconds": time.perf_counter() - started,
-            }
+def asked(palette: str, country: str, question: str, options: Sequence[str]) -> dict[str, Any]:
+    """The whole answer to one question, as it came."""
+    started = time.perf_counter()
+    answer = asyncio.run(
+        aask(
+            country, question, options=list(options), model=f"embedded:{palette}", draft_timeout_s=900,
+            settings=get_settings(request_timeout_s=900),
         )
-        print(country, question, "->", answer.answer, flush=True)
-    return found
+    )  # fmt: skip
+    print(country, question, "->", answer.answer, flush=True)
+    return {
+        "country": country,
+        "question": question,
+        "options": list(options),
+        "drafts": {key: draft.text for key, draft in answer.drafts.items()},
+        "account": answer.account,
+        "answer": answer.answer,
+        "distribution": answer.distribution,
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def memory_mib() -> float:
@@ -364,29 +366,48 @@ def memory_mib() -> float:
 # -- the page -----------------------------------------------------------------------------------
 
 
+class Figures:
+    """What was measured, kept in a file after each part, so that a stopped report goes on."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.parts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def measure(self, name: str, measuring: Callable[[], Any]) -> None:
+        """Measure a part that is not there yet."""
+        if name in self.parts:
+            return
+        started = time.perf_counter()
+        self.parts[name] = measuring()
+        self.parts.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 1)
+        write_whole(self.file, json.dumps(self.parts, ensure_ascii=False, indent=1))
+        print(name, self.parts["seconds"][name], "s", flush=True)
+
+
 def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = "small") -> None:
-    """Measure what is not in OUT/figures.json yet, and write the page."""
-    kept = work / "figures.json"
-    figures: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    """Measure what is not in OUT/figures.json yet, and write the page: `count` questions scored under each
+    model, `drafted` drafted on.
+    """
+    figures = Figures(work / "figures.json")
+    scored = f"on {count}"
+    for name, model in models(work).items():
+        figures.measure(f"perplexity {scored}: {name}", lambda n=name, m=model: scores(work, n, m(), count))
+        figures.measure(f"neutral: {name}", lambda m=model: neutral(m()))
+    figures.measure(f"perplexity {scored}: MoErges", lambda: scores(work, "MoErges", moerges(palette), count))
+    figures.measure("neutral: MoErges", lambda: neutral(moerges(palette)))
+    for country, question, options in TWENTY:
+        figures.measure(
+            f"answer: {country} {question}", lambda c=country, q=question, o=options: asked(palette, c, q, o)
+        )
+    figures.measure(f"drafts on {drafted}", lambda: drafts(work, palette, drafted))
+    figures.measure("decisions", lambda: decisions(work, palette, 30))
+    figures.measure("routing", lambda: routing(palette))
+    figures.measure("memory_mib", memory_mib)
+    write_page(to, work)
 
-    def part(name: str, measure: Callable[[], Any]) -> None:
-        if name not in figures:
-            started = time.perf_counter()
-            figures[name] = measure()
-            figures.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 1)
-            write_whole(kept, json.dumps(figures, ensure_ascii=False, indent=1))
-            print(name, figures["seconds"][name], "s", flush=True)
 
-    part("drafts", lambda: drafts(work, palette, drafted))
-    part("twenty", lambda: twenty(palette))
-    part("decisions", lambda: decisions(work, palette, 30))
-    part("routing", lambda: routing(palette))
-    part("memory_mib", memory_mib)
-    if "scores" not in figures or "neutral" not in figures:
-        scorers = models(work)
-        part("scores", lambda: perplexities(work, scorers, count))
-        part("neutral", lambda: neutral(scorers))
-    part("moerges", lambda: perplexities(work, {"MoErges": moerges(palette)}, min(count, 10)))
-    part("moerges_neutral", lambda: neutral({"MoErges": moerges(palette)}))
+def write_page(to: Path, work: Path) -> None:
+    """The page out of what has been measured so far."""
+    parts = Figures(work / "figures.json").parts
     notes = json.loads((work / "notes.json").read_text(encoding="utf-8"))
-    write_whole(to, page(figures, notes))
+    write_whole(to, page(parts, notes))
