@@ -384,6 +384,14 @@ class Figures:
         print(name, self.parts["seconds"][name], "s", flush=True)
 
 
+def _scores_of(work: Path, name: str, load: Callable[[], Any], count: int) -> Any:
+    return scores(work, name, load(), count)
+
+
+def _neutral_of(load: Callable[[], Any]) -> Any:
+    return neutral(load())
+
+
 def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = "small") -> None:
     """Measure what is not in OUT/figures.json yet, and write the page: `count` questions scored under each
     model, `drafted` drafted on.
@@ -391,14 +399,12 @@ def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = 
     figures = Figures(work / "figures.json")
     scored = f"on {count}"
     for name, model in models(work).items():
-        figures.measure(f"perplexity {scored}: {name}", lambda n=name, m=model: scores(work, n, m(), count))
-        figures.measure(f"neutral: {name}", lambda m=model: neutral(m()))
+        figures.measure(f"perplexity {scored}: {name}", partial(_scores_of, work, name, model, count))
+        figures.measure(f"neutral: {name}", partial(_neutral_of, model))
     figures.measure(f"perplexity {scored}: MoErges", lambda: scores(work, "MoErges", moerges(palette), count))
     figures.measure("neutral: MoErges", lambda: neutral(moerges(palette)))
     for country, question, options in TWENTY:
-        figures.measure(
-            f"answer: {country} {question}", lambda c=country, q=question, o=options: asked(palette, c, q, o)
-        )
+        figures.measure(f"answer: {country} {question}", partial(asked, palette, country, question, options))
     figures.measure(f"drafts on {drafted}", lambda: drafts(work, palette, drafted))
     figures.measure("decisions", lambda: decisions(work, palette, 30))
     figures.measure("routing", lambda: routing(palette))
