@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cultural_palette.embedded.manifest import BUILT_IN
-from cultural_palette.serving.compose import container_arguments
+from cultural_palette.serving.compose import IMAGE, OWN_IMAGE, compose_file, container_arguments
 from cultural_palette.serving.devices import (
     Device,
     Gpu,
@@ -573,14 +573,35 @@ def test_docker_compose_is_what_print_gives_for_the_documented_palette(documente
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert committed == done.stdout, f"make it anew: palette {command[1]} > docker-compose.yml"
     services = yaml.safe_load(committed)["services"]
-    assert services["moerges"]["depends_on"] == {"lora": {"condition": "service_healthy"}}
+    (service,) = services.values()
+    assert service["image"] == "${VLLM_IMAGE:-cultural-palette-vllm:0.2.0}" and "depends_on" not in service
+    assert service["environment"]["VLLM_PLUGINS"] == "cultural_palette"
+    assert not {"PYTHONPATH", "CULTURAL_PALETTE_CONTENT"} & service["environment"].keys(), "this machine's own"
+    config = json.loads(service["command"][service["command"].index("--additional-config") + 1])
+    told = config["cultural_palette"]
+    inside = {volume.split(":")[1] for volume in service["volumes"]}
+    assert {told["router"], *told["adapters"].values()} < inside, "what the server reads is mounted"
     assert all(each["environment"]["VLLM_API_KEY"] == "${PALETTE_API_KEY:-}" for each in services.values())
     assert all(port.startswith("127.0.0.1:") for each in services.values() for port in each["ports"])
 
 
+def test_dense_servers_in_containers_start_one_after_the_other_on_vllm_s_own_image(big: Path) -> None:
+    text = compose_file(plan_servers(read_palette(str(big)), described_gpus(1, 141.0)), "...", big.parent)
+    services = yaml.safe_load(text)["services"]
+    assert services["moerges"]["depends_on"] == {"lora": {"condition": "service_healthy"}}
+    assert {each["image"] for each in services.values()} == {"${VLLM_IMAGE:-vllm/vllm-openai:v0.32.0}"}
+    assert "docker build" not in text
+
+
+def test_the_image_is_made_of_the_vllm_that_was_tried() -> None:
+    text = (ROOT / "palette" / "serving" / "vllm.Dockerfile").read_text()
+    assert f"FROM {IMAGE.partition(':-')[2].rstrip('}')}\n" in text
+    assert OWN_IMAGE.partition(":-")[2].rstrip("}") in text
+
+
 def test_the_containers_of_the_page_get_the_plan_s_flags(documented: Path) -> None:
     """Kubernetes' manifests are written by hand, since each cluster's differ; their flags are not."""
-    plan = plan_servers(read_palette("palette.yaml"), described_gpus(2, 80.0))
+    plan = plan_servers(read_palette("palette.yaml"), described_gpus(1, 80.0))
     expected = {server.name: container_arguments(server) for server in plan.servers}
     found = {}
     for block in page_blocks("yaml"):
