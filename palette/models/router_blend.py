@@ -27,7 +27,7 @@ from cultural_palette.settings import current_settings
 
 NOT_AVAILABLE = (
     "The blend is not available for a served model: set blend_checkpoint to the folder of its MoErges (or to "
-    "an embedded palette, such as 'nano')."
+    "an embedded palette, such as 'nano'), or serve it with 'palette serve up', whose one server tells the blend."
 )
 
 

@@ -55,7 +55,7 @@ def transformers_logprobs(checkpoints, part, messages):
     import torch
     import transformers
 
-    from tests.serving.test_vllm import nano_written_out
+    from tests.serving.written_out import nano_written_out
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoints["base"])
     if part == "meta":

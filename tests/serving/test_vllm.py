@@ -21,15 +21,14 @@ import pytest
 pytest.importorskip("peft")
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
 
 from cultural_palette.cultural_map import load_map  # noqa: E402
-from cultural_palette.embedded.manifest import read_manifest  # noqa: E402
 from cultural_palette.prompts import render  # noqa: E402
 from cultural_palette.questions import Question  # noqa: E402
 from cultural_palette.serving.last_words import WAYS_OUT  # noqa: E402
 from tests.serving.conftest import VllmServers  # noqa: E402
 from tests.serving.test_readout_vllm import counter  # noqa: E402
+from tests.serving.written_out import nano_written_out  # noqa: E402
 
 COMMUNITIES = tuple(community.key for community in load_map("continents").communities)
 QUESTION = Question(
@@ -99,49 +98,6 @@ def adapted(base: Path, adapters: tuple[tuple[str, Path], ...]) -> Any:
     for name, path in others:
         model.load_adapter(path, adapter_name=name)
     return model.eval()
-
-
-class WrittenOut(torch.nn.Module):
-    """MoErges as it is defined: five whole FFNs, W + s B A each, summed under the router's softmax."""
-
-    def __init__(self, base: Any, rows: torch.Tensor, deltas: list[dict[str, torch.Tensor]]) -> None:
-        super().__init__()
-        self.act_fn, self.rows = base.act_fn, rows
-        self.experts = [
-            {part: getattr(base, f"{part}_proj").weight + delta[part] for part in ("gate", "up", "down")}
-            for delta in deltas
-        ]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        outs = [(self.act_fn(x @ e["gate"].T) * (x @ e["up"].T)) @ e["down"].T for e in self.experts]
-        self.weights = (x.float() @ self.rows.T).softmax(-1)
-        return sum(out * self.weights[..., i : i + 1] for i, out in enumerate(outs))
-
-
-@cache
-def written_out(base: Path, adapters: tuple[tuple[str, Path], ...], router: Path) -> Any:
-    """The nano palette's MoErges, from its files alone: nothing of our layer or plug-in."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    rows = load_file(router)
-    stored = [load_file(folder / "adapter_model.safetensors") for _, folder in adapters]
-    configs = [json.loads((folder / "adapter_config.json").read_text()) for _, folder in adapters]
-    for number, layer in enumerate(model.model.layers):
-        deltas = []
-        for tensors, config in zip(stored, configs, strict=True):
-            delta = {}
-            for part in ("gate", "up", "down"):
-                name = f"base_model.model.model.layers.{number}.mlp.{part}_proj.lora_"
-                a, b = tensors[f"{name}A.weight"].float(), tensors[f"{name}B.weight"].float()
-                delta[part] = b @ a * (config["lora_alpha"] / config["r"])
-            deltas.append(delta)
-        gate = rows[f"model.layers.{number}.block_sparse_moe.gate.weight"].float()
-        layer.mlp = WrittenOut(layer.mlp, gate, deltas)
-    return model
-
-
-def nano_written_out() -> Any:
-    nano = read_manifest("nano")
-    return written_out(nano.base, tuple(nano.adapters.items()), nano.router)
 
 
 def test_one_batch_of_base_communities_and_moerges_is_exact(vllm_servers: VllmServers) -> None:

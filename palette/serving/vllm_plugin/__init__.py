@@ -5,7 +5,8 @@
 | `config.py` | what the server is told of the palette: `--additional-config` |
 | `mixture.py` | the communities' FFNs under weights, as plain tensors |
 | `model.py` | the base's own model with a coloured FFN in each layer |
-| `worker.py` | runs beside the model: router weights of watched requests |
+| `worker.py` | runs beside the model, in each of vLLM's workers |
+| `blends.py` | means of router weights over prompts, step by step |
 | `endpoint.py` | HTTP: the palette that is served, and the blend of a prompt |
 | `no_change/` | an adapter that changes nothing: the base, by name |
 | `site/` | what makes all this found by a vLLM in another environment |

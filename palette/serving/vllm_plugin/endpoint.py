@@ -26,7 +26,7 @@ from vllm.sampling_params import SamplingParams
 
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
 from cultural_palette.serving.vllm_plugin.config import PluginError
-from cultural_palette.serving.vllm_plugin.worker import WATCHED
+from cultural_palette.serving.vllm_plugin.blends import WATCHED
 
 BASE = "base"
 NO_CHANGE = Path(__file__).with_name("no_change")
