@@ -1,5 +1,5 @@
-"""vLLM servers for a palette: one that plays base, communities and MoErges from one copy of the base, or, for a
-mixture that is written out, one with the base and its adapters and one with the MoErges.
+"""vLLM servers for a palette: one that plays base, communities and MoErges from one copy of the base, or,
+for a mixture that is written out, one with the base and its adapters and one with the MoErges.
 
 | file | its idea |
 |---|---|

@@ -1,5 +1,5 @@
-"""A plan as a Docker Compose file: vLLM's image, with our plug-in in it where one server plays every part, the
-same flags, folders mounted, the key from the environment.
+"""A plan as a Docker Compose file: vLLM's image, with our plug-in in it where one server plays every part,
+the same flags, folders mounted, the key from the environment.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEAD = """\
 #   {command}
 # Then:
 #   PALETTE_API_KEY=... HF_TOKEN=... docker compose up --detach --wait
-{image}# Without a key the servers ask for none; they listen on this machine's own address only. Ask them with the
+{image}# Without a key the servers ask for none; they listen on this machine's own address only. Ask with the
 # palette.toml that 'palette serve up ... --print --format settings' prints. docs/serving.md tells the rest.
 """
 
@@ -63,9 +63,7 @@ def container_arguments(server: Server) -> list[str]:
 
 
 def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
-    environment = {
-        name: value for name, value in server.environment.items() if name not in HERE_ONLY
-    }
+    environment = {name: value for name, value in server.environment.items() if name not in HERE_ONLY}
     volumes = [f"{_relative(folder, home)}:{MODELS}/{name}:ro" for folder, name in _folders(server).items()]
     if any(not isinstance(source, Path) for source in (server.model, *server.adapters.values())):
         environment["HF_TOKEN"] = "${HF_TOKEN:-}"
@@ -101,7 +99,10 @@ def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
 def _folders(server: Server) -> dict[Source, str]:
     """Each folder or file that the server reads, and its name under /models."""
     model = server.models[0] if server.router is None else BASE
-    named: dict[Source, str] = {server.model: model, **{source: name for name, source in server.adapters.items()}}
+    named: dict[Source, str] = {
+        server.model: model,
+        **{source: name for name, source in server.adapters.items()},
+    }
     if server.router is not None:
         named[server.router] = ROUTER
     return {source: name for source, name in named.items() if isinstance(source, Path)}

@@ -100,8 +100,8 @@ class _File(_Knobs):
             raise ValueError(f"a community can not be called {both[0]!r}, which names another model")
         if self.router is None and self.moerges is None:
             raise ValueError(
-                "router is missing: the file with the router's rows that 'palette merge --method moerges' wrote "
-                "(or moerges: the folder of a mixture that is written out)"
+                "router is missing: the file with the router's rows that 'palette merge --method moerges' "
+                "wrote (or moerges: the folder of a mixture that is written out)"
             )
         return self
 

@@ -158,10 +158,10 @@ def _check_room(
         room = shares[name] * min(total for total in totals if total is not None)
         if need > room:
             raise ServingError(
-                f"{palette.name} does not fit: the weights take {size:.1f} GiB, with what a server needs beside "
-                f"them {need:.1f}, and there are {room:.1f} on each GPU. Spread it over several "
-                f"(serving.{name}.tensor_parallel), give it more (serving.{name}.memory_share), or halve the "
-                "weights (quantization: fp8)."
+                f"{palette.name} does not fit: the weights take {size:.1f} GiB, with what a server needs "
+                f"beside them {need:.1f}, and there are {room:.1f} on each GPU. Spread it over several "
+                f"(serving.{name}.tensor_parallel), give it more (serving.{name}.memory_share), or halve "
+                "the weights (quantization: fp8)."
             )
 
 
@@ -176,9 +176,7 @@ def _bytes_each(palette: ServedPalette) -> float | None:
     return BYTES.get(palette.knobs.dtype or "auto", 2.0)
 
 
-def on_cores(
-    palette: ServedPalette, device: Device, window: int, names: Sequence[str]
-) -> dict[str, Place]:
+def on_cores(palette: ServedPalette, device: Device, window: int, names: Sequence[str]) -> dict[str, Place]:
     """All cores for one server, half of them for each of two; on one core, the same for both."""
     for name in names:
         knobs = own(palette, name)

@@ -157,9 +157,9 @@ def plan_servers(
     """Lay out the servers of `palette` on `device`: one, or two for a dense one.
 
     A dense palette's `moerges` has to be there (see `checkpoint.py`). `ports` win over the manifest's.
-    `open_to_all`: other machines may reach servers that ask for no key. Raises ManifestError and ServingError:
-    adapters that vLLM does not serve, GPUs that are not there or too small, a port used twice, an open address
-    without a key.
+    `open_to_all`: other machines may reach servers that ask for no key. Raises ManifestError and
+    ServingError: adapters that vLLM does not serve, GPUs that are not there or too small, a port used twice,
+    an open address without a key.
     """
     knobs = palette.knobs
     assert not palette.dense or palette.moerges is not None, "write the checkpoint first"
@@ -258,8 +258,8 @@ def _lora_flags(palette: ServedPalette, adapters: int) -> Iterator[str]:
 
 
 def _environment(palette: ServedPalette, models: Iterable[Source]) -> dict[str, str]:
-    """No call leaves the machine for statistics; none at all when every model is on this disk. One server gets
-    our plug-in, and a digest of what it serves: with other content it is another server.
+    """No call leaves the machine for statistics; none at all when every model is on this disk. One server
+    gets our plug-in, and a digest of what it serves: with other content it is another server.
     """
     found = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if all(isinstance(source, Path) for source in (*models, *palette.adapters.values())):

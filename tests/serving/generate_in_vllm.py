@@ -1,5 +1,5 @@
-"""Run by vLLM's Python: `python generate_in_vllm.py jobs.json replies.json`. Each job is an engine of its own:
-its arguments, and the prompts that it reads in one batch, each with the adapter that it names, or none.
+"""Run by vLLM's Python: `python generate_in_vllm.py jobs.json replies.json`. Each job is an engine of its
+own: its arguments, and the prompts that it reads in one batch, each with the adapter it names, or none.
 """
 
 from __future__ import annotations

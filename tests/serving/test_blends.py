@@ -40,7 +40,9 @@ class Server:
         self.runner = Runner(self.recorded, second_make)
         self.blends = Blends(self.runner, self.recorded)
 
-    def step(self, *requests: tuple[str, Any], new: tuple[str, ...] = (), resumed: tuple[str, ...] = ()) -> None:
+    def step(
+        self, *requests: tuple[str, Any], new: tuple[str, ...] = (), resumed: tuple[str, ...] = ()
+    ) -> None:
         """`requests`: name and its tokens' weights, (layers, tokens, communities), in the batch's order."""
         self.runner.order = [name for name, _ in requests]
         self.runner.weights = torch.cat([weights for _, weights in requests], 1)

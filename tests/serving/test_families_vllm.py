@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 pytest.importorskip("peft")
-import peft  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import peft
+import torch
+import transformers
 
-from cultural_palette.moerges.router import Router, save_routers  # noqa: E402
-from cultural_palette.serving.plan import SITE  # noqa: E402
-from cultural_palette.serving.vllm_plugin import ARCHITECTURE  # noqa: E402
-from cultural_palette.serving.vllm_plugin.config import PluginConfig  # noqa: E402
-from tests.serving.written_out import written_out  # noqa: E402
+from cultural_palette.moerges.router import Router, save_routers
+from cultural_palette.serving.plan import SITE
+from cultural_palette.serving.vllm_plugin import ARCHITECTURE
+from cultural_palette.serving.vllm_plugin.config import PluginConfig
+from tests.serving.written_out import written_out
 
 KEYS = ("north", "east", "south")
 LAYERS, HIDDEN, WIDTH, VOCABULARY = 2, 64, 160, 320
@@ -88,7 +88,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         folders = [str(folder) for folder in adapters.values()] + [str(NO_CHANGE)]
         generator = torch.Generator().manual_seed(7)
         prompts = []
-        for length, folder in zip((5, 40, 300, 9, 33, 7, 61), (None, *folders, None, folders[2]), strict=True):
+        for length, folder in zip(
+            (5, 40, 300, 9, 33, 7, 61), (None, *folders, None, folders[2]), strict=True
+        ):
             tokens = torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
             prompts.append([tokens, folder])
         engine = {
@@ -108,7 +110,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def replies(jobs: dict[str, Any], vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def replies(
+    jobs: dict[str, Any], vllm_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What vLLM wrote for each job's prompts, with its log-probabilities."""
     home = tmp_path_factory.mktemp("replies")
     sent = [{key: job[key] for key in ("engine", "adapters", "prompts")} for job in jobs.values()]

@@ -216,7 +216,7 @@ def test_one_server_plays_every_part_and_is_another_with_other_content(fleet: Fl
     assert [(h.state, h.models) for h in fleet.status()] == [("up", ("moerges", "north", "south", "base"))]
     assert fleet.up(planned(), COMMAND, timeout_s=SOON_S) == []
     router.write_text("other rows")
-    with pytest.raises(ServingError, match="runs with other settings .*CULTURAL_PALETTE_CONTENT"):
+    with pytest.raises(ServingError, match=r"runs with other settings .*CULTURAL_PALETTE_CONTENT"):
         fleet.up(planned(), COMMAND, timeout_s=SOON_S)
 
 

@@ -37,12 +37,18 @@ def by_definition(x, base, weights, low):
 @pytest.mark.parametrize("tokens", [1, FEW_TOKENS, FEW_TOKENS + 1, 2 * CHUNK_TOKENS["cpu"] + 3])
 def test_few_many_and_pieces_are_the_same_sum(low: LowRanks, tokens: int) -> None:
     torch.manual_seed(tokens)
-    base = {"gate": torch.randn(WIDTH, HIDDEN), "up": torch.randn(WIDTH, HIDDEN), "down": torch.randn(HIDDEN, WIDTH)}
+    base = {
+        "gate": torch.randn(WIDTH, HIDDEN),
+        "up": torch.randn(WIDTH, HIDDEN),
+        "down": torch.randn(HIDDEN, WIDTH),
+    }
     base = {name: weight / 5 for name, weight in base.items()}
     x, weights = torch.randn(tokens, HIDDEN), torch.randn(tokens, COMMUNITIES).softmax(-1)
     h, y = mixture(x, torch.cat([linear(x, base["gate"]), linear(x, base["up"])], -1), weights, low)
     assert h.shape == (tokens, WIDTH)
-    torch.testing.assert_close(linear(h, base["down"]) + y, by_definition(x, base, weights, low), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        linear(h, base["down"]) + y, by_definition(x, base, weights, low), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_two_ranks_add_up_to_one(low: LowRanks) -> None:

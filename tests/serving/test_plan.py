@@ -191,7 +191,9 @@ def test_a_base_that_was_quantised_before_counts_as_it_is_stored(big: Path) -> N
 
 
 def test_one_server_or_two_and_the_knobs_of_each(big: Path) -> None:
-    with pytest.raises(ManifestError, match=r"serving\.lora is for a server that big does not have \(one server\)"):
+    with pytest.raises(
+        ManifestError, match=r"serving\.lora is for a server that big does not have \(one server\)"
+    ):
         plan_servers(one_server(big, lora={"port": 9000}), described_gpus(1, 80.0))
     with pytest.raises(ManifestError, match=r"serving\.palette .* \(two servers, --dense\)"):
         plan_servers(written(big, palette={"port": 9000}), described_gpus(2, 80.0))
@@ -223,12 +225,14 @@ def test_the_router_has_to_be_there(big: Path) -> None:
     palette = one_server(big)
     check_folders(palette)
     (big.parent / "router.safetensors").unlink()
-    with pytest.raises(ManifestError, match=r"router\.safetensors is not there; it should be the router's rows"):
+    with pytest.raises(
+        ManifestError, match=r"router\.safetensors is not there; it should be the router's rows"
+    ):
         check_folders(palette)
 
 
 def test_what_vllm_loads_of_ours_needs_our_folder_alone(tmp_path: Path) -> None:
-    """As in an environment that does not have this project: both entry points are found and give their parts."""
+    """As in an environment that does not have this project: both entry points are found and work."""
     code = (
         "import sys; from importlib.metadata import entry_points\n"
         "found = {p.group: p.load() for g in ('vllm.general_plugins', 'vllm.endpoint_plugins')"
@@ -576,7 +580,9 @@ def test_docker_compose_is_what_print_gives_for_the_documented_palette(documente
     (service,) = services.values()
     assert service["image"] == "${VLLM_IMAGE:-cultural-palette-vllm:0.2.0}" and "depends_on" not in service
     assert service["environment"]["VLLM_PLUGINS"] == "cultural_palette"
-    assert not {"PYTHONPATH", "CULTURAL_PALETTE_CONTENT"} & service["environment"].keys(), "this machine's own"
+    assert not {"PYTHONPATH", "CULTURAL_PALETTE_CONTENT"} & service["environment"].keys(), (
+        "this machine's own"
+    )
     config = json.loads(service["command"][service["command"].index("--additional-config") + 1])
     told = config["cultural_palette"]
     inside = {volume.split(":")[1] for volume in service["volumes"]}

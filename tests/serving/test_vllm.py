@@ -19,16 +19,16 @@ from urllib.request import ProxyHandler, Request, build_opener
 import pytest
 
 pytest.importorskip("peft")
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import torch
+import transformers
 
-from cultural_palette.cultural_map import load_map  # noqa: E402
-from cultural_palette.prompts import render  # noqa: E402
-from cultural_palette.questions import Question  # noqa: E402
-from cultural_palette.serving.last_words import WAYS_OUT  # noqa: E402
-from tests.serving.conftest import VllmServers  # noqa: E402
-from tests.serving.test_readout_vllm import counter  # noqa: E402
-from tests.serving.written_out import nano_written_out  # noqa: E402
+from cultural_palette.cultural_map import load_map
+from cultural_palette.prompts import render
+from cultural_palette.questions import Question
+from cultural_palette.serving.last_words import WAYS_OUT
+from tests.serving.conftest import VllmServers
+from tests.serving.test_readout_vllm import counter
+from tests.serving.written_out import nano_written_out
 
 COMMUNITIES = tuple(community.key for community in load_map("continents").communities)
 QUESTION = Question(

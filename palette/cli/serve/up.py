@@ -80,9 +80,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 )
 def up(
     palette: str, out: Path | None, device: Literal["auto", "cuda", "cpu"], python: str | None,
-    host: str | None, port: int | None, dense: bool, advertise: str | None, dtype: str | None, max_model_len: int | None,
-    no_key: bool, write: Path | None, foreground: bool, timeout: float, only_print: bool, shape: str,
-    gpus: int | None, gpu_memory: float | None,
+    host: str | None, port: int | None, dense: bool, advertise: str | None, dtype: str | None,
+    max_model_len: int | None, no_key: bool, write: Path | None, foreground: bool, timeout: float,
+    only_print: bool, shape: str, gpus: int | None, gpu_memory: float | None,
 ) -> None:  # fmt: skip
     """Start what of PALETTE's servers does not run yet, and wait until it answers.
 

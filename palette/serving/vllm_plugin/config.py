@@ -41,8 +41,8 @@ class PluginConfig:
         raw = additional.get(KEY) if isinstance(additional, Mapping) else None
         if not isinstance(raw, Mapping):
             raise PluginError(
-                f"A MoErges is served, and --additional-config has no {KEY!r}: start it with 'palette serve up', "
-                "or with what 'palette serve up --print' shows."
+                f"A MoErges is served, and --additional-config has no {KEY!r}: start it with "
+                "'palette serve up', or with what 'palette serve up --print' shows."
             )
         try:
             return cls(**raw)

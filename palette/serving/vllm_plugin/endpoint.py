@@ -1,4 +1,4 @@
-"""HTTP routes beside vLLM's own (entry point group `vllm.endpoint_plugins`), under /v1 as its key guards that.
+"""HTTP routes beside vLLM's own (entry point group `vllm.endpoint_plugins`), under /v1, which its key guards.
 
     GET  /v1/palette          what is served: name, communities, router, content
     POST /v1/palette/blend    {"model": name, "prompt": [token ids]}
@@ -25,8 +25,8 @@ from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.sampling_params import SamplingParams
 
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
-from cultural_palette.serving.vllm_plugin.config import PluginError
 from cultural_palette.serving.vllm_plugin.blends import WATCHED
+from cultural_palette.serving.vllm_plugin.config import PluginError
 
 BASE = "base"
 NO_CHANGE = Path(__file__).with_name("no_change")
@@ -44,7 +44,7 @@ class BlendRequest(BaseModel):
 
 
 class PaletteEndpoints:
-    """An endpoint plug-in of vLLM. It also gives the base its name, and refuses a server without a MoErges."""
+    """An endpoint plug-in of vLLM; it also gives the base its name."""
 
     name = PLUGIN
     required_tasks = ("generate",)

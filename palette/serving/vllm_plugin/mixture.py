@@ -57,9 +57,7 @@ def _of_few(x: Tensor, gate: Tensor, up: Tensor, weights: Tensor, low: LowRanks)
     return h.sum(0, dtype=torch.float32).to(gate.dtype), y.sum(0, dtype=torch.float32).to(x.dtype)
 
 
-def _one_by_one(
-    x: Tensor, gate: Tensor, up: Tensor, weights: Tensor, low: LowRanks
-) -> tuple[Tensor, Tensor]:
+def _one_by_one(x: Tensor, gate: Tensor, up: Tensor, weights: Tensor, low: LowRanks) -> tuple[Tensor, Tensor]:
     """One community after the other; sums in float32."""
     total = torch.zeros(gate.shape, dtype=torch.float32, device=x.device)
     shares = weights.to(x.dtype)

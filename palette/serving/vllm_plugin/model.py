@@ -222,8 +222,8 @@ class MoErgesForCausalLM(LlamaForCausalLM):
         kind = vllm_config.model_config.hf_config.model_type
         if kind not in FAMILIES:
             raise PluginError(
-                f"The base is a {kind!r} model; MoErges knows {', '.join(FAMILIES)}. Serve the mixture written "
-                "out ('palette merge --method moerges --dense')."
+                f"The base is a {kind!r} model; MoErges knows {', '.join(FAMILIES)}. Serve the mixture "
+                "written out ('palette merge --method moerges --dense')."
             )
         family: Any = FAMILIES[kind]
         return family(vllm_config=vllm_config, prefix=prefix)
@@ -262,7 +262,7 @@ def _read_router(palette: PluginConfig, config: Any) -> Router:
     expected = (config.num_hidden_layers, len(palette.adapters), config.hidden_size)
     if tuple(router.rows.shape) != expected:
         raise RouterError(
-            f"{palette.router} has {tuple(router.rows.shape)} (layers, communities, width); this base and map "
-            f"need {expected}."
+            f"{palette.router} has {tuple(router.rows.shape)} (layers, communities, width); this base and "
+            f"map need {expected}."
         )
     return router

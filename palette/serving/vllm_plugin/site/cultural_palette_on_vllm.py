@@ -1,5 +1,5 @@
-"""For a vLLM in an environment of its own, which does not have this project: `palette serve` puts this folder,
-and nothing else of ours, on its path. The package is then the one that this file lies in.
+"""For a vLLM in an environment of its own, which does not have this project: `palette serve` puts this
+folder, and nothing else of ours, on its path. The package is then the one that this file lies in.
 """
 
 from __future__ import annotations
