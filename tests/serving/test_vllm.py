@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -25,7 +26,12 @@ import transformers
 from cultural_palette.cultural_map import load_map
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
+from cultural_palette.serving.devices import Device, described_gpus
+from cultural_palette.serving.install import LAUNCHER
 from cultural_palette.serving.last_words import WAYS_OUT
+from cultural_palette.serving.manifest import Knobs, ServedPalette, ServerKnobs, read_palette
+from cultural_palette.serving.plan import plan_servers
+from cultural_palette.serving.probe import free_ports
 from tests.serving.conftest import VllmServers
 from tests.serving.test_readout_vllm import counter
 from tests.serving.written_out import nano_written_out
@@ -249,32 +255,58 @@ def test_the_command_line_finds_them_and_starts_anew_what_was_killed(vllm_server
     assert model["choices"][0]["token_ids"]
 
 
-def test_vllm_without_the_plug_in_refuses_to_start(vllm_servers: VllmServers) -> None:
+def test_vllm_without_the_plug_in_refuses_to_start(vllm_python: Path) -> None:
     """The very command that serves the palette, less our place on the path: it must not become the base."""
-    (record,) = vllm_servers.fleet.records()
-    environment = {**os.environ, **record.environment, "PYTHONPATH": ""}
-    done = subprocess.run(
-        record.command, capture_output=True, text=True, timeout=600, check=False, env=environment
-    )
+    ports = {"palette": free_ports(1)[0]}
+    (server,) = plan_servers(read_palette("nano"), Device("cpu", cores=(0,)), ports=ports).servers
+    environment = {**os.environ, **server.environment, "PYTHONPATH": ""}
+    command = [str(vllm_python), str(LAUNCHER), *server.arguments()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode != 0
     assert re.search(WAYS_OUT[0][0], done.stdout + done.stderr), "palette serve up tells the way out"
 
 
+def test_the_dense_way_is_as_exact(vllm_python: Path, tmp_path: Path) -> None:
+    """Two servers, with the mixture written out: for what does not factor, and to compare with."""
+    out, settings = tmp_path / "serve", tmp_path / "palette.toml"
+
+    def serve(*words: str) -> None:
+        line = [sys.executable, "-m", "cultural_palette", "serve", *words, "--out", str(out)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    python = ("--python", str(vllm_python))
+    try:
+        serve("up", "nano", "--dense", "--port", "0", *python, "--write", str(settings))
+        refs = tomllib.loads(settings.read_text())["models"]
+        urls = {part: refs[part].partition("@")[2].removesuffix("/v1") for part in ("meta", "asia")}
+        assert urls["meta"] != urls["asia"]
+        for messages in meta_messages():
+            reply = complete(urls["meta"], "moerges", messages)
+            assert max(differences(nano_written_out(), reply)) < EXACT
+        folders = {"base": read_palette("nano").base, **read_palette("nano").adapters}
+        model = adapted(folders["base"], tuple((key, folders[key]) for key in COMMUNITIES))
+        model.set_adapter("asia")
+        assert max(differences(model, complete(urls["asia"], "asia", draft_messages("asia")))) < EXACT
+        status, _ = post(urls["meta"], "/v1/palette/blend", {"model": "moerges", "prompt": [5]})
+        assert status == 404
+    finally:
+        serve("stop", "--grace", "10")
+
+
 def test_vllm_s_own_parser_takes_the_flags_for_gpus(vllm_python: Path, tmp_path: Path) -> None:
     """The nearest to a GPU that a machine without one comes."""
-    from cultural_palette.serving.devices import described_gpus
-    from cultural_palette.serving.install import LAUNCHER
-    from cultural_palette.serving.manifest import Knobs, ServedPalette, ServerKnobs
-    from cultural_palette.serving.plan import plan_servers
-
     knobs = Knobs(
         quantization="fp8", max_num_seqs=64, max_lora_rank=16, lora=ServerKnobs(replicas=2),
         moerges=ServerKnobs(tensor_parallel=2, extra=("--enable-expert-parallel",)),
     )  # fmt: skip
     adapters = {"asia": "org/a", "africa": "org/b"}
-    hub = ServedPalette("big", "continents", "org/base", adapters, "org/m", knobs=knobs)
-    plan = plan_servers(hub, described_gpus(4, 80.0))
-    lines = [[*server.arguments()[1:], "--gpu-memory-utilization", "0.5"] for server in plan.servers]
+    hub = ServedPalette("big", "continents", "org/base", adapters, moerges="org/m", dense=True, knobs=knobs)
+    alone = Knobs(max_lora_rank=8, palette=ServerKnobs(tensor_parallel=2, memory_share=0.3))
+    one = ServedPalette("big", "continents", "org/base", adapters, router=Path("/r"), knobs=alone)
+    servers = [*plan_servers(hub, described_gpus(4, 80.0)).servers]
+    servers += plan_servers(one, described_gpus(2, 80.0)).servers
+    lines = [[*server.arguments()[1:], "--gpu-memory-utilization", "0.5"] for server in servers]
     script = tmp_path / "parse.py"
     script.write_text(
         f"import json, runpy\nrunpy.run_path({str(LAUNCHER)!r})\n"
@@ -294,4 +326,5 @@ def test_vllm_s_own_parser_takes_the_flags_for_gpus(vllm_python: Path, tmp_path:
     assert parsed == [
         ["org/base", 8000, 1, 2, "fp8", 3, ["asia", "africa"]],
         ["org/m", 8001, 2, 1, "fp8", 1, []],
+        ["org/base", 8000, 2, 1, None, 4, ["asia", "africa"]],
     ]

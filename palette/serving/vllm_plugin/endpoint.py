@@ -89,11 +89,14 @@ async def blend(body: BlendRequest, request: Request) -> dict[str, Any]:
         {"prompt_token_ids": body.prompt}, sampling, name, data_parallel_rank=_first_replica(client)
     ):
         pass
-    layers = next(
-        (found for found in await client.collective_rpc("palette_take_blend", args=(name,)) if found), None
-    )
-    if layers is None:
+    told = await client.collective_rpc("palette_take_blend", args=(name,))
+    if not any(told):
         raise HTTPException(500, "No worker has seen this prompt.")
+    # A worker of a pipeline knows its own layers, and has zeros for the others.
+    layers = [
+        [max(weights) for weights in zip(*rows, strict=True)]
+        for rows in zip(*filter(None, told), strict=True)
+    ]
     return {"communities": served["communities"], "router": served["router"], "layers": layers}
 
 
