@@ -8,20 +8,20 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from cultural_palette import __version__
 from cultural_palette.models import BASE
 from cultural_palette.serving.manifest import Source
 from cultural_palette.serving.plan import HERE_ONLY, KEY, Plan, Server
 
-IMAGE = "${VLLM_IMAGE:-vllm/vllm-openai:v0.32.0}"
-OWN_IMAGE = f"${{VLLM_IMAGE:-cultural-palette-vllm:{__version__}}}"
+VLLM = "v0.32.0"
+IMAGE = f"${{VLLM_IMAGE:-vllm/vllm-openai:{VLLM}}}"
+OWN_IMAGE = f"${{VLLM_IMAGE:-cultural-palette-vllm:{VLLM}}}"
 """Made of vLLM's by `vllm.Dockerfile`."""
 MODELS = "/models"
 ROUTER = "router.safetensors"
 HUB = "huggingface"
 BUILD = f"""\
 # once the image is there, which this makes in the project's folder:
-#   docker build -f palette/serving/vllm.Dockerfile -t cultural-palette-vllm:{__version__} .
+#   docker build -f palette/serving/vllm.Dockerfile -t cultural-palette-vllm:{VLLM} .
 """
 CHECK = "import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
 HEAD = """\

@@ -578,7 +578,7 @@ def test_docker_compose_is_what_print_gives_for_the_documented_palette(documente
     assert committed == done.stdout, f"make it anew: palette {command[1]} > docker-compose.yml"
     services = yaml.safe_load(committed)["services"]
     (service,) = services.values()
-    assert service["image"] == "${VLLM_IMAGE:-cultural-palette-vllm:0.2.0}" and "depends_on" not in service
+    assert service["image"] == "${VLLM_IMAGE:-cultural-palette-vllm:v0.32.0}" and "depends_on" not in service
     assert service["environment"]["VLLM_PLUGINS"] == "cultural_palette"
     assert not {"PYTHONPATH", "CULTURAL_PALETTE_CONTENT"} & service["environment"].keys(), (
         "this machine's own"
