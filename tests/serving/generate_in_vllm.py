@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def main() -> None:
 
     replies = []
     for job in jobs:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = job["cores"]
         llm = LLM(**job["engine"])
         ids = {folder: number for number, folder in enumerate(job["adapters"], 1)}
         loras = [LoRARequest(f"a{ids[f]}", ids[f], f) if f else None for _, f in job["prompts"]]
@@ -42,6 +44,7 @@ def main() -> None:
         del llm
         gc.collect()
         cleanup_dist_env_and_memory()
+        print(f"job {len(replies)} of {len(jobs)} done", flush=True)
     Path(sys.argv[2]).write_text(json.dumps(replies))
 
 

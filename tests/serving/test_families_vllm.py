@@ -19,6 +19,7 @@ import torch
 import transformers
 
 from cultural_palette.moerges.router import Router, save_routers
+from cultural_palette.serving.devices import core_list, find_device
 from cultural_palette.serving.plan import SITE
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE
 from cultural_palette.serving.vllm_plugin.config import PluginConfig
@@ -43,6 +44,10 @@ BASES: dict[str, Any] = {
 }
 EXACT = 2e-5
 NO_CHANGE = SITE.parent / "no_change"
+
+
+def cores() -> tuple[int, ...]:
+    return find_device("cpu").cores
 
 
 def make_base(family: str, home: Path) -> Path:
@@ -100,12 +105,17 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "additional_config": config.as_flag(), "generation_config": "vllm", "seed": 0,
         }  # fmt: skip
         found[family] = {
-            "engine": engine, "adapters": folders, "prompts": prompts,
+            "engine": engine, "cores": core_list(cores()[:1]), "adapters": folders, "prompts": prompts,
             "parts": {"base": base, "adapters": adapters, "router": router},
         }  # fmt: skip
     llama = found["llama"]
     found["llama, compiled"] = {**llama, "engine": {**llama["engine"], "enforce_eager": False}}
-    found["llama, two ranks"] = {**llama, "engine": {**llama["engine"], "tensor_parallel_size": 2}}
+    two = {**llama["engine"], "tensor_parallel_size": 2}
+    found["llama, two ranks"] = {
+        **llama,
+        "engine": two,
+        "cores": "|".join(core_list([c]) for c in cores()[:2]),
+    }
     return found
 
 
@@ -115,7 +125,7 @@ def replies(
 ) -> dict[str, Any]:
     """What vLLM wrote for each job's prompts, with its log-probabilities."""
     home = tmp_path_factory.mktemp("replies")
-    sent = [{key: job[key] for key in ("engine", "adapters", "prompts")} for job in jobs.values()]
+    sent = [{key: job[key] for key in ("engine", "cores", "adapters", "prompts")} for job in jobs.values()]
     (home / "jobs.json").write_text(json.dumps(sent))
     script = Path(__file__).with_name("generate_in_vllm.py")
     environment = {
