@@ -144,7 +144,7 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
         found = read_manifest(name_or_path)
         return ServedPalette(
             found.name, found.cultural_map, found.base, found.adapters, router=found.router,
-            parts=name_or_path, dense=dense,
+            blend=found.blend, parts=name_or_path, dense=dense,
         )  # fmt: skip
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise ManifestError(

@@ -97,6 +97,7 @@ def up(
     """
     from dataclasses import replace
 
+    from cultural_palette.embedded.prepare import prepare_part
     from cultural_palette.serving.manifest import check_folders, read_palette
     from cultural_palette.settings import get_settings
 
@@ -108,6 +109,8 @@ def up(
     knobs = found.knobs.model_copy(update={name: value for name, value in told.items() if value is not None})
     found = replace(found, knobs=knobs)
     if not only_print:
+        if found.parts is not None:
+            prepare_part(found.parts, lambda line: click.echo(line, err=True))
         check_folders(found)
     folder = out or HOME / found.name
     fleet = open_fleet(folder, settings, no_key=no_key)
