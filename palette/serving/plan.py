@@ -199,14 +199,13 @@ def plan_servers(
             *(_lora_flags(palette, len(adapters) + (name == PALETTE)) if adapters else ()),
             *own(palette, name).extra,
         ]
-        one = {"palette": palette.name, "router": palette.router, "blend": palette.blend}
         served = {PALETTE: (MOERGES, *adapters, BASE), LORA: (BASE, *adapters), MOERGES: (MOERGES,)}
         servers.append(
             Server(
                 name=name, model=model, models=served[name], adapters=adapters, host=knobs.host,
                 port=chosen[name], flags=tuple(flags),
                 environment={**_environment(palette, sources.values()), **place.environment}, gpus=place.gpus,
-                **(one if name == PALETTE else {}),
+                palette=palette.name, router=palette.router if name == PALETTE else None, blend=palette.blend,
             )
         )  # fmt: skip
     if palette.dense and set(places[LORA].gpus) & set(places[MOERGES].gpus):

@@ -107,9 +107,12 @@ class Switch:
 class ColouredMLP(nn.Module):
     """A gated FFN of vLLM with every community's low-rank change beside it."""
 
+    gate_up_proj: Any
+    down_proj: Any
+
     def __init__(
         self,
-        base: nn.Module,
+        base: Any,
         number: int,
         switch: Switch,
         changes: dict[str, list[LowRank | None]],
@@ -146,9 +149,10 @@ class ColouredMLP(nn.Module):
         h, y = torch.ops.vllm.cultural_palette_colour(
             x, gate_up, slots, self.router, self.bias, low_ranks, self.switch.recorded, self.number
         )
-        out, _ = self.down_proj(h)
-        out = out + y
-        return tensor_model_parallel_all_reduce(out) if self.ranks > 1 else out
+        out: Tensor = self.down_proj(h)[0] + y
+        if self.ranks > 1:
+            out = tensor_model_parallel_all_reduce(out)
+        return out
 
 
 class Coloured:
