@@ -164,7 +164,8 @@ def light(module: str) -> bool:
     if any(within(module, name) for name in LIGHT) or module in MOERGES_LIGHT:
         return True
     return room_of(module) == "palette" and not any(
-        within(module, f"cultural_palette.{heavy}") for heavy in ("embedded", "moerges", "serving")
+        within(module, f"cultural_palette.{heavy}")
+        for heavy in ("embedded", "models.embedded", "moerges", "serving")
     )
 
 

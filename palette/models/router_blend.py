@@ -1,9 +1,11 @@
-"""The blend of a served MoErges: its router weights, from one prefill in transformers on the same weights.
+"""The blend of a dense MoErges on a server: its router weights, from one prefill in transformers on the same
+weights.
 
-A server tells which experts it used, and with all of them in use that says nothing. So where the MoErges lies
-on this machine too (the setting `blend_checkpoint`), the router is read here: the same prompt, the same
-weights, one pass without a reply. Only the router is asked, yet its input in a layer comes out of the layers
-below, so the whole model is loaded, once a process, on the CPU.
+A server with our plug-in tells the blend itself (see `vllm.py`). Any other tells which experts it used, and
+with all of them in use that says nothing. So where the MoErges lies on this machine too (the setting
+`blend_checkpoint`), the router is read here: the same prompt, the same weights, one pass without a reply.
+Only the router is asked, yet its input in a layer comes out of the layers below, so the whole model is
+loaded, once a process, on the CPU.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from cultural_palette.settings import current_settings
 
 NOT_AVAILABLE = (
     "The blend is not available for a served model: set blend_checkpoint to the folder of its MoErges (or to "
-    "an embedded palette, such as 'nano')."
+    "an embedded palette, such as 'nano'), or serve it with 'palette serve up', whose one server tells it."
 )
 
 

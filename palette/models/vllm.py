@@ -24,7 +24,7 @@ from cultural_palette.models.router_blend import NOT_AVAILABLE, checkpoint_blend
 from cultural_palette.models.thoughts import THINKING_OFF
 from cultural_palette.models.tokens import HIDDEN, counts_in, log_sum_exp, tokenisations, top_tokens_of
 
-CHAT, COMPLETIONS, TOKENIZE = "/chat/completions", "/completions", "/tokenize"
+CHAT, COMPLETIONS, TOKENIZE, BLEND = "/chat/completions", "/completions", "/tokenize", "/palette/blend"
 MOST_IDS = 128
 """Token ids that vLLM takes in one `logprob_token_ids`."""
 NEGLIGIBLE = math.log(1e-6)
@@ -175,11 +175,31 @@ class VllmModel:
         return top_tokens_of(message)
 
     async def blend(self, messages: Sequence[BaseMessage], communities: Sequence[str]) -> Blend | None:
-        """From the MoErges' folder on this machine; raises ModelError with the way out without one."""
-        blend = await checkpoint_blend(messages, communities)
+        """From the server, where it plays MoErges by our plug-in; else from a folder on this machine. Raises
+        ModelError with the way out without either.
+        """
+        blend = await self._served_blend(messages) or await checkpoint_blend(messages, communities)
         if blend is None:
             raise ModelError(NOT_AVAILABLE)
         return blend
+
+    async def _served_blend(self, messages: Sequence[BaseMessage]) -> Blend | None:
+        """The router's weights over this prompt, from the server; None from one that does not tell them."""
+        lacks = ("lacks a blend", self.ref.name)
+        if self.server.learned.get(lacks):
+            return None
+        try:
+            body = {"model": self.ref.name, "prompt": await self._prompt(messages)}
+            sent = await self.server.post(BLEND, body)
+        except Refused as refused:
+            if refused.status_code not in (404, 405):
+                raise
+            self.server.learned[lacks] = True
+            return None
+        try:
+            return Blend.over(sent["communities"], sent["layers"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unreadable(f"no blend in what came: {error!r}") from error
 
     async def scope_notes(self, question: str, country: str, options: Sequence[str]) -> list[str]:
         """None: a server says of nothing that it lies outside."""

@@ -1,4 +1,5 @@
-"""vLLM servers for a palette: one with the base and a LoRA adapter a community, one with the MoErges.
+"""vLLM servers for a palette: one that plays base, communities and MoErges from one copy of the base, or,
+for a mixture that is written out, one with the base and its adapters and one with the MoErges.
 
 | file | its idea |
 |---|---|
@@ -7,12 +8,13 @@
 | `devices.py` | what there is to run on, and who gets how much of its memory |
 | `install.py` | the Python that has vLLM, which may live in an environment of its own |
 | `placing.py` | where each server runs, and the flags that say so |
+| `vllm_plugin/` | run inside vLLM: the model that plays every part, the blend |
 | `plan.py` | the servers' names, addresses, flags and environment; nothing is started |
 | `compose.py` | the same plan as a Docker Compose file |
 | `processes.py` | a process and its group: started, recognised again, ended whole |
 | `probe.py` | whether a server answers, and with which models |
 | `state.py` | what was started, on the disk |
 | `last_words.py` | why a server died, and the way out |
-| `fleet.py` | both servers together: up, status, stop |
+| `fleet.py` | the servers together: up, status, stop |
 | `launch.py` | run by vLLM's Python, not by ours: vLLM's own command line |
 """

@@ -1,5 +1,5 @@
-"""A plan as a Docker Compose file: vLLM's own image, the same flags, folders mounted, the key from the
-environment.
+"""A plan as a Docker Compose file: vLLM's image, with our plug-in in it where one server plays every part,
+the same flags, folders mounted, the key from the environment.
 """
 
 from __future__ import annotations
@@ -8,19 +8,28 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from cultural_palette.models import BASE
 from cultural_palette.serving.manifest import Source
-from cultural_palette.serving.plan import KEY, Plan, Server
+from cultural_palette.serving.plan import HERE_ONLY, KEY, Plan, Server
 
-IMAGE = "${VLLM_IMAGE:-vllm/vllm-openai:v0.32.0}"
+VLLM = "v0.32.0"
+IMAGE = f"${{VLLM_IMAGE:-vllm/vllm-openai:{VLLM}}}"
+OWN_IMAGE = f"${{VLLM_IMAGE:-cultural-palette-vllm:{VLLM}}}"
+"""Made of vLLM's by `vllm.Dockerfile`."""
 MODELS = "/models"
+ROUTER = "router.safetensors"
 HUB = "huggingface"
+BUILD = f"""\
+# once the image is there, which this makes in the project's folder:
+#   docker build -f palette/serving/vllm.Dockerfile -t cultural-palette-vllm:{VLLM} .
+"""
 CHECK = "import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
 HEAD = """\
 # The palette {palette!r} on vLLM. Written by
 #   {command}
 # Then:
 #   PALETTE_API_KEY=... HF_TOKEN=... docker compose up --detach --wait
-# Without a key the servers ask for none; they listen on this machine's own address only. Ask them with the
+{image}# Without a key the servers ask for none; they listen on this machine's own address only. Ask with the
 # palette.toml that 'palette serve up ... --print --format settings' prints. docs/serving.md tells the rest.
 """
 
@@ -37,7 +46,8 @@ def compose_file(plan: Plan, command: str, home: Path) -> str:
     if any(service.get("volumes") and _on_hub(service) for service in services.values()):
         whole["volumes"] = {HUB: {}}
     text = yaml.dump(whole, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=108)
-    return HEAD.format(palette=plan.palette, command=command) + text
+    build = BUILD if any(server.router is not None for server in plan.servers) else ""
+    return HEAD.format(palette=plan.palette, command=command, image=build) + text
 
 
 def container_arguments(server: Server) -> list[str]:
@@ -53,15 +63,13 @@ def container_arguments(server: Server) -> list[str]:
 
 
 def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
-    environment = {
-        name: value for name, value in server.environment.items() if name != "CUDA_VISIBLE_DEVICES"
-    }
+    environment = {name: value for name, value in server.environment.items() if name not in HERE_ONLY}
     volumes = [f"{_relative(folder, home)}:{MODELS}/{name}:ro" for folder, name in _folders(server).items()]
     if any(not isinstance(source, Path) for source in (server.model, *server.adapters.values())):
         environment["HF_TOKEN"] = "${HF_TOKEN:-}"
         volumes.append(f"{HUB}:/root/.cache/huggingface")
     found: dict[str, Any] = {
-        "image": IMAGE,
+        "image": IMAGE if server.router is None else OWN_IMAGE,
         "entrypoint": ("vllm",),
         "command": tuple(container_arguments(server)),
         "environment": environment | {KEY: "${PALETTE_API_KEY:-}"},
@@ -89,8 +97,14 @@ def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
 
 
 def _folders(server: Server) -> dict[Source, str]:
-    """Each folder that the server reads, and its name under /models."""
-    named = {server.model: server.models[0], **{source: name for name, source in server.adapters.items()}}
+    """Each folder or file that the server reads, and its name under /models."""
+    model = server.models[0] if server.router is None else BASE
+    named: dict[Source, str] = {
+        server.model: model,
+        **{source: name for name, source in server.adapters.items()},
+    }
+    if server.router is not None:
+        named[server.router] = ROUTER
     return {source: name for source, name in named.items() if isinstance(source, Path)}
 
 

@@ -1,4 +1,4 @@
-"""Both servers of a palette together: started, waited for, found again, stopped.
+"""A palette's servers together: started, waited for, found again, stopped.
 
 The folder holds `state.json` (see `state.py`), one log a server, and a lock for whoever starts or stops. The
 servers do not depend on the command that started them, and any later command finds them by that file.
@@ -157,7 +157,10 @@ class Fleet:
             name: value for name, value in os.environ.items()
             if not name.startswith(("PALETTE_", "OPENAI_")) and name != KEY
         }  # fmt: skip
-        return inherited | dict(server.environment) | ({KEY: self.key} if self.key else {})
+        given = dict(server.environment)
+        if "PYTHONPATH" in given and "PYTHONPATH" in inherited:
+            given["PYTHONPATH"] += os.pathsep + inherited["PYTHONPATH"]
+        return inherited | given | ({KEY: self.key} if self.key else {})
 
     # -- waiting ---
 

@@ -12,6 +12,11 @@ from cultural_palette.serving.state import Record
 TAIL_LINES, TAIL_BYTES = 15, 200_000
 # What vLLM's last words mean. The first that fits is told.
 WAYS_OUT = (
+    (
+        r"MoErgesForCausalLM'?\] (are not supported|failed to be inspected)",
+        "This vLLM did not load our plug-in, without which it knows no MoErges: start it with "
+        "'palette serve up', and leave VLLM_PLUGINS and PYTHONPATH as they are printed.",
+    ),
     (r"torchvision::nms", "A CUDA build of torchvision is in vLLM's environment; 'make vllm' leaves it out."),
     (r"[Aa]ddress already in use", "Another program took the port meanwhile: choose another with --port."),
     (

@@ -1,4 +1,4 @@
-"""What is to be served: a base with an adapter a community, their MoErges, and how to serve them.
+"""What is to be served: a base, an adapter a community, what mixes them to MoErges, and how to serve them.
 
 A palette comes as a built-in name ("nano") or a folder with `manifest.json` (as the embedded engine reads
 it), or as a YAML or JSON file of one's own. A `Path` is a folder on this disk; a `str` is a model on the
@@ -7,6 +7,7 @@ Hugging Face hub.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.errors import PaletteError, UsageError
 from cultural_palette.jsonl import read_object
+from cultural_palette.provenance import hash_file
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TAKEN = ("base", "moerges", "meta")
 """Names that a community's adapter can not have: the servers' other models have them."""
-OURS = ("--api-key", "--host", "--port", "--served-model-name", "--lora-modules", "--model", "--enable-lora")
+OURS = (
+    "--api-key", "--host", "--port", "--served-model-name", "--lora-modules", "--model", "--enable-lora",
+    "--hf-overrides", "--additional-config", "--worker-extension-cls",
+)  # fmt: skip
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's --max-lora-rank takes."""
 
@@ -74,6 +79,7 @@ class Knobs(_Knobs):
     max_num_seqs: int | None = Field(default=None, ge=1)
     max_lora_rank: int | None = Field(default=None, ge=1, le=RANKS[-1])
     python: str | None = None
+    palette: ServerKnobs = ServerKnobs()
     lora: ServerKnobs = ServerKnobs()
     moerges: ServerKnobs = ServerKnobs()
 
@@ -83,46 +89,63 @@ class _File(_Knobs):
     map: str = "continents"
     base: str
     adapters: dict[str, str] = Field(min_length=2)
-    moerges: str
+    router: str | None = None
+    blend: str = "paper"
+    moerges: str | None = None
     serving: Knobs = Knobs()
 
     @model_validator(mode="after")
     def _own_names(self) -> Self:
         if both := sorted(set(TAKEN) & set(self.adapters)):
             raise ValueError(f"a community can not be called {both[0]!r}, which names another model")
+        if self.router is None and self.moerges is None:
+            raise ValueError(
+                "router is missing: the file with the router's rows that 'palette merge --method moerges' "
+                "wrote (or moerges: the folder of a mixture that is written out)"
+            )
         return self
 
 
 @dataclass(frozen=True)
 class ServedPalette:
-    """A palette as it is served. `moerges` is None for one kept in parts: `parts` then names the embedded
-    palette that `checkpoint.py` puts together.
+    """A palette as it is served. In one server: `router` is a file, and `blend` names the router in it that
+    mixes. With `dense`, in two: `moerges` is the mixture written out; None for a palette kept in parts, which
+    `parts` then names for `checkpoint.py` to write.
     """
 
     name: str
     cultural_map: str
     base: Source
     adapters: Mapping[str, Source]
-    moerges: Source | None
+    router: Path | None = None
+    blend: str = "paper"
+    moerges: Source | None = None
     parts: str | None = None
+    dense: bool = False
     knobs: Knobs = field(default_factory=Knobs)
 
     def __post_init__(self) -> None:
-        if (self.moerges is None) == (self.parts is None):
-            raise ValueError("a served palette has either a MoErges checkpoint or the parts of one")
+        if self.dense and (self.moerges is None) == (self.parts is None):
+            raise ValueError("a dense palette has either a MoErges checkpoint or the parts of one")
+        if not self.dense and self.router is None:
+            raise ValueError("a palette in one server has a router")
 
 
-def read_palette(name_or_path: str) -> ServedPalette:
+def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
     """A built-in palette, a folder with manifest.json, or a YAML or JSON file. Raises ManifestError.
 
-    Folders need not be there yet: `check_folders` asks for that.
+    `dense`: the mixture written out, in a server of its own, also where one server would do. Folders need not
+    be there yet: `check_folders` asks for that.
     """
     path = Path(name_or_path)
     if "\0" in name_or_path:
         raise ManifestError(f"No palette {name_or_path!r}: a path holds no null.")
     if name_or_path in BUILT_IN or path.is_dir():
         found = read_manifest(name_or_path)
-        return ServedPalette(found.name, found.cultural_map, found.base, found.adapters, None, name_or_path)
+        return ServedPalette(
+            found.name, found.cultural_map, found.base, found.adapters, router=found.router,
+            blend=found.blend, parts=name_or_path, dense=dense,
+        )  # fmt: skip
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise ManifestError(
             f"No palette {name_or_path!r}: it is no folder and no YAML or JSON file. Built in: "
@@ -145,12 +168,20 @@ def read_palette(name_or_path: str) -> ServedPalette:
     except yaml.YAMLError as error:
         raise ManifestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     home = path.resolve().parent
+    if dense and read.moerges is None:
+        raise ManifestError(
+            f"{path} has no moerges, and --dense serves the mixture written out: "
+            "'palette merge --method moerges --dense' writes it."
+        )
     return ServedPalette(
         name=read.name,
         cultural_map=_map(read.map, home),
         base=_source(read.base, home, f"{path}: base"),
         adapters={k: _source(v, home, f"{path}: adapters.{k}") for k, v in read.adapters.items()},
-        moerges=_source(read.moerges, home, f"{path}: moerges"),
+        router=None if read.router is None else (home / Path(read.router).expanduser()).resolve(),
+        blend=read.blend,
+        moerges=None if read.moerges is None else _source(read.moerges, home, f"{path}: moerges"),
+        dense=dense or read.router is None,
         knobs=read.serving,
     )
 
@@ -160,7 +191,12 @@ def check_folders(palette: ServedPalette) -> None:
     _config(palette.base, "config.json", "the base")
     for community, source in palette.adapters.items():
         _config(source, "adapter_config.json", f"the adapter of {community}")
-    if palette.moerges is not None:
+    if not palette.dense and not (palette.router is not None and palette.router.is_file()):
+        raise ManifestError(
+            f"{palette.router} is not there; it should be the router's rows, as "
+            "'palette merge --method moerges' writes them."
+        )
+    if palette.dense and palette.moerges is not None:
         found = _config(palette.moerges, "config.json", "the MoErges")
         count = found.get("num_local_experts") or found.get("num_experts")
         if found and count is None:
@@ -174,6 +210,25 @@ def check_folders(palette: ServedPalette) -> None:
                 f"{palette.moerges} has {active} of its {count} experts active; a MoErges has all. "
                 "Set num_experts_per_tok in its config.json, or merge it with 'palette merge'."
             )
+
+
+def content_digest(palette: ServedPalette) -> str:
+    """Twelve hex digits over what one server is made of: adapters and router whole, of the base its
+    configuration and the sizes of its files.
+    """
+    digest = hashlib.sha256(f"{palette.base} {palette.blend} {list(palette.adapters)}".encode())
+    whole = [palette.router] if palette.router is not None else []
+    for source in palette.adapters.values():
+        whole += sorted(source.glob("adapter_*")) if isinstance(source, Path) else []
+    if isinstance(palette.base, Path):
+        for file in sorted(palette.base.glob("*")):
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+        whole.append(palette.base / "config.json")
+    for file in whole:
+        if file.is_file():
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            hash_file(digest, file)
+    return digest.hexdigest()[:12]
 
 
 def lora_rank(palette: ServedPalette) -> int:
@@ -284,8 +339,6 @@ def _told(error: ValidationError) -> str:
         said = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             said = "there is no such field"
-        elif fault["type"] == "missing" and where == "moerges":
-            said = "is missing: a folder or hub name of what 'palette merge --method moerges' made"
         elif fault["type"] == "missing":
             said = "is missing"
         lines.append(f"{where}: {said}.")

@@ -9,6 +9,8 @@ from pathlib import Path
 from cultural_palette.serving.devices import (
     ALONE,
     GIB,
+    LEAST_CACHE_GIB,
+    OVERHEAD_GIB,
     Device,
     cache_bytes_per_token,
     core_list,
@@ -24,7 +26,8 @@ from cultural_palette.serving.manifest import (
     read_json,
 )  # fmt: skip
 
-LORA, MOERGES = "lora", "moerges"
+PALETTE, LORA, MOERGES = "palette", "lora", "moerges"
+"""Servers: the one that plays every part; or of the dense form, base and adapters, and the mixture."""
 BYTES = {"float32": 4.0, "float": 4.0, "half": 2.0, "float16": 2.0, "bfloat16": 2.0}
 CPU_CACHE = (256 * 2**20, 4 * GIB)
 """Least and most bytes of a server's cache on the CPU, where vLLM does not measure what is free."""
@@ -34,7 +37,19 @@ CPU_AT_ONCE = 8
 
 def own(palette: ServedPalette, name: str) -> ServerKnobs:
     """One server's own knobs."""
-    return palette.knobs.lora if name == LORA else palette.knobs.moerges
+    return {PALETTE: palette.knobs.palette, LORA: palette.knobs.lora, MOERGES: palette.knobs.moerges}[name]
+
+
+def check_knobs(palette: ServedPalette) -> None:
+    """Raise ManifestError when knobs are for a server that this palette does not have."""
+    absent = (PALETTE,) if palette.dense else (LORA, MOERGES)
+    for name in absent:
+        if own(palette, name) != ServerKnobs():
+            there = "lora and serving.moerges" if palette.dense else "palette"
+            raise ManifestError(
+                f"serving.{name} is for a server that {palette.name} does not have "
+                f"({'two servers, --dense' if palette.dense else 'one server'}): say serving.{there}."
+            )
 
 
 @dataclass(frozen=True)
@@ -51,8 +66,12 @@ def on_gpus(palette: ServedPalette, device: Device, sources: Mapping[str, Source
     knobs = palette.knobs
     each = {name: own(palette, name) for name in sources}
     numbers = _assign(device, each)
-    shared = set(numbers[LORA]) & set(numbers[MOERGES])
-    shares = dict.fromkeys(sources, ALONE)
+    shared = set.intersection(*map(set, numbers.values())) if len(sources) > 1 else set()
+    shares = {name: own(palette, name).memory_share or ALONE for name in sources}
+    if len(sources) == 1:
+        _check_room(palette, device, sources, numbers, shares)
+    if len(sources) > 1:
+        shares = dict.fromkeys(sources, ALONE)
     if shared:
         shares = _shares(palette, device, sources, numbers, shared)
     places = {}
@@ -125,16 +144,41 @@ def _shares(
     return shares_of_one(needs, smallest, given)
 
 
-def _bytes_each(palette: ServedPalette) -> float:
-    """Bytes of one weight once it is loaded; "auto" loads 16 bits."""
+def _check_room(
+    palette: ServedPalette, device: Device, sources: Mapping[str, Source],
+    numbers: Mapping[str, Sequence[int]], shares: Mapping[str, float],
+) -> None:  # fmt: skip
+    """Raise ServingError when a server alone has too little memory, as far as sizes are known."""
+    for name, source in sources.items():
+        size = weights_gib(source, _bytes_each(palette))
+        totals = [device.gpus[number].memory_gib for number in numbers[name]]
+        if size is None or None in totals:
+            continue
+        need = size / own(palette, name).tensor_parallel + OVERHEAD_GIB + LEAST_CACHE_GIB
+        room = shares[name] * min(total for total in totals if total is not None)
+        if need > room:
+            raise ServingError(
+                f"{palette.name} does not fit: the weights take {size:.1f} GiB, with what a server needs "
+                f"beside them {need:.1f}, and there are {room:.1f} on each GPU. Spread it over several "
+                f"(serving.{name}.tensor_parallel), give it more (serving.{name}.memory_share), or halve "
+                "the weights (quantization: fp8)."
+            )
+
+
+def _bytes_each(palette: ServedPalette) -> float | None:
+    """Bytes of one weight once it is loaded; "auto" loads 16 bits. None: as it is stored, for a base that was
+    quantised before.
+    """
+    if isinstance(palette.base, Path) and read_json(palette.base, "config.json").get("quantization_config"):
+        return None
     if palette.knobs.quantization:
         return 1.06 if "8" in palette.knobs.quantization else 2.0  # fp8 with its scales; others: no promise
     return BYTES.get(palette.knobs.dtype or "auto", 2.0)
 
 
-def on_cores(palette: ServedPalette, device: Device, window: int) -> dict[str, Place]:
-    """Half of the cores for each server; on one core, the same for both."""
-    for name in (LORA, MOERGES):
+def on_cores(palette: ServedPalette, device: Device, window: int, names: Sequence[str]) -> dict[str, Place]:
+    """All cores for one server, half of them for each of two; on one core, the same for both."""
+    for name in names:
         knobs = own(palette, name)
         if knobs.tensor_parallel * knobs.replicas > 1:
             raise ManifestError(
@@ -142,10 +186,10 @@ def on_cores(palette: ServedPalette, device: Device, window: int) -> dict[str, P
             )
     cores = device.cores
     middle = len(cores) // 2
-    halves = {LORA: cores[:middle] or cores, MOERGES: cores[middle:] or cores}
+    parts = (cores,) if len(names) == 1 else (cores[:middle] or cores, cores[middle:] or cores)
     cache = _cpu_cache(palette, window)
     places = {}
-    for name, part in halves.items():
+    for name, part in zip(names, parts, strict=True):
         flags = (
             # Without AVX-512 a processor has no kernels for 16 bits: slower, and 0.06 off in log-probability.
             *("--dtype", palette.knobs.dtype or "float32"),

@@ -1,4 +1,7 @@
-"""The two servers of a palette, laid out: names, addresses, flags, environment. Nothing is started here.
+"""A palette's servers, laid out: names, addresses, flags, environment. Nothing is started here.
+
+One server plays every part from one copy of the base, by our plug-in (`vllm_plugin/`). A dense palette takes
+two: the base with its adapters, and the mixture written out.
 
 Why each flag is there stands beside it; docs/serving.md tells it at length.
 """
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,28 @@ from cultural_palette.serving.manifest import (
     ServedPalette,
     ServingError,
     Source,
+    content_digest,
     lora_rank,
     lora_targets,
     read_json,
 )  # fmt: skip
-from cultural_palette.serving.placing import LORA, MOERGES, on_cores, on_gpus, own
+from cultural_palette.serving.placing import (
+    LORA,
+    MOERGES,
+    PALETTE,
+    check_knobs,
+    on_cores,
+    on_gpus,
+    own,
+)
+from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
+from cultural_palette.serving.vllm_plugin.config import CONTENT, PluginConfig
 
-PORTS = {LORA: 8000, MOERGES: 8001}
+PORTS = {PALETTE: 8000, LORA: 8000, MOERGES: 8001}
+SITE = Path(__file__).parent.resolve() / "vllm_plugin" / "site"
+"""On the path of a vLLM that plays MoErges; see `vllm_plugin/site`."""
+HERE_ONLY = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", CONTENT)
+"""Variables that mean something to this machine and its folders alone."""
 LONGEST = 8192
 """Tokens that a request may have, where the model reads more: five drafts of 1,024 and what surrounds them.
 """
@@ -36,9 +54,9 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 @dataclass(frozen=True)
 class Server:
-    """One vLLM server. `models`: names it serves; `flags`: all but the model and its adapters; `after`: a
-    server that has to be up before this one starts. The environment
-    holds no key.
+    """One vLLM server. `models`: names it serves; `flags`: all but the model and its adapters; `router`: the
+    file whose router `blend` mixes them to MoErges here, None for a server that does not; `after`: a server
+    that has to be up before this one starts. The environment holds no key.
     """
 
     name: str
@@ -51,6 +69,9 @@ class Server:
     environment: Mapping[str, str]
     gpus: tuple[str, ...] = ()
     after: str | None = None
+    palette: str = ""
+    router: Path | None = None
+    blend: str = ""
 
     @property
     def url(self) -> str:
@@ -60,12 +81,17 @@ class Server:
     def arguments(self, at: Callable[[Source], str] = str) -> list[str]:
         """What follows `vllm`. `at`: where a source lies for the process that will read it."""
         loras = [f"{name}={at(source)}" for name, source in self.adapters.items()]
-        return ["serve", at(self.model), *self.flags, *(["--lora-modules", *loras] if loras else [])]
+        told: list[str] = []
+        if self.router is not None:
+            folders = {name: at(source) for name, source in self.adapters.items()}
+            config = PluginConfig(self.palette, folders, at(self.router), self.blend)
+            told = ["--additional-config", json.dumps(config.as_flag(), separators=(",", ":"))]
+        return ["serve", at(self.model), *self.flags, *told, *(["--lora-modules", *loras] if loras else [])]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Both servers of a palette, in the order in which they start."""
+    """A palette's servers, in the order in which they start."""
 
     palette: str
     cultural_map: str
@@ -108,9 +134,11 @@ class Plan:
         return "\n".join(lines) + "\n"
 
     def _blend(self) -> list[str]:
-        """How to get the blend as well, which no server tells: a line to take in by hand, for its price."""
+        """How to get the blend as well of a dense MoErges, which its server does not tell: a line to take in
+        by hand, for its price.
+        """
         moerges = self.servers[-1].model
-        if not isinstance(moerges, Path):
+        if self.servers[-1].router is not None or not isinstance(moerges, Path):
             return []
         return [
             "# With this the client reads the blend itself; it loads the whole MoErges for that:",
@@ -126,33 +154,37 @@ def plan_servers(
     asks_key: bool = False,
     open_to_all: bool = False,
 ) -> Plan:
-    """Lay out both servers of `palette` on `device`.
+    """Lay out the servers of `palette` on `device`: one, or two for a dense one.
 
-    `palette.moerges` has to be there (see `checkpoint.py`). `ports` win over the manifest's. `open_to_all`:
-    other machines may reach servers that ask for no key. Raises ManifestError and ServingError: adapters that
-    vLLM does not serve, GPUs that are not there or too small, a port used twice, an open address without a
-    key.
+    A dense palette's `moerges` has to be there (see `checkpoint.py`). `ports` win over the manifest's.
+    `open_to_all`: other machines may reach servers that ask for no key. Raises ManifestError and
+    ServingError: adapters that vLLM does not serve, GPUs that are not there or too small, a port used twice,
+    an open address without a key.
     """
     knobs = palette.knobs
-    moerges = palette.moerges
-    assert moerges is not None, "write the checkpoint first"
+    assert not palette.dense or palette.moerges is not None, "write the checkpoint first"
     if not asks_key and not open_to_all and knobs.host not in ("127.0.0.1", "localhost", "::1"):
         raise ServingError(
             f"The address {knobs.host} is open to other machines, and the servers would ask for no key: set "
             "PALETTE_API_KEY, or say --no-key if your network keeps others out."
         )
-    window = _window(palette)
-    chosen = {name: (ports or {}).get(name) or own(palette, name).port or PORTS[name] for name in PORTS}
-    if chosen[LORA] == chosen[MOERGES]:
+    check_knobs(palette)
+    sources = _sources(palette)
+    window = _window(palette, sources.values())
+    chosen = {name: (ports or {}).get(name) or own(palette, name).port or PORTS[name] for name in sources}
+    if len(set(chosen.values())) < len(chosen):
         raise ManifestError(f"Both servers would take port {chosen[LORA]}: give each its own.")
-    sources: dict[str, Source] = {LORA: palette.base, MOERGES: moerges}
-    places = on_gpus(palette, device, sources) if device.kind == "cuda" else on_cores(palette, device, window)
+    if device.kind == "cuda":
+        places = on_gpus(palette, device, sources)
+    else:
+        places = on_cores(palette, device, window, tuple(sources))
     servers = []
     for name, model in sources.items():
         place = places[name]
-        adapters = palette.adapters if name == LORA else {}
+        adapters = {} if name == MOERGES else palette.adapters
         flags = [
             *("--host", knobs.host, "--port", str(chosen[name])),
+            # Of the one server, whatever names no adapter is the MoErges; the base has a name of its own.
             *("--served-model-name", BASE if name == LORA else MOERGES),
             *place.flags,
             *("--max-model-len", str(window)),
@@ -163,20 +195,31 @@ def plan_servers(
             *("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}'),
             "--disable-uvicorn-access-log",
             *(("--max-num-seqs", str(knobs.max_num_seqs)) if knobs.max_num_seqs else ()),
-            *(_lora_flags(palette) if name == LORA else ()),
+            *(_plugin_flags() if name == PALETTE else ()),
+            *(_lora_flags(palette, len(adapters) + (name == PALETTE)) if adapters else ()),
             *own(palette, name).extra,
         ]
+        served = {PALETTE: (MOERGES, *adapters, BASE), LORA: (BASE, *adapters), MOERGES: (MOERGES,)}
         servers.append(
             Server(
-                name=name, model=model, models=(BASE, *adapters) if name == LORA else (MOERGES,),
-                adapters=adapters, host=knobs.host, port=chosen[name], flags=tuple(flags),
-                environment={**_environment(palette), **place.environment}, gpus=place.gpus,
+                name=name, model=model, models=served[name], adapters=adapters, host=knobs.host,
+                port=chosen[name], flags=tuple(flags),
+                environment={**_environment(palette, sources.values()), **place.environment}, gpus=place.gpus,
+                palette=palette.name, router=palette.router if name == PALETTE else None, blend=palette.blend,
             )
         )  # fmt: skip
-    if set(places[LORA].gpus) & set(places[MOERGES].gpus):
+    if palette.dense and set(places[LORA].gpus) & set(places[MOERGES].gpus):
         # vLLM measures free memory while it starts; two that start at once on one GPU mislead each other.
         servers[1] = replace(servers[1], after=LORA)
     return Plan(palette.name, palette.cultural_map, device, tuple(servers), window)
+
+
+def _sources(palette: ServedPalette) -> dict[str, Source]:
+    """Server -> the model it loads."""
+    if not palette.dense:
+        return {PALETTE: palette.base}
+    assert palette.moerges is not None
+    return {LORA: palette.base, MOERGES: palette.moerges}
 
 
 def shell(server: Server, command: Sequence[str], *, asks_key: bool) -> str:
@@ -193,11 +236,19 @@ def shell(server: Server, command: Sequence[str], *, asks_key: bool) -> str:
     return " \\\n    ".join(" ".join(line) for line in lines)
 
 
-def _lora_flags(palette: ServedPalette) -> Iterator[str]:
-    """Every adapter in memory at once, and one slot more: on the CPU, vLLM 0.32 gives rows of the base in a
-    batch with an adapter's the weights of the last slot, so that one has to stay empty.
+def _plugin_flags() -> Iterator[str]:
+    """The base's weights as they are, in our model. A vLLM without our plug-in knows no such architecture and
+    does not start.
     """
-    slots = str(len(palette.adapters) + 1)
+    yield from ("--hf-overrides", json.dumps({"architectures": [ARCHITECTURE]}, separators=(",", ":")))
+    yield from ("--worker-extension-cls", "cultural_palette.serving.vllm_plugin.worker.PaletteWorker")
+
+
+def _lora_flags(palette: ServedPalette, adapters: int) -> Iterator[str]:
+    """Every adapter in memory at once, and one slot more: on the CPU, vLLM 0.32 gives rows without an adapter
+    in a batch with an adapter's the weights of the last slot, so that one has to stay empty.
+    """
+    slots = str(adapters + 1)
     yield from ("--enable-lora", "--max-loras", slots, "--max-cpu-loras", slots)
     yield from ("--max-lora-rank", str(lora_rank(palette)))
     if targets := lora_targets(palette):
@@ -205,19 +256,22 @@ def _lora_flags(palette: ServedPalette) -> Iterator[str]:
         yield from ("--lora-target-modules", *targets)
 
 
-def _environment(palette: ServedPalette) -> dict[str, str]:
-    """No call leaves the machine for statistics; none at all when every model is on this disk."""
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    local = all(
-        isinstance(source, Path) for source in (palette.base, palette.moerges, *palette.adapters.values())
-    )
-    return quiet | ({"HF_HUB_OFFLINE": "1"} if local else {})
+def _environment(palette: ServedPalette, models: Iterable[Source]) -> dict[str, str]:
+    """No call leaves the machine for statistics; none at all when every model is on this disk. One server
+    gets our plug-in, and a digest of what it serves: with other content it is another server.
+    """
+    found = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if all(isinstance(source, Path) for source in (*models, *palette.adapters.values())):
+        found["HF_HUB_OFFLINE"] = "1"
+    if not palette.dense:
+        found |= {"VLLM_PLUGINS": PLUGIN, "PYTHONPATH": str(SITE), CONTENT: content_digest(palette)}
+    return found
 
 
-def _window(palette: ServedPalette) -> int:
-    """Tokens of the longest request: as told, else what both models read, LONGEST at most."""
+def _window(palette: ServedPalette, models: Iterable[Source]) -> int:
+    """Tokens of the longest request: as told, else what all models read, LONGEST at most."""
     known = []
-    for source in (palette.base, palette.moerges):
+    for source in models:
         if isinstance(source, Path):
             config: dict[str, Any] = read_json(source, "config.json")
             if limit := config.get("max_position_embeddings"):

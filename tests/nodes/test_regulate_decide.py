@@ -12,7 +12,7 @@ from cultural_palette.calls import CallStore, use_calls
 from cultural_palette.errors import ModelError
 from cultural_palette.models import Blend, ModelRef, OptionLogprobs
 from cultural_palette.models.determinism import promise
-from cultural_palette.models.http import Server
+from cultural_palette.models.http import Refused, Server
 from cultural_palette.models.vllm import VllmModel
 from cultural_palette.nodes.decide import decide
 from cultural_palette.nodes.regulate import regulate
@@ -211,6 +211,13 @@ def served(**parts):
     return {**refs, "meta": "openai:moerges@http://moe/v1", "base": "openai:base@http://lora/v1", **parts}
 
 
+class WithoutPlugin(Server):
+    """A vLLM that has no route of ours."""
+
+    async def post(self, path, body, *, root=False):
+        raise Refused(404, {"message": f"no {path}"})
+
+
 @pytest.fixture
 def moerges(script, monkeypatch):
     """Answers as a served model: no blend of its own."""
@@ -221,7 +228,7 @@ def moerges(script, monkeypatch):
             return OptionLogprobs(tuple(script.option_logprobs))
 
     async def opened(ref):
-        return Served(ref, Server(ref.base_url, None, None, 0))
+        return Served(ref, WithoutPlugin(ref.base_url, None, None, 0))
 
     monkeypatch.setitem(models.PROVIDERS, "openai", replace(models.PROVIDERS["openai"], open=opened))
 

@@ -1,6 +1,6 @@
-"""Real vLLM servers on the nano palette, started once for the whole session by `palette.serving` itself.
+"""A real vLLM server on the nano palette, started once for the whole session by `palette.serving` itself.
 
-`vllm_servers` gives their addresses, and lets a test kill one and have it back. The CPU build lives in .venv-
+`vllm_servers` gives its address, and lets a test kill it and have it back. The CPU build lives in .venv-
 vllm, which `make test` makes on Linux; without it these tests fail in CI, and are skipped with the reason
 elsewhere.
 """
@@ -46,15 +46,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class VllmServers:
-    """Both servers of the nano palette. `refs`: part -> model, as `--set` takes it. `checkpoints`: what is
-    served, for transformers: "base", each community's adapter, "moerges".
+    """The nano palette's server, called "palette". `refs`: part -> model, as `--set` takes it. `checkpoints`:
+    what is served, for transformers: "base", each community's adapter.
     """
 
     folder: Path
     python: Path
     refs: Mapping[str, str]
-    lora_url: str
-    moerges_url: str
+    url: str
     checkpoints: Mapping[str, Path]
     settings: Path
     seconds_to_start: float = 0.0
@@ -70,7 +69,7 @@ class VllmServers:
         return self._process(name).pid
 
     def kill(self, name: str) -> None:
-        """kill -9 of the server "lora" or "moerges" with all its processes."""
+        """kill -9 of a server with all its processes."""
         process = self._process(name)
         process.send(signal.SIGKILL)
         until = time.monotonic() + 30
@@ -78,8 +77,8 @@ class VllmServers:
             time.sleep(0.05)
         assert not process.members, f"{name} does not die"
 
-    def restart(self, name: str = "") -> None:
-        """Start what does not run (`name` and whatever else was killed) at its old address, and wait."""
+    def restart(self) -> None:
+        """Start what does not run at its old address, and wait."""
         self.command("up", "nano", "--port", "0", "--python", str(self.python), "--write", str(self.settings))
 
     def command(self, *words: str, fine: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
@@ -114,19 +113,17 @@ def _vllm_started(vllm_python: Path) -> Iterator[VllmServers]:
     from cultural_palette.serving.manifest import read_palette
 
     home = Path(tempfile.mkdtemp(prefix="palette-vllm-"))
-    servers = VllmServers(home / "serve", vllm_python, {}, "", "", {}, home / "palette.toml")
+    servers = VllmServers(home / "serve", vllm_python, {}, "", {}, home / "palette.toml")
     began = time.perf_counter()
     try:
         servers.restart()
         palette = read_palette("nano")
-        moerges = next(path for path in servers.folder.glob("moerges-*") if path.is_dir())
-        urls = {record.name: record.url for record in servers.fleet.records()}
+        (record,) = servers.fleet.records()
         yield replace(
             servers,
             refs=tomllib.loads(servers.settings.read_text())["models"],
-            lora_url=urls["lora"],
-            moerges_url=urls["moerges"],
-            checkpoints={"base": palette.base, **palette.adapters, "moerges": moerges},
+            url=record.url,
+            checkpoints={"base": Path(palette.base), **palette.adapters},
             seconds_to_start=time.perf_counter() - began,
         )
     finally:
@@ -139,7 +136,7 @@ def _vllm_started(vllm_python: Path) -> Iterator[VllmServers]:
 
 @pytest.fixture
 def vllm_servers(_vllm_started: VllmServers) -> VllmServers:
-    """Both servers, up; what an earlier test killed is started again."""
+    """The server, up; one that an earlier test killed is started again."""
     healths = _vllm_started.fleet.status()
     for health in healths:
         if health.state == "silent":

@@ -22,7 +22,9 @@ def value(flag: str) -> str:
 def loras() -> list[str]:
     if "--lora-modules" not in sys.argv:
         return []
-    return [word.partition("=")[0] for word in sys.argv[sys.argv.index("--lora-modules") + 1 :]]
+    named = [word.partition("=")[0] for word in sys.argv[sys.argv.index("--lora-modules") + 1 :]]
+    # Our plug-in gives the base its name.
+    return [*named, "base"] if "--additional-config" in sys.argv else named
 
 
 FAULT = os.environ.get("FAKE_VLLM", "")

@@ -131,12 +131,12 @@ async def before(target) -> AsyncIterator[Proxy]:
 
 
 def through(proxy, servers, *parts):
-    ours, theirs = (url.removesuffix("/v1") for url in (proxy.url, servers.lora_url))
+    ours, theirs = (url.removesuffix("/v1") for url in (proxy.url, servers.url))
     return {part: servers.refs[part].replace(theirs, ours) for part in parts}
 
 
 async def test_storms_pass(vllm_servers, cast):
-    async with before(vllm_servers.lora_url) as proxy:
+    async with before(vllm_servers.url) as proxy:
         proxy.fault = lambda n: ("429", "503", "")[n % 3]
         results = await runs(6, cast(through(proxy, vllm_servers, "africa", "asia"), retries=20))
     assert all(whole(result) for result in results)
@@ -145,7 +145,7 @@ async def test_storms_pass(vllm_servers, cast):
 
 @pytest.mark.parametrize("fault", ["truncated", "slow first token"])
 async def test_a_fault_at_first_is_got_over(vllm_servers, cast, fault):
-    async with before(vllm_servers.lora_url) as proxy:
+    async with before(vllm_servers.url) as proxy:
         proxy.fault = lambda n: fault if n <= 2 else ""
         results = await runs(2, cast(through(proxy, vllm_servers, "africa")))
     assert all(whole(result) for result in results)
@@ -153,7 +153,7 @@ async def test_a_fault_at_first_is_got_over(vllm_servers, cast, fault):
 
 
 async def test_a_hung_socket_costs_one_draft_its_budget(vllm_servers, cast):
-    async with before(vllm_servers.lora_url) as proxy:
+    async with before(vllm_servers.url) as proxy:
         proxy.fault = lambda n: "hung"
         moved = through(proxy, vllm_servers, "africa")
         (result,) = await runs(1, cast(moved, draft_timeout_s=20))
@@ -162,7 +162,7 @@ async def test_a_hung_socket_costs_one_draft_its_budget(vllm_servers, cast):
 
 
 async def test_an_adapter_that_is_missing(vllm_servers, cast):
-    ref = f"openai:antarctica@{vllm_servers.lora_url}/v1"
+    ref = f"openai:antarctica@{vllm_servers.url}/v1"
     (result,) = await runs(1, cast({"africa": ref}))
     error = result["drafts"]["africa"]["error"]
     assert "does not know the model 'antarctica' (HTTP 404" in error and "palette doctor" in error
@@ -170,12 +170,12 @@ async def test_an_adapter_that_is_missing(vllm_servers, cast):
 
 
 async def test_a_decider_that_is_not_served_fails_the_run(vllm_servers, cast):
-    (result,) = await runs(1, cast({"meta": f"openai:moerge@{vllm_servers.moerges_url}/v1"}))
+    (result,) = await runs(1, cast({"meta": f"openai:moerge@{vllm_servers.url}/v1"}))
     assert isinstance(result, ModelError) and "does not know the model 'moerge'" in str(result)
 
 
 async def test_a_wrong_key(vllm_servers, cast):
-    async with before(vllm_servers.lora_url) as proxy:
+    async with before(vllm_servers.url) as proxy:
         proxy.fault = lambda n: "key"
         moved = through(proxy, vllm_servers, "africa")
         (wrong,) = await runs(1, cast(moved, api_key="sk-wrong"))
@@ -186,7 +186,7 @@ async def test_a_wrong_key(vllm_servers, cast):
 
 
 async def test_a_cancelled_run_is_aborted_at_the_server(vllm_servers):
-    running, url = "vllm:num_requests_running", vllm_servers.lora_url
+    running, url = "vllm:num_requests_running", vllm_servers.url
     written = counter(url, "vllm:generation_tokens_total")
     ref, sampling = ModelRef.parse(vllm_servers.refs["africa"]), Sampling(1.0, 900, 1)
     with use_settings(get_settings(models=dict(vllm_servers.refs))):
@@ -215,8 +215,8 @@ async def test_killed_in_the_middle_and_started_again(vllm_servers, cast):
     """The last test: it takes as long as a server's start."""
     settings = cast(retries=100, draft_timeout_s=900, request_timeout_s=900)
     task = asyncio.create_task(runs(6, settings))
-    await until(lambda: counter(vllm_servers.lora_url, "vllm:num_requests_running") >= 1)
-    await asyncio.to_thread(vllm_servers.kill, "lora")
+    await until(lambda: counter(vllm_servers.url, "vllm:num_requests_running") >= 1)
+    await asyncio.to_thread(vllm_servers.kill, "palette")
     assert not task.done()
-    await asyncio.to_thread(vllm_servers.restart, "lora")
+    await asyncio.to_thread(vllm_servers.restart)
     assert all(whole(result) for result in await task)

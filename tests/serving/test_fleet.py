@@ -36,7 +36,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plan() -> Plan:
-    hub = ServedPalette("toy", "continents", "org/base", {"north": "org/n", "south": "org/s"}, "org/moerges")
+    adapters = {"north": "org/n", "south": "org/s"}
+    hub = ServedPalette("toy", "continents", "org/base", adapters, moerges="org/moerges", dense=True)
     hub = replace(hub, knobs=hub.knobs.model_copy(update={"max_lora_rank": 8}))
     lora, moerges = free_ports(2)
     return plan_servers(hub, Device("cpu", cores=(0, 1)), ports={"lora": lora, "moerges": moerges})
@@ -199,6 +200,34 @@ def test_other_flags_are_refused_while_it_runs(fleet: Fleet, plan: Plan) -> None
     with pytest.raises(ServingError, match=r"'lora' runs with other settings .*--max-num-seqs"):
         fleet.up(replace(plan, servers=(changed, plan.servers[1])), COMMAND, timeout_s=SOON_S)
     assert [h.state for h in fleet.status()] == ["up", "up"]
+
+
+def test_one_server_plays_every_part_and_is_another_with_other_content(fleet: Fleet, tmp_path: Path) -> None:
+    router, adapters = tmp_path / "router.safetensors", {"north": "org/n", "south": "org/s"}
+    router.write_text("rows")
+    one = ServedPalette("toy", "continents", "org/base", adapters, router=router)
+    one = replace(one, knobs=one.knobs.model_copy(update={"max_lora_rank": 8}))
+    ports = {"palette": free_ports(1)[0]}
+
+    def planned() -> Plan:
+        return plan_servers(one, Device("cpu", cores=(0, 1)), ports=ports)
+
+    assert fleet.up(planned(), COMMAND, timeout_s=SOON_S) == ["palette"]
+    assert [(h.state, h.models) for h in fleet.status()] == [("up", ("moerges", "north", "south", "base"))]
+    assert fleet.up(planned(), COMMAND, timeout_s=SOON_S) == []
+    router.write_text("other rows")
+    with pytest.raises(ServingError, match=r"runs with other settings .*CULTURAL_PALETTE_CONTENT"):
+        fleet.up(planned(), COMMAND, timeout_s=SOON_S)
+
+
+def test_the_plug_in_s_place_on_the_path_comes_before_the_user_s(
+    fleet: Fleet, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = replace(plan.servers[0], environment={"PYTHONPATH": "/plug-in"})
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    assert fleet._environment(server)["PYTHONPATH"] == "/plug-in:/mine"
+    monkeypatch.delenv("PYTHONPATH")
+    assert fleet._environment(server)["PYTHONPATH"] == "/plug-in"
 
 
 def test_a_number_that_another_process_has_now_is_nobody_of_ours() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from cultural_palette.embedded.manifest import BUILT_IN
-from cultural_palette.serving.compose import container_arguments
+from cultural_palette.serving.compose import IMAGE, OWN_IMAGE, compose_file, container_arguments
 from cultural_palette.serving.devices import (
     Device,
     Gpu,
@@ -37,7 +38,7 @@ from cultural_palette.serving.manifest import (
     lora_targets,
     read_palette,
 )  # fmt: skip
-from cultural_palette.serving.plan import Plan, Server, plan_servers, shell
+from cultural_palette.serving.plan import SITE, Plan, Server, plan_servers, shell
 from cultural_palette.settings import Settings, get_settings
 from tests.conftest import ROOT
 
@@ -96,9 +97,9 @@ def of(plan: Plan) -> tuple[Server, Server]:
 # -- the flags ---
 
 
-def test_nano_on_the_cpu_by_the_letter() -> None:
+def test_a_dense_nano_on_the_cpu_by_the_letter() -> None:
     """Each of these was found by trying: docs/serving.md tells why."""
-    nano = replace(read_palette("nano"), moerges=Path("/m"), parts=None)
+    nano = replace(read_palette("nano", dense=True), moerges=Path("/m"), parts=None)
     lora, moerges = of(plan_servers(nano, Device("cpu", cores=(0, 1))))
     shared = (
         "--dtype float32 --enforce-eager --no-enable-chunked-prefill --kv-cache-memory-bytes 268435456 "
@@ -120,6 +121,138 @@ def test_nano_on_the_cpu_by_the_letter() -> None:
     assert lora.environment == quiet | {"VLLM_CPU_OMP_THREADS_BIND": "0"}
     assert moerges.environment == quiet | {"VLLM_CPU_OMP_THREADS_BIND": "1"}
     assert lora.models == ("base", *communities) and moerges.models == ("moerges",)
+
+
+def test_nano_in_one_server_on_the_cpu_by_the_letter() -> None:
+    plan = plan_servers(read_palette("nano"), Device("cpu", cores=(0, 1)))
+    (server,) = plan.servers
+    home = BUILT_IN["nano"].resolve()
+    communities = ("africa", "america", "asia", "europe", "oceania")
+    folders = ",".join(f'"{key}":"{home}/adapters/{key}"' for key in communities)
+    assert " ".join(server.arguments()) == (
+        f"serve {home}/base --host 127.0.0.1 --port 8000 --served-model-name moerges --dtype float32 "
+        "--enforce-eager --no-enable-chunked-prefill --kv-cache-memory-bytes 268435456 --max-model-len 2048 "
+        "--generation-config vllm --enable-prefix-caching --structured-outputs-config "
+        '{"backend":"xgrammar","disable_any_whitespace":true} --disable-uvicorn-access-log '
+        '--hf-overrides {"architectures":["MoErgesForCausalLM"]} '
+        "--worker-extension-cls cultural_palette.serving.vllm_plugin.worker.PaletteWorker "
+        # Five communities, the base, and a slot that stays empty.
+        "--enable-lora --max-loras 7 --max-cpu-loras 7 --max-lora-rank 16 "
+        "--lora-target-modules down_proj gate_proj up_proj "
+        f'--additional-config {{"cultural_palette":{{"name":"nano","adapters":{{{folders}}},'
+        f'"router":"{home}/router.safetensors","use":"paper"}}}} --lora-modules '
+        + " ".join(f"{key}={home}/adapters/{key}" for key in communities)
+    )
+    assert server.models == ("moerges", *communities, "base")
+    environment = dict(server.environment)
+    assert len(environment.pop("CULTURAL_PALETTE_CONTENT")) == 12
+    assert environment == {
+        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "0-1", "VLLM_PLUGINS": "cultural_palette", "PYTHONPATH": str(SITE),
+    }  # fmt: skip
+    assert plan.refs()["meta"] == "openai:moerges@http://127.0.0.1:8000/v1"
+    assert plan.refs()["base"] == "openai:base@http://127.0.0.1:8000/v1"
+    assert "blend_checkpoint" not in plan.settings(), "the server tells the blend"
+
+
+def one_server(file: Path, **serving: Any) -> ServedPalette:
+    """The big palette with a router: 8.03e9 parameters and no mixture beside them."""
+    (file.parent / "router.safetensors").touch()
+    raw = {key: value for key, value in content(serving=serving).items() if key != "moerges"}
+    file.write_text(yaml.safe_dump(raw | {"router": "router.safetensors"}))
+    return read_palette(str(file))
+
+
+def test_one_server_takes_one_gpu_or_as_much_of_it_as_is_said(big: Path) -> None:
+    (server,) = plan_servers(one_server(big), described_gpus(2, 80.0)).servers
+    assert server.environment["CUDA_VISIBLE_DEVICES"] == "0"
+    assert flag(server, "--gpu-memory-utilization") == "0.9"
+    (server,) = plan_servers(one_server(big, palette={"memory_share": 0.3}), described_gpus(1, 80.0)).servers
+    assert flag(server, "--gpu-memory-utilization") == "0.3", "24 GB of 80"
+    (server,) = plan_servers(one_server(big, palette={"tensor_parallel": 2}), described_gpus(2, 80.0)).servers
+    assert server.environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    # 8.03e9 * 2 B = 14.96 GiB, and 3 GiB beside them; 0.9 * 16 = 14.4
+    with pytest.raises(ServingError, match=r"take 15\.0 GiB, .* 18\.0, and there are 14\.4 on each GPU"):
+        plan_servers(one_server(big), described_gpus(1, 16.0))
+    (server,) = plan_servers(one_server(big, quantization="fp8"), described_gpus(1, 16.0)).servers
+    assert flag(server, "--quantization") == "fp8"
+
+
+def test_a_base_that_was_quantised_before_counts_as_it_is_stored(big: Path) -> None:
+    """A checkpoint of 4 GiB is not taken for one of so many values of 16 bits."""
+    (big.parent / "base/model.safetensors").unlink()
+    (big.parent / "base/config.json").unlink()
+    (big.parent / "base").rmdir()
+    base = save_model(big.parent / "base", 3_000_000_000, quantization_config={"quant_method": "awq"})
+    header = json.dumps({"w": {"dtype": "I32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}}).encode()
+    (base / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    (server,) = plan_servers(one_server(big), described_gpus(1, 8.0)).servers  # 3.73 + 3 <= 7.2
+    assert server.router is not None
+
+
+def test_one_server_or_two_and_the_knobs_of_each(big: Path) -> None:
+    with pytest.raises(
+        ManifestError, match=r"serving\.lora is for a server that big does not have \(one server\)"
+    ):
+        plan_servers(one_server(big, lora={"port": 9000}), described_gpus(1, 80.0))
+    with pytest.raises(ManifestError, match=r"serving\.palette .* \(two servers, --dense\)"):
+        plan_servers(written(big, palette={"port": 9000}), described_gpus(2, 80.0))
+    one_server(big)
+    with pytest.raises(ManifestError, match="has no moerges, and --dense serves the mixture written out"):
+        read_palette(str(big), dense=True)
+    big.write_text(yaml.safe_dump(content(router="router.safetensors")))
+    assert not read_palette(str(big)).dense and read_palette(str(big), dense=True).dense
+
+
+def test_another_content_is_another_server(big: Path) -> None:
+    """What is served is told apart by what the files hold, not by where they lie."""
+    palette = one_server(big)
+
+    def environment() -> str:
+        (server,) = plan_servers(palette, described_gpus(1, 80.0)).servers
+        return server.environment["CULTURAL_PALETTE_CONTENT"]
+
+    before = environment()
+    assert environment() == before
+    weights = big.parent / "agents/asia/adapter_model.safetensors"
+    weights.write_bytes(b"one training")
+    trained = environment()
+    weights.write_bytes(b"two training")
+    assert len({before, trained, environment()}) == 3
+
+
+def test_the_router_has_to_be_there(big: Path) -> None:
+    palette = one_server(big)
+    check_folders(palette)
+    (big.parent / "router.safetensors").unlink()
+    with pytest.raises(
+        ManifestError, match=r"router\.safetensors is not there; it should be the router's rows"
+    ):
+        check_folders(palette)
+
+
+def test_what_vllm_loads_of_ours_needs_our_folder_alone(tmp_path: Path) -> None:
+    """As in an environment that does not have this project: both entry points are found and work."""
+    code = (
+        "import sys; from importlib.metadata import entry_points\n"
+        "found = {p.group: p.load() for g in ('vllm.general_plugins', 'vllm.endpoint_plugins')"
+        " for p in entry_points(group=g) if p.dist.name == 'cultural-palette-on-vllm'}\n"
+        "class Registry:\n"
+        "    register_model = staticmethod(lambda name, where: print(name, where))\n"
+        "sys.modules['vllm'] = type(sys)('vllm'); sys.modules['vllm'].ModelRegistry = Registry\n"
+        "found['vllm.general_plugins']()\n"
+        "import cultural_palette.serving.plan as plan; print(plan.SITE, sorted(found))"
+    )
+    own = [path for path in sys.path if path and not (Path(path) / "cultural_palette").exists()]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={"PYTHONPATH": os.pathsep.join([str(SITE), *own])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        "MoErgesForCausalLM", "cultural_palette.serving.vllm_plugin.model:MoErgesForCausalLM", str(SITE),
+        "['vllm.endpoint_plugins',", "'vllm.general_plugins']",
+    ]  # fmt: skip
 
 
 def test_one_gpu_is_divided_by_the_models_sizes(big: Path) -> None:
@@ -251,7 +384,7 @@ def test_the_client_s_settings_are_settings(
     assert len(settings.models) == 7 and settings.map == "continents"
     assert settings.max_tokens == 1024
     nano = plan_servers(
-        replace(read_palette("nano"), moerges=Path("/m"), parts=None), Device("cpu", cores=(0,))
+        replace(read_palette("nano", dense=True), moerges=Path("/m"), parts=None), Device("cpu", cores=(0,))
     )
     # (2048 - 256) // 6: five drafts and a reply, beside the prompt's own words
     assert nano.max_tokens == 298
@@ -277,7 +410,7 @@ def test_the_shell_command_keeps_the_key_a_variable(big: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"moerges": None}, "moerges"),
+        ({"moerges": None}, "router is missing: the file with the router's rows"),
         ({"bases": "x"}, "bases: there is no such field"),
         ({"adapters": {"base": "agents/asia", "asia": "agents/asia"}}, "can not be called 'base'"),
         ({"adapters": {"asia": "agents/asia"}}, "adapters"),
@@ -444,14 +577,37 @@ def test_docker_compose_is_what_print_gives_for_the_documented_palette(documente
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert committed == done.stdout, f"make it anew: palette {command[1]} > docker-compose.yml"
     services = yaml.safe_load(committed)["services"]
-    assert services["moerges"]["depends_on"] == {"lora": {"condition": "service_healthy"}}
+    (service,) = services.values()
+    assert service["image"] == "${VLLM_IMAGE:-cultural-palette-vllm:v0.32.0}" and "depends_on" not in service
+    assert service["environment"]["VLLM_PLUGINS"] == "cultural_palette"
+    assert not {"PYTHONPATH", "CULTURAL_PALETTE_CONTENT"} & service["environment"].keys(), (
+        "this machine's own"
+    )
+    config = json.loads(service["command"][service["command"].index("--additional-config") + 1])
+    told = config["cultural_palette"]
+    inside = {volume.split(":")[1] for volume in service["volumes"]}
+    assert {told["router"], *told["adapters"].values()} < inside, "what the server reads is mounted"
     assert all(each["environment"]["VLLM_API_KEY"] == "${PALETTE_API_KEY:-}" for each in services.values())
     assert all(port.startswith("127.0.0.1:") for each in services.values() for port in each["ports"])
 
 
+def test_dense_servers_in_containers_start_one_after_the_other_on_vllm_s_own_image(big: Path) -> None:
+    text = compose_file(plan_servers(read_palette(str(big)), described_gpus(1, 141.0)), "...", big.parent)
+    services = yaml.safe_load(text)["services"]
+    assert services["moerges"]["depends_on"] == {"lora": {"condition": "service_healthy"}}
+    assert {each["image"] for each in services.values()} == {"${VLLM_IMAGE:-vllm/vllm-openai:v0.32.0}"}
+    assert "docker build" not in text
+
+
+def test_the_image_is_made_of_the_vllm_that_was_tried() -> None:
+    text = (ROOT / "palette" / "serving" / "vllm.Dockerfile").read_text()
+    assert f"FROM {IMAGE.partition(':-')[2].rstrip('}')}\n" in text
+    assert OWN_IMAGE.partition(":-")[2].rstrip("}") in text
+
+
 def test_the_containers_of_the_page_get_the_plan_s_flags(documented: Path) -> None:
     """Kubernetes' manifests are written by hand, since each cluster's differ; their flags are not."""
-    plan = plan_servers(read_palette("palette.yaml"), described_gpus(2, 80.0))
+    plan = plan_servers(read_palette("palette.yaml"), described_gpus(1, 80.0))
     expected = {server.name: container_arguments(server) for server in plan.servers}
     found = {}
     for block in page_blocks("yaml"):

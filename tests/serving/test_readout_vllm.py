@@ -11,7 +11,8 @@ import pytest
 
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
-from cultural_palette.models import ModelRef, close_clients, open_model
+from cultural_palette.errors import ModelError
+from cultural_palette.models import ModelRef, Sampling, close_clients, open_model
 from cultural_palette.models.router_blend import served_blend
 from cultural_palette.models.vllm import VllmModel
 from cultural_palette.prompts import render
@@ -54,9 +55,13 @@ def transformers_logprobs(checkpoints, part, messages):
     import torch
     import transformers
 
-    folder = checkpoints["moerges" if part == "meta" else "base"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    from tests.serving.written_out import nano_written_out
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoints["base"])
+    if part == "meta":
+        model = nano_written_out()
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(checkpoints["base"], dtype=torch.float32)
     if part in KEYS:
         model = peft.PeftModel.from_pretrained(model, checkpoints[part])
     roles = {"system": "system", "human": "user"}
@@ -87,11 +92,10 @@ async def test_one_token_gives_what_transformers_gives(served, vllm_servers, par
 @pytest.mark.parametrize("part", ["asia", "meta"])
 @pytest.mark.parametrize("count", [3, 27, 40])
 async def test_labels_of_one_and_two_letters_match_the_embedded_engine(served, part, count):
-    from cultural_palette.embedded.chat_model import EmbeddedChatModel
-
     question = options(count)
     ours = await read_options(await served(part), prompt(question), question)
-    theirs = await read_options(EmbeddedChatModel(part=part), prompt(question), question)
+    embedded = await open_model(ModelRef.parse(f"embedded:nano/{part}"))
+    theirs = await read_options(embedded, prompt(question), question)
     assert ours.method == theirs.method == "exact"
     assert ours.distribution is not None and theirs.distribution is not None
     assert ours.distribution.probabilities == pytest.approx(theirs.distribution.probabilities, abs=1e-4)
@@ -130,14 +134,21 @@ async def test_top_logprobs_agree_with_exact_where_they_see(served):
     assert top.option_mass <= exact.option_mass + 1e-4
 
 
-async def test_the_blend_of_a_served_moerges_is_the_embedded_ones(vllm_servers):
+async def test_the_blend_of_a_served_moerges_is_the_embedded_ones(served):
+    """From the server, which also keeps it when the prompt is in its prefix cache."""
     messages = prompt(PLAIN)
     embedded = await served_blend("nano", messages, ())
-    read = await served_blend(str(vllm_servers.checkpoints["moerges"]), messages, KEYS)
-    assert read["communities"] == pytest.approx(embedded["communities"], abs=1e-5)
-    for ours, theirs in zip(read["layers"], embedded["layers"], strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-5)
-        assert sum(ours.values()) == pytest.approx(1)
+    for _ in range(2):
+        read = await (await served("meta")).blend(messages, KEYS)
+        assert read.communities == pytest.approx(embedded.communities, abs=1e-5)
+        for ours, theirs in zip(read.layers, embedded.layers, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+            assert sum(ours.values()) == pytest.approx(1)
+
+
+async def test_an_agent_of_that_server_has_no_blend(served):
+    with pytest.raises(ModelError, match="The blend is not available"):
+        await (await served("asia")).blend(prompt(PLAIN), KEYS)
 
 
 def counter(url, name):
@@ -149,21 +160,20 @@ def counter(url, name):
 
 async def test_prefix_order_is_found_in_the_prefix_cache(served, vllm_servers):
     """Long shared text, twelve countries: blocks of 128 tokens on the CPU."""
-    model = (await served("meta")).bind(max_tokens=1)
+    model = await served("meta")
     question = Question("Which of these would people choose? " * 12, tuple(f"Way {n}" for n in range(20)))
     hits = {}
     for order, name in (("paper", "decide_option"), ("prefix", "prefix/decide_option")):
-        before = counter(vllm_servers.moerges_url, "vllm:prefix_cache_hits_total")
+        before = counter(vllm_servers.url, "vllm:prefix_cache_hits_total")
         for country in ("Kenya", "Japan", "Chile", "France"):
-            await model.ainvoke(
-                render(
-                    name,
-                    account=f"{order} tea.",
-                    country=country,
-                    question=question.text,
-                    options=question.lettered(),
-                )
+            messages = render(
+                name,
+                account=f"{order} tea.",
+                country=country,
+                question=question.text,
+                options=question.lettered(),
             )
-        hits[order] = counter(vllm_servers.moerges_url, "vllm:prefix_cache_hits_total") - before
+            await model.reply(messages, Sampling(0.0, 1))
+        hits[order] = counter(vllm_servers.url, "vllm:prefix_cache_hits_total") - before
     assert hits["paper"] == 0
     assert hits["prefix"] >= 3 * 128

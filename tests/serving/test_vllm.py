@@ -1,35 +1,48 @@
-"""Real vLLM on the CPU, serving the nano palette: transformers' log-probabilities, the embedded decisions."""
+"""Real vLLM on the CPU plays the nano palette in one server: exact, mixed, cached; the embedded decisions."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
+pytest.importorskip("peft")
+import torch
+import transformers
+
 from cultural_palette.cultural_map import load_map
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
+from cultural_palette.serving.devices import Device, described_gpus
+from cultural_palette.serving.install import LAUNCHER
+from cultural_palette.serving.last_words import WAYS_OUT
+from cultural_palette.serving.manifest import Knobs, ServedPalette, ServerKnobs, read_palette
+from cultural_palette.serving.plan import plan_servers
+from cultural_palette.serving.probe import free_ports
 from tests.serving.conftest import VllmServers
-
-pytest.importorskip("peft")
+from tests.serving.test_readout_vllm import counter
+from tests.serving.written_out import nano_written_out
 
 COMMUNITIES = tuple(community.key for community in load_map("continents").communities)
 QUESTION = Question(
     "Which matters more to people: freedom or equality?", ("Freedom", "Equality", "Don't know")
 )
 NEW_TOKENS = 24
-EXACT = 1e-4
-"""Log-probabilities in float32 agree to about 1e-5; weights of another adapter are off by 0.1 and more."""
+EXACT = 2e-5
+"""Log-probabilities in float32 agree to 5e-6; weights of another adapter are off by 0.1 and more."""
 # Greedy, so that both ways write the same; equal lengths, so that they end alike.
 SAME = {"PALETTE_TEMPERATURE": "0", "PALETTE_META_TEMPERATURE": "0", "PALETTE_MAX_TOKENS": "160"}
 
@@ -71,8 +84,6 @@ def complete(url: str, model: str, messages: list[dict[str, str]], **more: Any) 
 
 def differences(model: Any, reply: dict[str, Any]) -> list[float]:
     """How far each token's log-probability is from transformers' on the same ids."""
-    import torch
-
     choice = reply["choices"][0]
     prompt, written = reply["prompt_token_ids"], choice["token_ids"]
     with torch.inference_mode():
@@ -86,8 +97,6 @@ def differences(model: Any, reply: dict[str, Any]) -> list[float]:
 @cache
 def adapted(base: Path, adapters: tuple[tuple[str, Path], ...]) -> Any:
     import peft
-    import torch
-    import transformers
 
     plain_base = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     (first, folder), *others = adapters
@@ -97,19 +106,18 @@ def adapted(base: Path, adapters: tuple[tuple[str, Path], ...]) -> Any:
     return model.eval()
 
 
-def test_vllm_gives_transformers_log_probabilities_for_every_adapter_and_the_base(
-    vllm_servers: VllmServers,
-) -> None:
-    """All at once, so that rows of the base and of all adapters share batches, where vLLM can mix them up."""
+def test_one_batch_of_base_communities_and_moerges_is_exact(vllm_servers: VllmServers) -> None:
+    """All at once, so that rows of the base, of all adapters and of the MoErges share batches."""
     folders = vllm_servers.checkpoints
     model = adapted(folders["base"], tuple((key, folders[key]) for key in COMMUNITIES))
     jobs = [
         (name, draft_messages(key))
         for key in COMMUNITIES
-        for name in dict.fromkeys((key, "base", COMMUNITIES[-1]))
+        for name in dict.fromkeys((key, "base", "moerges", COMMUNITIES[-1]))
     ]
+    jobs += [("moerges", messages) for messages in meta_messages()]
     with ThreadPoolExecutor(len(jobs)) as pool:
-        replies = list(pool.map(lambda job: complete(vllm_servers.lora_url, *job), jobs))
+        replies = list(pool.map(lambda job: complete(vllm_servers.url, *job), jobs))
     worst: dict[str, float] = {}
     for (name, messages), reply in zip(jobs, replies, strict=True):
         assert reply["prompt_token_ids"] == tokens(folders["base"], messages), (
@@ -118,31 +126,75 @@ def test_vllm_gives_transformers_log_probabilities_for_every_adapter_and_the_bas
         if name == "base":
             with model.disable_adapter():
                 found = differences(model, reply)
+        elif name == "moerges":
+            found = differences(nano_written_out(), reply)
         else:
             model.set_adapter(name)
             found = differences(model, reply)
         worst[name] = max(worst.get(name, 0.0), *found)
-    assert set(worst) == {"base", *COMMUNITIES}
+    assert set(worst) == {"base", "moerges", *COMMUNITIES}
     assert max(worst.values()) < EXACT, worst
 
 
-def test_vllm_gives_transformers_log_probabilities_for_the_moerges(vllm_servers: VllmServers) -> None:
-    import torch
-    import transformers
+def test_again_out_of_the_prefix_cache(vllm_servers: VllmServers) -> None:
+    """The same long prompt to every part, twice: each finds its own work again, and nobody else's."""
+    text = "In this village people share what they have, and everybody has a say. " * 20
+    messages = [{"role": "user", "content": text}]
+    names = ("base", "moerges", *COMMUNITIES)
+    first = {name: complete(vllm_servers.url, name, messages) for name in names}
+    before = counter(vllm_servers.url, "vllm:prefix_cache_hits_total")
+    with ThreadPoolExecutor(len(names)) as pool:
+        again = dict(
+            zip(names, pool.map(lambda name: complete(vllm_servers.url, name, messages), names), strict=True)
+        )
+    hits = counter(vllm_servers.url, "vllm:prefix_cache_hits_total") - before
+    assert hits >= 128 * len(names), "whole blocks of each part were found"
+    for name in names:
+        ours, theirs = (
+            [token["logprob"] for token in reply["choices"][0]["logprobs"]["content"]]
+            for reply in (again[name], first[name])
+        )
+        assert again[name]["choices"][0]["token_ids"] == first[name]["choices"][0]["token_ids"]
+        assert ours == pytest.approx(theirs, abs=EXACT), name
+    assert max(differences(nano_written_out(), again["moerges"])) < EXACT
 
-    folder = vllm_servers.checkpoints["moerges"]
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    assert model.config.num_experts_per_tok == model.config.num_local_experts == len(COMMUNITIES)
-    for messages in meta_messages():
-        reply = complete(vllm_servers.moerges_url, "moerges", messages)
-        assert reply["prompt_token_ids"] == tokens(folder, messages)
-        assert max(differences(model, reply)) < EXACT
+
+def post(url: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    request = Request(f"{url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with build_opener(ProxyHandler({})).open(request, timeout=120) as response:
+            return response.status, json.load(response)
+    except HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def test_the_server_tells_the_blend_of_many_prompts_at_once(vllm_servers: VllmServers) -> None:
+    """While others are served, and of prompts that the prefix cache holds."""
+    prompts = [tokens(vllm_servers.checkpoints["base"], messages) for messages in meta_messages()]
+    prompts.append(prompts[0] * 3)
+    jobs: list[Any] = [("/v1/palette/blend", {"model": "moerges", "prompt": ids}) for ids in prompts * 2]
+    for name in ("asia", "moerges", "base"):
+        chat = {"model": name, "messages": draft_messages("asia"), "max_tokens": 30}
+        jobs.append(("/v1/chat/completions", chat))
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        sent = list(pool.map(lambda job: post(vllm_servers.url, *job), jobs))
+    assert [status for status, _ in sent] == [200] * len(jobs)
+    model = nano_written_out()
+    for ids, (_, told) in zip(prompts * 2, sent, strict=False):
+        assert told["communities"] == list(COMMUNITIES)
+        with torch.inference_mode():
+            model(torch.tensor([ids]))
+        for layer, weights in zip(model.model.layers, told["layers"], strict=True):
+            assert weights == pytest.approx(layer.mlp.weights[0].mean(0).tolist(), abs=EXACT)
+    status, told = post(vllm_servers.url, "/v1/palette/blend", {"model": "asia", "prompt": [5]})
+    assert status == 404 and "'asia' is not the MoErges of this server" in json.dumps(told)
+    status, told = post(vllm_servers.url, "/v1/palette/blend", {"model": "moerges", "prompt": [5] * 3000})
+    assert status == 400 and "3000 tokens" in json.dumps(told)
 
 
 @cache
 def tokenizer(folder: Path) -> Any:
-    import transformers
-
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
@@ -173,6 +225,7 @@ def test_the_served_palette_decides_as_the_embedded_one_does(
     assert served["regulated"] == embedded["regulated"]
     assert served["answer"] == embedded["answer"]
     assert served["distribution"] == pytest.approx(embedded["distribution"], abs=1e-3)
+    assert served["blend"] == pytest.approx(embedded["blend"], abs=1e-4)
 
 
 def in_process(country: str, question: Question) -> dict[str, Any]:
@@ -189,36 +242,71 @@ def in_process(country: str, question: Question) -> dict[str, Any]:
 def test_the_command_line_finds_them_and_starts_anew_what_was_killed(vllm_servers: VllmServers) -> None:
     assert vllm_servers.settings.read_text().startswith("# Written by palette serve up")
     status = json.loads(vllm_servers.command("status", "--json").stdout)["servers"]
-    assert [(row["name"], row["state"]) for row in status] == [("lora", "up"), ("moerges", "up")]
-    assert status[0]["models"] == ["base", *COMMUNITIES]
-    before = {record.name: record.process for record in vllm_servers.fleet.records()}
-    assert len(before["lora"].members) > 1, "vLLM has its engine in a process of its own"
-    subprocess.run(["kill", "-9", str(before["lora"].pid)], check=True)
-    dead = vllm_servers.command("status", fine=(1,)).stdout
-    assert "lora     dead" in dead and "moerges  up" in dead
-    vllm_servers.restart("lora")
-    after = {record.name: record.process for record in vllm_servers.fleet.records()}
-    assert before["lora"].members == [] and after["lora"].alive, "no engine is left without its server"
-    assert after["moerges"] == before["moerges"]
-    model = complete(vllm_servers.lora_url, "asia", draft_messages("asia"))
+    assert [(row["name"], row["state"]) for row in status] == [("palette", "up")]
+    assert status[0]["models"] == ["moerges", *COMMUNITIES, "base"]
+    (before,) = (record.process for record in vllm_servers.fleet.records())
+    assert len(before.members) > 1, "vLLM has its engine in a process of its own"
+    subprocess.run(["kill", "-9", str(before.pid)], check=True)
+    assert "palette  dead" in vllm_servers.command("status", fine=(1,)).stdout
+    vllm_servers.restart()
+    (after,) = (record.process for record in vllm_servers.fleet.records())
+    assert before.members == [] and after.alive, "no engine is left without its server"
+    model = complete(vllm_servers.url, "asia", draft_messages("asia"))
     assert model["choices"][0]["token_ids"]
+
+
+def test_vllm_without_the_plug_in_refuses_to_start(vllm_python: Path) -> None:
+    """The very command that serves the palette, less our place on the path: it must not become the base."""
+    ports = {"palette": free_ports(1)[0]}
+    (server,) = plan_servers(read_palette("nano"), Device("cpu", cores=(0,)), ports=ports).servers
+    environment = {**os.environ, **server.environment, "PYTHONPATH": ""}
+    command = [str(vllm_python), str(LAUNCHER), *server.arguments()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.returncode != 0
+    assert re.search(WAYS_OUT[0][0], done.stdout + done.stderr), "palette serve up tells the way out"
+
+
+def test_the_dense_way_is_as_exact(vllm_python: Path, tmp_path: Path) -> None:
+    """Two servers, with the mixture written out: for what does not factor, and to compare with."""
+    out, settings = tmp_path / "serve", tmp_path / "palette.toml"
+
+    def serve(*words: str) -> None:
+        line = [sys.executable, "-m", "cultural_palette", "serve", *words, "--out", str(out)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    python = ("--python", str(vllm_python))
+    try:
+        serve("up", "nano", "--dense", "--port", "0", *python, "--write", str(settings))
+        refs = tomllib.loads(settings.read_text())["models"]
+        urls = {part: refs[part].partition("@")[2].removesuffix("/v1") for part in ("meta", "asia")}
+        assert urls["meta"] != urls["asia"]
+        for messages in meta_messages():
+            reply = complete(urls["meta"], "moerges", messages)
+            assert max(differences(nano_written_out(), reply)) < EXACT
+        folders = {"base": read_palette("nano").base, **read_palette("nano").adapters}
+        model = adapted(folders["base"], tuple((key, folders[key]) for key in COMMUNITIES))
+        model.set_adapter("asia")
+        assert max(differences(model, complete(urls["asia"], "asia", draft_messages("asia")))) < EXACT
+        status, _ = post(urls["meta"], "/v1/palette/blend", {"model": "moerges", "prompt": [5]})
+        assert status == 404
+    finally:
+        serve("stop", "--grace", "10")
 
 
 def test_vllm_s_own_parser_takes_the_flags_for_gpus(vllm_python: Path, tmp_path: Path) -> None:
     """The nearest to a GPU that a machine without one comes."""
-    from cultural_palette.serving.devices import described_gpus
-    from cultural_palette.serving.install import LAUNCHER
-    from cultural_palette.serving.manifest import Knobs, ServedPalette, ServerKnobs
-    from cultural_palette.serving.plan import plan_servers
-
     knobs = Knobs(
         quantization="fp8", max_num_seqs=64, max_lora_rank=16, lora=ServerKnobs(replicas=2),
         moerges=ServerKnobs(tensor_parallel=2, extra=("--enable-expert-parallel",)),
     )  # fmt: skip
     adapters = {"asia": "org/a", "africa": "org/b"}
-    hub = ServedPalette("big", "continents", "org/base", adapters, "org/m", knobs=knobs)
-    plan = plan_servers(hub, described_gpus(4, 80.0))
-    lines = [[*server.arguments()[1:], "--gpu-memory-utilization", "0.5"] for server in plan.servers]
+    hub = ServedPalette("big", "continents", "org/base", adapters, moerges="org/m", dense=True, knobs=knobs)
+    alone = Knobs(max_lora_rank=8, palette=ServerKnobs(tensor_parallel=2, memory_share=0.3))
+    one = ServedPalette("big", "continents", "org/base", adapters, router=Path("/r"), knobs=alone)
+    servers = [*plan_servers(hub, described_gpus(4, 80.0)).servers]
+    servers += plan_servers(one, described_gpus(2, 80.0)).servers
+    lines = [[*server.arguments()[1:], "--gpu-memory-utilization", "0.5"] for server in servers]
     script = tmp_path / "parse.py"
     script.write_text(
         f"import json, runpy\nrunpy.run_path({str(LAUNCHER)!r})\n"
@@ -238,4 +326,5 @@ def test_vllm_s_own_parser_takes_the_flags_for_gpus(vllm_python: Path, tmp_path:
     assert parsed == [
         ["org/base", 8000, 1, 2, "fp8", 3, ["asia", "africa"]],
         ["org/m", 8001, 2, 1, "fp8", 1, []],
+        ["org/base", 8000, 2, 1, None, 4, ["asia", "africa"]],
     ]

@@ -1,4 +1,4 @@
-"""`palette serve`: a palette's two vLLM servers, started, watched and stopped together."""
+"""`palette serve`: a palette's vLLM servers, started, watched and stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from cultural_palette.cli.serve.watch import status, stop
 def serve() -> None:
     """Serve a palette's models with vLLM.
 
-    One server has the base model and an adapter for each community, the other the MoErges.
+    One server plays base, communities and MoErges from one copy of the base. A mixture that is written out
+    (--dense) takes two: the base with an adapter for each community, and the MoErges.
     """
 
 

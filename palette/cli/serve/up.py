@@ -36,8 +36,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 )
 @click.option(
     "--port", type=click.IntRange(0, 65_534), metavar="N",
-    help="Of the adapters' server; the MoErges' gets the next. 0: free ones.  [default: the palette's, 8000]",
+    help="With --dense the second server gets the next. 0: a free one.  [default: the palette's, 8000]",
 )  # fmt: skip
+@click.option("--dense", is_flag=True, help="Two servers, with the mixture written out.")
 @click.option("--advertise", metavar="HOST", help="The name by which clients reach this machine.")
 @click.option(
     "--dtype", type=click.Choice(DTYPES), help="[default: the palette's; auto on GPUs, float32 on the CPU]"
@@ -79,11 +80,11 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 )
 def up(
     palette: str, out: Path | None, device: Literal["auto", "cuda", "cpu"], python: str | None,
-    host: str | None, port: int | None, advertise: str | None, dtype: str | None, max_model_len: int | None,
-    no_key: bool, write: Path | None, foreground: bool, timeout: float, only_print: bool, shape: str,
-    gpus: int | None, gpu_memory: float | None,
+    host: str | None, port: int | None, dense: bool, advertise: str | None, dtype: str | None,
+    max_model_len: int | None, no_key: bool, write: Path | None, foreground: bool, timeout: float,
+    only_print: bool, shape: str, gpus: int | None, gpu_memory: float | None,
 ) -> None:  # fmt: skip
-    """Start the servers of PALETTE that do not run yet, and wait until they answer.
+    """Start what of PALETTE's servers does not run yet, and wait until it answers.
 
     PALETTE: nano, a folder with a manifest.json, or a YAML or JSON file (see docs/serving.md). The servers go
     on when this command ends, unless with --foreground. Standard output gets the client's settings, nothing
@@ -96,17 +97,20 @@ def up(
     """
     from dataclasses import replace
 
+    from cultural_palette.embedded.prepare import prepare_part
     from cultural_palette.serving.manifest import check_folders, read_palette
     from cultural_palette.settings import get_settings
 
     if (gpus or gpu_memory) and not only_print:
         raise UsageError("--gpus and --gpu-memory describe another machine: they go with --print.")
     settings = get_settings()
-    found = read_palette(palette)
+    found = read_palette(palette, dense=dense)
     told = {"host": host, "dtype": dtype, "max_model_len": max_model_len, "python": python}
     knobs = found.knobs.model_copy(update={name: value for name, value in told.items() if value is not None})
     found = replace(found, knobs=knobs)
     if not only_print:
+        if found.parts is not None:
+            prepare_part(found.parts, lambda line: click.echo(line, err=True))
         check_folders(found)
     folder = out or HOME / found.name
     fleet = open_fleet(folder, settings, no_key=no_key)
@@ -168,7 +172,7 @@ def _stay(fleet: Fleet) -> None:
             raise ServingError("The servers were stopped by another command.")
         if dead := [health for health in healths if health.state == "dead"]:
             raise ServingError(
-                f"The server {dead[0].name!r} died; see {dead[0].log}. The others were stopped."
+                f"The server {dead[0].name!r} died; see {dead[0].log}. What else ran was stopped."
             )
 
 
@@ -248,19 +252,20 @@ def _plan(palette: ServedPalette, device: Device, fleet: Fleet, port: int | None
     from dataclasses import replace
 
     from cultural_palette.serving.checkpoint import moerges_checkpoint
-    from cultural_palette.serving.placing import LORA, MOERGES
+    from cultural_palette.serving.placing import LORA, MOERGES, PALETTE
     from cultural_palette.serving.plan import plan_servers
     from cultural_palette.serving.probe import free_ports
 
-    if palette.parts is not None:
+    if palette.dense and palette.parts is not None:
         written = moerges_checkpoint(palette.parts, fleet.folder.resolve())
         palette = replace(palette, moerges=written, parts=None)
     ports: dict[str, int] = {}
     if port == 0:
         known = {record.name: int(record.url.rpartition(":")[2]) for record in fleet.records()}
-        ports = dict(zip((LORA, MOERGES), free_ports(2), strict=True)) | known
+        lora, moerges = free_ports(2)
+        ports = {PALETTE: lora, LORA: lora, MOERGES: moerges} | known
     elif port is not None:
-        ports = {LORA: port, MOERGES: port + 1}
+        ports = {PALETTE: port, LORA: port, MOERGES: port + 1}
     return plan_servers(palette, device, ports=ports, asks_key=fleet.key is not None, open_to_all=no_key)
 
 
