@@ -66,9 +66,12 @@ async def test_kill_9_loses_no_finished_turn_and_repeats_only_unfinished_drafts(
 
     studio.start()
     client = get_client(url=studio.url)
-    assert (await client.threads.get(thread))["status"] == "idle"
+    # a run that the server remembers as under way it takes up again: it finds all of it done
+    await asyncio.wait_for(_idle(client, thread), 30)
+    assert len(fake.requests) == len(KEYS) + 2, "nothing of a finished turn is asked again"
     kept: Any = (await client.threads.get_state(thread))["values"]
     assert kept["answer"] == "meta speaks of tea." and set(kept["drafts"]) == set(KEYS)
+    assert [m["content"] for m in kept["messages"]] == ["Tea?", "meta speaks of tea."]
 
     fake.requests.clear()
     fake.faults["asia"] = "slow"
@@ -92,6 +95,13 @@ async def test_kill_9_loses_no_finished_turn_and_repeats_only_unfinished_drafts(
     assert [m["content"] for m in result["messages"]] == [
         "Tea?", "meta speaks of tea.", "And coffee?", "meta speaks of tea.",
     ]  # fmt: skip
+
+
+async def _idle(client: Any, thread: str) -> None:
+    for _ in range(1_000):
+        if (await client.threads.get(thread))["status"] == "idle":
+            return
+        await asyncio.sleep(0.1)
 
 
 async def _events(client: Any, thread: str, inputs: Any) -> None:
