@@ -10,12 +10,14 @@ factors (docs: `method.md`, section 4), so nothing but the changes and the route
 | file | its idea |
 |---|---|
 | `modes.py` | what a row of a batch is: the base, an agent, the MoErges, a fixed blend |
-| `adapters.py` | a PEFT LoRA folder as low-rank changes, and what does not factor |
+| `peft_settings.py` | which settings of PEFT leave W + B A exact |
+| `adapters.py` | a PEFT LoRA folder as low-rank changes |
 | `layer.py` | the FFN above, weighted per token |
 | `model.py` | the layers put into a transformers model, and the modes of a batch |
 | `router.py` | router rows by name, on disk and in memory |
 | `prompts.py` | prompts that router rows are fitted on and tested on |
 | `fitting.py` | router rows as a linear discriminant, and what they are worth |
 
-`modes.py` needs no torch; the others import it, and are imported by those who run a model.
+`modes.py`, `peft_settings.py` and `prompts.py` need no torch; the others import it, and are imported by those
+who run a model.
 """

@@ -1,7 +1,6 @@
 """A PEFT LoRA folder as low-rank changes to linear layers: W + B A, with the scaling folded into B.
 
-What is read is an allowlist. A setting of PEFT that is not known here to leave W + B A exact is refused by
-name with the way out, and so is one that a later PEFT invents.
+Which settings of PEFT leave that form exact is the matter of `peft_settings.py`.
 """
 
 from __future__ import annotations
@@ -17,68 +16,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cultural_palette.errors import PaletteError
-from cultural_palette.jsonl import parse_json
+from cultural_palette.moerges.peft_settings import (
+    CONFIG,
+    FACTOR,
+    FFN,
+    FULL_MODEL,
+    OUTSIDE,
+    PREFIX,
+    WEIGHTS,
+    AdapterError,
+    check_settings,
+    find_weights,
+    read_config,
+)
 
-WEIGHTS, CONFIG, PICKLED = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
-PREFIX = "base_model.model."
-FFN = re.compile(r"model\.layers\.\d+\.mlp\.(gate|up|down)_proj")
 ATTENTION = re.compile(r"model\.layers\.\d+\.self_attn\.[qkvo]_proj")
-FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<name>(?!weight$)[^.]+))?(?:\.weight)?")
-
-# Settings that say where, how and by whom was trained, and change nothing about W + B A. Rank, scaling and
-# patterns are read; the sub-configurations of an initialisation count only under `init_lora_weights`.
-FREE = frozenset(
-    [
-        "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config",
-        "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
-        "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core", "peft_type", "peft_version",
-        "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type",
-        "use_rslora",
-    ]
-)  # fmt: skip
-# Settings that must have one of these values. Initialisations: those that leave the base's weights alone.
-EXACT: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
-    "peft_type": ("LORA",),
-}
-# Settings of modules outside the FFN: a MoErges can do without them, an agent can not.
-OUTSIDE = frozenset(["modules_to_save", "trainable_token_indices", "ensure_weight_tying"])
-FULL_MODEL = (
-    "merge it with PEFT (merge_and_unload) and give the full model, which the dense way (--dense) takes"
-)
-CONVERT = (
-    "save it again as a plain LoRA (PEFT: save_pretrained with path_initial_model_for_weight_conversion), "
-    f"or {FULL_MODEL}"
-)
-REASONS: dict[str, tuple[str, str]] = {
-    "use_dora": ("DoRA scales each weight column by a learned length, which does not factor", FULL_MODEL),
-    "alora_invocation_tokens": (
-        "an activated LoRA acts only after its invocation tokens, so no weights of a model equal it",
-        "train the adapter without them",
-    ),
-    "lora_bias": ("B has a bias of its own", "train it without lora_bias, or, if PEFT can, " + FULL_MODEL),
-    "bias": ("it trains the base's biases too", FULL_MODEL),
-    "fan_in_fan_out": ("its weights are stored transposed, for Conv1D layers", FULL_MODEL),
-    "layer_replication": (
-        "its layers are copies of the base's, so their numbers are not the base's",
-        "build the replicated model, save it as a base, and train on that",
-    ),
-    "modules_to_save": ("whole modules were trained beside the low-rank ones", FULL_MODEL),
-    "trainable_token_indices": ("rows of the embedding were trained too", FULL_MODEL),
-    "target_parameters": ("it changes bare parameters, such as those of experts", FULL_MODEL),
-    "init_lora_weights": ("that initialisation takes B A off the base's weights before training", CONVERT),
-    "peft_type": ("only LoRA is a low-rank change of this form", FULL_MODEL),
-}
-LOFTQ = (
-    "LoftQ trains over a quantised base of its own",
-    f"save that base with PEFT and give it as the base, or {FULL_MODEL}",
-)
-
-
-class AdapterError(PaletteError):
-    """An adapter that is not whole, is for another base, or is not W + B A."""
 
 
 @dataclass(frozen=True)
@@ -157,52 +109,9 @@ def read_adapter(folder: Path, *, ffn_only: bool = False) -> Adapter:
     return Adapter(folder, config, ffn, attention, tuple(left_out))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`adapter_config.json`. Raises AdapterError: not there, not readable, not an object."""
-    path = folder / CONFIG
-    try:
-        raw = parse_json(path.read_bytes())
-    except FileNotFoundError:
-        raise AdapterError(f"{folder} has no {CONFIG}; is it an adapter's folder?") from None
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{path} can not be read: {error}") from None
-    if not isinstance(raw, dict):
-        raise AdapterError(f"{path}: expected a JSON object, found {type(raw).__name__}.")
-    return raw
-
-
-def check_settings(
-    config: Mapping[str, Any], folder: Path, *, tolerated: frozenset[str] = frozenset()
-) -> None:
-    """Raise AdapterError when a setting is not known to leave W + B A exact. `tolerated`: passed."""
-    for setting, value in config.items():
-        if setting in tolerated or setting in FREE - EXACT.keys():
-            continue
-        if setting in EXACT:
-            if any(type(value) is type(fine) and value == fine for fine in EXACT[setting]):
-                continue
-        elif value is None or value is False or value in ({}, []):
-            continue
-        why, way_out = REASONS.get(
-            setting, ("a setting of PEFT that is not known here, so W + B A may not be exact", FULL_MODEL)
-        )
-        if setting == "init_lora_weights" and value == "loftq":
-            why, way_out = LOFTQ
-        raise AdapterError(f"{folder} has {setting} = {value!r}: {why}. The way out: {way_out}.")
-    if config.get("peft_type") is None:
-        raise AdapterError(f"{folder}: {CONFIG} has no peft_type; only LoRA adapters are read.")
-
-
 def _read_pairs(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     """Module -> {"A": tensor, "B": tensor}, and the names of all other tensors."""
-    path = folder / WEIGHTS
-    if not path.is_file():
-        if (folder / PICKLED).is_file():
-            raise AdapterError(
-                f"{folder} has {PICKLED}, a pickle file, which can run code and is not read: load it with "
-                f"PEFT where you trust it and save it again as {WEIGHTS}."
-            )
-        raise AdapterError(f"{folder} has no {WEIGHTS}.")
+    path = find_weights(folder)
     pairs: dict[str, dict[str, Tensor]] = {}
     others: list[str] = []
     names: set[str | None] = set()

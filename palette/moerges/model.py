@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cultural_palette.moerges.adapters import Adapter, AdapterError, LowRank, check_fits
+from cultural_palette.moerges.adapters import Adapter, LowRank, check_fits
 from cultural_palette.moerges.layer import AgentLinear, Batch, ColouredFFN, Switch, plan
 from cultural_palette.moerges.modes import Agent, Blend, BlendError, Mode, Routed
+from cultural_palette.moerges.peft_settings import AdapterError
 from cultural_palette.moerges.router import Router, RouterError
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")

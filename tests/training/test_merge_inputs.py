@@ -63,7 +63,17 @@ def nothing_stays(here: Path) -> None:
         (lambda h: change_config(h / "north", "adapter_config.json", use_dora=True),
          "use_dora = True.*merge_and_unload"),
         (lambda h: change_config(h / "north", "adapter_config.json", peft_type="IA3"),
-         "IA3 adapter; only LoRA"),
+         "peft_type = 'IA3': only LoRA"),
+        (lambda h: change_config(h / "north", "adapter_config.json", init_lora_weights="pissa"),
+         "init_lora_weights = 'pissa'.*plain LoRA"),
+        (lambda h: change_config(h / "north", "adapter_config.json", alora_invocation_tokens=[3]),
+         "alora_invocation_tokens = .3.*invocation"),
+        (lambda h: change_config(h / "north", "adapter_config.json", use_tomorrow=True),
+         "use_tomorrow = True: a setting of PEFT that is not known here"),
+        (lambda h: (h / "north" / "adapter_model.safetensors").rename(h / "north" / "adapter_model.bin"),
+         "pickle file"),
+        (lambda h: change_config(h / "base", quantization_config={"quant_method": "fp8"}),
+         r"base is quantised \(fp8\)"),
         (lambda h: (h / "north" / "adapter_model.safetensors").write_bytes(b"short"),
          "can not be read.*complete"),
         (lambda h: shutil.rmtree(h / "north"), "neither adapter_config.json nor config.json"),
@@ -158,6 +168,30 @@ def test_what_attention_loses_is_counted(here: Path) -> None:
     merges(here)
     report = json.loads((here / "out" / "merge_report.json").read_text())
     assert [report["members"][key]["left_out"] for key in PROMPTS] == [2, 0]
+
+
+def test_a_moerges_takes_the_ffn_and_counts_what_else_there_is(here: Path) -> None:
+    """lm_head by LoRA or whole: no part of an FFN, so it stays out; TIES wants all of it."""
+    shutil.rmtree(here / "north")
+    make_adapter(here / "base", here / "north", 0, FFN, modules_to_save=["lm_head"])
+    shutil.rmtree(here / "south")
+    make_adapter(here / "base", here / "south", 1, [*FFN, "lm_head"])
+    merges(here)
+    report = json.loads((here / "out" / "merge_report.json").read_text())
+    assert report["members"]["north"]["left_out"] == 1 and report["members"]["south"]["left_out"] >= 1
+
+
+def test_keys_with_the_adapter_s_name_merge_alike(here: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    merges(here)
+    before = load_file(here / "out" / "model.safetensors")
+    file = here / "north" / "adapter_model.safetensors"
+    save_file({k.replace(".weight", ".default.weight"): v for k, v in load_file(file).items()}, file)
+    shutil.rmtree(here / "out")
+    merges(here)
+    after = load_file(here / "out" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_an_untrained_adapter_is_refused(here: Path) -> None:

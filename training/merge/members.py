@@ -13,13 +13,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cultural_palette.jsonl import read_object
+from cultural_palette.moerges.peft_settings import (
+    FACTOR,
+    FFN,
+    FULL_MODEL,
+    OUTSIDE,
+    AdapterError,
+    check_settings,
+    find_weights,
+)
 from cultural_palette.provenance import file_sha256
 from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError, open_shard, read_json
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
-# Settings of PEFT under which base + B A is not the adapted weight, with the value that is fine.
-PLAIN = {"use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none", "use_qalora": False}
+WHOLE = frozenset(["modules_to_save"])
+"""What a flat merge takes beside low-rank changes: tensors that were trained whole."""
 
 
 class Member(Protocol):
@@ -44,13 +53,16 @@ class Member(Protocol):
 class Adapter:
     """A PEFT LoRA adapter. Raises MergeError when it is of another kind, or was trained on another base."""
 
-    def __init__(self, key: str, path: Path, base: Checkpoint, *, any_base: bool = False) -> None:
-        self.key, self.path, self.base = key, path, base
+    def __init__(
+        self, key: str, path: Path, base: Checkpoint, *, any_base: bool = False, ffn_only: bool = False
+    ) -> None:
+        self.key, self.path, self.base, self.ffn_only = key, path, base, ffn_only
         self.config = read_json(path / ADAPTER_CONFIG)
         self._check_kind()
         if not any_base:
             self._check_base_name()
-        self._file = open_shard(path / ADAPTER)
+        self._file = open_shard(self._weights_file())
+        self.outside: list[str] = []
         self._pairs: dict[str, dict[str, str]] = {}
         self._whole: dict[str, str] = {}
         for stored in self._file.keys():  # noqa: SIM118 (not a dict)
@@ -62,8 +74,8 @@ class Adapter:
         return name in self._pairs or name in self._whole
 
     def changed(self) -> list[str]:
-        """Names of the base's tensors that the adapter changes."""
-        return [*self._pairs, *self._whole]
+        """Names of the tensors that the adapter changes, also of those that stay out of a MoErges."""
+        return [*self._pairs, *self._whole, *self.outside]
 
     def weight(self, name: str, base: Any) -> Any:
         """W + (B A) * scaling, as PEFT merges it. (out, in)"""
@@ -95,9 +107,15 @@ class Adapter:
 
     def _sort_in(self, stored: str) -> None:
         name = stored.removeprefix(PREFIX)
-        found = re.fullmatch(r"(.+)\.(lora_[AB])(?:\.weight)?", name)
-        if found:
-            self._pairs.setdefault(found[1] + ".weight", {})[found[2]] = stored
+        found = FACTOR.fullmatch(name)
+        if self.ffn_only and not (found and FFN.fullmatch(found["module"])):
+            tensor = name if found is None else found["module"] + ".weight"
+            if tensor not in self.outside:
+                self.outside.append(tensor)
+        elif found:
+            sides = self._pairs.setdefault(found["module"] + ".weight", {})
+            if sides.setdefault(f"lora_{found['side']}", stored) != stored:
+                raise MergeError(f"{self.path} holds several adapters: save each in a folder of its own.")
         elif "lora_" in name:
             raise MergeError(
                 f"{self.path}: {name} is no plain LoRA on a linear layer; merge it with PEFT first."
@@ -106,15 +124,16 @@ class Adapter:
             self._whole[name.replace(".modules_to_save.default", "")] = stored
 
     def _check_kind(self) -> None:
-        kind = self.config.get("peft_type")
-        if kind != "LORA":
-            raise MergeError(f"{self.path} is a {kind} adapter; only LoRA can be merged here.")
-        for setting, fine in PLAIN.items():
-            if self.config.get(setting, fine) not in (fine, None):
-                raise MergeError(
-                    f"{self.path} has {setting} = {self.config[setting]!r}: merge that adapter with PEFT's "
-                    "merge_and_unload and give the full model."
-                )
+        try:
+            check_settings(self.config, self.path, tolerated=OUTSIDE if self.ffn_only else WHOLE)
+        except AdapterError as error:
+            raise MergeError(str(error)) from None
+
+    def _weights_file(self) -> Path:
+        try:
+            return find_weights(self.path)
+        except AdapterError as error:
+            raise MergeError(str(error)) from None
 
     def _check_base_name(self) -> None:
         trained_on = self.config.get("base_model_name_or_path")
@@ -130,7 +149,7 @@ class Adapter:
         )
 
     def _check_shapes(self) -> None:
-        if not self._pairs and not self._whole:
+        if not self.changed():
             raise MergeError(f"{self.path} has no weights.")
         for name, sides in self._pairs.items():
             if set(sides) != {"lora_A", "lora_B"}:
@@ -144,6 +163,10 @@ class Adapter:
             self._check_fits(name, tuple(self._file.get_slice(stored).get_shape()))
 
     def _check_fits(self, name: str, shape: tuple[int, ...]) -> None:
+        if name == "lm_head.weight" and name not in self.base and self.base.config.get("tie_word_embeddings"):
+            raise MergeError(
+                f"{self.path} changes lm_head, which {self.base.folder} ties to its embedding: {FULL_MODEL}."
+            )
         if name not in self.base:
             raise MergeError(f"{self.path} is for another base: {self.base.folder} has no {name}.")
         if shape != self.base.shape(name):
@@ -160,9 +183,11 @@ class FullModel:
         self._weights = Checkpoint(path)
         if self._weights.model_type != base.model_type:
             raise MergeError(f"{path} is a {self._weights.model_type} model, the base a {base.model_type}.")
-        if missing := sorted(set(base.files) ^ set(self._weights.files)):
+        # Rotary frequencies are computed; older checkpoints hold them all the same.
+        differ = set(base.files) ^ set(self._weights.files)
+        if missing := sorted(name for name in differ if "rotary_emb" not in name):
             raise MergeError(f"{path} is not of the base's shape: {missing[0]} is in one of the two only.")
-        for name in base.files:
+        for name in set(base.files) & set(self._weights.files):
             if base.shape(name) != self._weights.shape(name):
                 raise MergeError(
                     f"{path} is for another base: its {name} is {self._weights.shape(name)}, the base's "
@@ -186,22 +211,39 @@ class FullModel:
         return norm(weight - base)
 
 
-def open_members(base: Checkpoint, paths: Mapping[str, Path], *, any_base: bool = False) -> list[Member]:
+def open_members(
+    base: Checkpoint, paths: Mapping[str, Path], *, any_base: bool = False, ffn_only: bool = False
+) -> list[Member]:
     """Each community's adapter or full model, checked against the base: kind, shapes, name and tokenizer.
 
-    `any_base`: take an adapter whose configuration names another base, if its shapes fit.
+    `any_base`: take an adapter whose configuration names another base, if its shapes fit. `ffn_only`: of an
+    adapter only the FFN is wanted, and what else it changes is counted and stays out.
     """
     members: list[Member] = []
+    refuse_quantised(base)
     for key, path in paths.items():
         path = Path(path)
         if (path / ADAPTER_CONFIG).is_file():
-            members.append(Adapter(key, path, base, any_base=any_base))
+            members.append(Adapter(key, path, base, any_base=any_base, ffn_only=ffn_only))
         elif (path / "config.json").is_file():
             members.append(FullModel(key, path, base))
+            refuse_quantised(Checkpoint(path))
         else:
             raise MergeError(f"{path} has neither {ADAPTER_CONFIG} nor config.json: no adapter and no model.")
         check_tokenizer(base.folder, path)
     return members
+
+
+def refuse_quantised(model: Checkpoint) -> None:
+    """Raise MergeError for weights that are stored quantised: without their scales they mean nothing."""
+    quantised = model.config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise MergeError(
+            f"{model.folder} is quantised ({method}): its tensors are no weights without their scales, so "
+            "merging them would give another model. Take the model as it was before, or dequantise it with "
+            "the library that made it (transformers: model.dequantize()) and save that."
+        )
 
 
 def check_tokenizer(base: Path, other: Path) -> None:

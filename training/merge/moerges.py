@@ -132,7 +132,7 @@ def merge_moerges(
     source = Checkpoint(Path(base))
     architecture, config = mixture_config(source, len(adapters))
     check_prompts(prompts, list(adapters))
-    members = open_members(source, adapters, any_base=any_base)
+    members = open_members(source, adapters, any_base=any_base, ffn_only=True)
     out_dtype = dtype_of(dtype) or source.dtype
     dtype_name = str(out_dtype).removeprefix("torch.")
     prompts = {key: list(prompts[key]) for key in adapters}
@@ -261,7 +261,7 @@ def _write(
                 shards.write(f"{prefix}.{part}.weight", torch.zeros(shape))
             shards.write(f"{prefix}_gate.weight", torch.zeros(1, hidden))
     for member in members:
-        moved[member.key].left_out = sum(".mlp." not in name for name in member.changed())
+        moved[member.key].left_out = sum(not name.endswith(STORED) for name in member.changed())
         moved[member.key].require(member.path, "FFN projection")
     return {key: each.figures() for key, each in moved.items()}
 

@@ -12,12 +12,8 @@ pytest.importorskip("peft")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from cultural_palette.moerges.adapters import (  # noqa: E402
-    AdapterError,
-    check_settings,
-    read_adapter,
-    stack,
-)
+from cultural_palette.moerges.adapters import read_adapter, stack  # noqa: E402
+from cultural_palette.moerges.peft_settings import AdapterError, check_settings  # noqa: E402
 from tests.training.merge_models import FFN, change_config, make_adapter, make_base  # noqa: E402
 
 ATTENTION = ("q_proj", "o_proj")

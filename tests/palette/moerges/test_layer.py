@@ -12,9 +12,10 @@ pytest.importorskip("peft")
 pytest.importorskip("mergekit")
 
 from cultural_palette.moerges import layer as layer_module  # noqa: E402
-from cultural_palette.moerges.adapters import AdapterError, read_adapter  # noqa: E402
+from cultural_palette.moerges.adapters import read_adapter  # noqa: E402
 from cultural_palette.moerges.model import Colours, install  # noqa: E402
 from cultural_palette.moerges.modes import Agent, Base, Blend, BlendError, Mode, Routed  # noqa: E402
+from cultural_palette.moerges.peft_settings import AdapterError  # noqa: E402
 from cultural_palette.moerges.router import Router, RouterError, load_routers, save_routers  # noqa: E402
 from cultural_palette.training.merge import merge_moerges, router_rows  # noqa: E402
 from tests.training.merge_models import BASES, FFN, KEYS, make_adapter, make_base  # noqa: E402
