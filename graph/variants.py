@@ -17,6 +17,7 @@ from cultural_palette.graph.build import PaletteGraph, build_palette
 from cultural_palette.models import BASE
 from cultural_palette.nodes.answer import CHOSEN, answer
 from cultural_palette.nodes.decide import decide
+from cultural_palette.nodes.intake import OWN, intake
 from cultural_palette.nodes.mix import mix
 from cultural_palette.nodes.regulate import regulate
 from cultural_palette.nodes.resample import resample
@@ -93,9 +94,21 @@ BASELINES: Mapping[str, Variant] = {
 }
 
 
+BLENDS: Mapping[str, Variant] = {
+    "blend-uniform": Variant(
+        "control, ours: the MoErges of an embedded palette weighs its communities alike",
+        {"intake": partial(intake, blend="uniform")},
+    ),
+    "blend-own": Variant(
+        "control, ours: all of the MoErges' weight on the country's own community",
+        {"intake": partial(intake, blend=OWN)},
+    ),
+}
+
+
 def all_variants() -> Mapping[str, Variant]:
     """The method, its ablations, the baselines and the controls, by name."""
-    return {**VARIANTS, **BASELINES}
+    return {**VARIANTS, **BASELINES, **BLENDS}
 
 
 def variant_named(name: str) -> Variant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -12,12 +13,15 @@ from langgraph.types import Overwrite
 
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
-from cultural_palette.errors import QuestionError, UnknownCountry
+from cultural_palette.errors import MapError, QuestionError, UnknownCountry
 from cultural_palette.models import BASE, META, make_ready, resolve_parts, weights_to_load
 from cultural_palette.nodes.events import ModelsLoading, Note, TurnStarted, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState
 from cultural_palette.questions import Question
+
+OWN = "own"
+"""A blend: all weight on the community that the map gives the country."""
 
 
 async def intake(
@@ -27,11 +31,13 @@ async def intake(
     cultural_map: CulturalMap,
     drafting: bool = True,
     chat: bool = False,
+    blend: str | None = None,
 ) -> dict[str, Any]:
     """Resolve the country, check the question and the models, and clear what an earlier turn left.
 
     In a chat the question is the last message, when a person wrote it. `drafting`: draft nodes follow.
-    `chat`: the person's message stands in `messages`, whatever the question was read from it.
+    `chat`: the person's message stands in `messages`, whatever the question was read from it. `blend`: how
+    the MoErges weighs its communities, whatever the knob says.
     """
     given: Mapping[str, Any] = state  # from outside: anything may stand there
     if given.get("country") in (None, ""):
@@ -42,6 +48,8 @@ async def intake(
     knobs = knobs_of(runtime)
     parts = await asyncio.to_thread(resolve_parts, cultural_map, knobs.models, knobs.model)
     await asyncio.to_thread(make_ready, parts)
+    if chosen := blend or knobs.blend:
+        parts = replace(parts, meta=parts.meta.with_blend(_blend(chosen, country.iso3, cultural_map)))
     options = list(question.options)
     keys = [community.key for community in cultural_map.communities]
     notes = []
@@ -85,6 +93,16 @@ async def intake(
         "notes": Overwrite(notes),
         "usage": Overwrite({"input_tokens": 0, "output_tokens": 0, "by_part": {}}),
     }
+
+
+def _blend(chosen: str, iso3: str, cultural_map: CulturalMap) -> str:
+    """A blend as a palette's part takes it: "own" is the country's own community alone."""
+    if chosen != OWN:
+        return chosen.replace(" ", "")
+    home = cultural_map.community_of(iso3)
+    if home is None:
+        raise MapError(f"The map {cultural_map.name!r} has no community for {iso3}, so none is its own.")
+    return f"{home.key}=1"
 
 
 def _query(state: PaletteState) -> tuple[str, bool]:

@@ -105,6 +105,15 @@ class RunKnobs:
             flag="--permutations",
         ),
     ] = 1
+    blend: Annotated[
+        str | None,
+        Knob(
+            "how the MoErges of an embedded palette weighs its communities: 'paper', 'fitted' (its routers), "
+            "'uniform', 'own', or weights such as 'africa=0.2,oceania=0.8'",
+            nodes=("regulate", "decide"),
+            flag="--blend",
+        ),
+    ] = None
     prompt_order: Annotated[
         PromptOrder,
         Knob(
@@ -127,6 +136,7 @@ class KnobArguments(TypedDict, total=False):
     readout: ReadoutMethod
     readout_samples: int
     permutations: int
+    blend: str | None
     prompt_order: PromptOrder
 
 

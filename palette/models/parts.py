@@ -83,7 +83,8 @@ def _part_of_palette(ref: ModelRef, part: str) -> tuple[ModelRef, bool]:
         manifest = read_manifest(palette)
     else:
         palette, own = ref.name, part
-    return ModelRef(EMBEDDED, f"{palette}/{own}"), own in (*manifest.communities, META, BASE)
+    known = own.partition("[")[0] in (META,) or own in (*manifest.communities, BASE)
+    return ModelRef(EMBEDDED, f"{palette}/{own}"), known
 
 
 def weights_to_load(parts: Parts) -> list[str]:

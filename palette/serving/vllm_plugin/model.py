@@ -30,7 +30,8 @@ from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 from vllm.model_executor.models.utils import PPMissingLayer
 from vllm.utils.torch_utils import direct_register_custom_op
 
-from cultural_palette.moerges.adapters import Adapter, AdapterError, LowRank, read_adapter, stack
+from cultural_palette.moerges.adapters import Adapter, LowRank, read_adapter, stack
+from cultural_palette.moerges.peft_settings import AdapterError
 from cultural_palette.moerges.router import Router, RouterError, load_routers
 from cultural_palette.serving.vllm_plugin.config import PluginConfig, PluginError
 from cultural_palette.serving.vllm_plugin.mixture import LowRanks, mixture

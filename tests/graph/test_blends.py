@@ -1,0 +1,65 @@
+"""The blend of a palette's MoErges: by its routers, fixed, or all on the country's own community; on nano."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+import cultural_palette as cp
+
+QUESTION, OPTIONS = (
+    "Which matters more to people: freedom or equality?",
+    ["Freedom", "Equality", "Don't know"],
+)
+KEYS = ("africa", "america", "asia", "europe", "oceania")
+
+
+def blend(country: str = "NZL", **more) -> dict[str, float]:
+    answer = cp.ask(country, QUESTION, options=OPTIONS, variant="without-draft", max_tokens=8, **more)
+    assert answer.blend is not None and answer.distribution is not None
+    assert sum(answer.distribution.values()) == pytest.approx(1)
+    return dict(answer.blend)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "weights"),
+    [
+        ("uniform", dict.fromkeys(KEYS, 0.2)),
+        ("africa=0.2, oceania=0.8", {**dict.fromkeys(KEYS, 0), "africa": 0.2, "oceania": 0.8}),
+        ("own", {**dict.fromkeys(KEYS, 0), "oceania": 1}),
+    ],
+)
+def test_a_fixed_blend_is_what_was_chosen(chosen: str, weights: dict[str, float]) -> None:
+    assert blend(blend=chosen) == pytest.approx(weights, abs=1e-6)
+
+
+def test_the_paper_router_is_one_of_them_and_looks_at_the_prompt() -> None:
+    paper = blend(blend="paper")
+    assert sum(paper.values()) == pytest.approx(1) and len(set(paper.values())) == 5
+    assert blend("KEN", blend="paper") != paper
+
+
+def test_blends_as_methods() -> None:
+    answer = cp.ask("KEN", QUESTION, options=OPTIONS, variant="blend-own", max_tokens=8, min_drafts=1)
+    assert answer.blend == pytest.approx({**dict.fromkeys(KEYS, 0), "africa": 1}, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ("africa=0.2", "sum to 0.2"),
+        ("afrika=1", "names 'afrika'; the communities are africa"),
+        ("africa=much", "can not be read at 'africa=much'"),
+        ("nonsense", "No router 'nonsense'"),
+        ("africa=-1,asia=2", "expected 0 to 1"),
+    ],
+)
+def test_a_blend_that_is_none_is_named(chosen: str, message: str) -> None:
+    with pytest.raises(cp.PaletteError, match=message):
+        blend(blend=chosen)
+
+
+def test_a_model_without_communities_takes_no_blend() -> None:
+    with pytest.raises(cp.PaletteError, match="is for the MoErges of an embedded palette"):
+        cp.ask("KEN", QUESTION, model="openai:gpt@http://127.0.0.1:9/v1", blend="uniform")
