@@ -249,6 +249,21 @@ def test_a_file_is_loaded_and_foreign_or_old_decisions_are_left_out(page: Any, t
 
 
 @pytest.mark.slow
+def test_paper_gets_every_query_and_no_toolbar(page: Any) -> None:
+    press(page, "a")
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    sheets = page.locator("#paper .sheet")
+    assert sheets.locator("h2").all_inner_texts() == [f"{n + 1}. {question(n)}" for n in range(4)]
+    assert sheets.locator(".card").count() == 20 and sheets.last.is_visible()
+    assert sheets.first.locator(".state").first.inner_text() == "Approved"
+    assert not page.locator("header").is_visible() and not sheets.first.locator("button").first.is_visible()
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    page.emulate_media(media="screen")
+    assert sheets.count() == 0 and page.locator("#query").inner_text() == question(0)
+
+
+@pytest.mark.slow
 def test_labels_and_contrast(browser: Any, page: Any, tmp_path: Path) -> None:
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll('button, input, select, textarea')].filter((each) =>

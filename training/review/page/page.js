@@ -212,6 +212,23 @@
     choose(focus || left[0] || current);
   }
 
+  /** Every query with its answers, for paper: the page itself shows one. */
+  function layOut() {
+    const here = at;
+    const sheets = about.queries.map((query, n) => {
+      at = n;
+      const texts = load(n), found = decided.get(n) || {};
+      const cards = communities.map((each, position) => card(each, position, texts.answers[each.key], found[each.key]));
+      return make("section", { className: "sheet" }, make("h2", { textContent: `${n + 1}. ${texts.query}`, dir: "auto" }), ...cards);
+    });
+    at = here;
+    $("paper").replaceChildren(...sheets);
+    for (const each of $("paper").querySelectorAll("[id]")) each.removeAttribute("id");
+  }
+
+  window.addEventListener("beforeprint", layOut);
+  window.addEventListener("afterprint", () => $("paper").replaceChildren());
+
   function count() {
     let answers = 0, queries = 0;
     for (let n = 0; n < total; n += 1) {
