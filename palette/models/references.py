@@ -10,6 +10,7 @@ gives a `Model` (see `protocol.py`) for a reference.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class Provider:
 
     async def open_model(self, ref: ModelRef) -> Model:
         """The model of a reference, ready for the running event loop."""
-        model: Model = await self._load(self.open)(ref)
+        open_it = await asyncio.to_thread(self._load, self.open)  # what it imports reads files
+        model: Model = await open_it(ref)
         return model
 
     def chat_model(self, ref: ModelRef, sampling: Sampling) -> BaseChatModel:
