@@ -95,6 +95,7 @@ def test_the_seam_to_a_model() -> None:
         "message",
         "usage",
         "finish_reason",
+        "blend",
     ]
     assert [f.name for f in dataclasses.fields(Provider)][:3] == ["name", "open", "chat"]
 
