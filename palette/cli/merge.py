@@ -37,6 +37,9 @@ DTYPES = ("float32", "bfloat16", "float16")
 @click.option(
     "--overwrite", is_flag=True, help="Replace a result that is there already, once the new one is whole."
 )
+@click.option(
+    "--dense", is_flag=True, help="moerges: the mixture written out, five FFNs a layer, for other engines."
+)
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the result.  [default: the base's]")
 @click.option("--any-base", is_flag=True, help="Take adapters that name another base, if their shapes fit.")
 @click.option("--weight", default=1.0, show_default=True, help="ties: weight of every community.")
@@ -67,15 +70,16 @@ DTYPES = ("float32", "bfloat16", "float16")
 )
 def merge(
     members: tuple[str, ...], method: str, base: str, out: Path, adapters: Path | None, map_name: str | None,
-    overwrite: bool, dtype: str | None, any_base: bool, weight: float, density: float, scale: float,
-    filter_wise: bool, rows: str, prompt_set: str, centre: bool, router_dtype: str | None, vllm_check: bool,
+    overwrite: bool, dense: bool, dtype: str | None, any_base: bool, weight: float, density: float,
+    scale: float, filter_wise: bool, rows: str, prompt_set: str, centre: bool, router_dtype: str | None,
+    vllm_check: bool,
 ) -> None:  # fmt: skip
     """Merge communities' LoRA adapters or full models into one model.
 
     Communities come from --adapters, one folder each by its key, or as COMMUNITY=FOLDER.
 
     \b
-    palette merge --method moerges --base base --adapters runs/continents --out runs/moerges
+    palette merge --method moerges --base base --adapters runs/continents --out runs/palette
     palette merge --method ties --base base --out runs/ties africa=a asia=b europe=c
     """
     from cultural_palette.cultural_map import load_map
@@ -101,6 +105,15 @@ def merge(
                 f"The map {cultural_map.key!r} has no community {strangers[0]!r}; it has {known}."
             )
         prompts = map_prompts(cultural_map, prompt_set)
+        if not dense:
+            from cultural_palette.training.merge.palette_folder import write_palette
+
+            write_palette(
+                folder, paths, cultural_map, prompts, out, map_name=get_settings(map=map_name).map, rows=rows,
+                against_others=centre, router_dtype=router_dtype, any_base=any_base,
+            )  # fmt: skip
+            _tell(out)
+            return
         merge_moerges(
             folder, paths, prompts, out, rows=rows, against_others=centre, router_dtype=router_dtype, **shared
         )

@@ -52,7 +52,8 @@ def test_each_method_makes_a_model(inputs: Path, tmp_path: Path, method: str, sa
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     arguments = ["--method", method, "--base", inputs / "base", "--adapters", inputs / "adapters"]
-    options = ["--rows", "ffn_in", "--prompts", "adjectives", "--centre"] if method == "moerges" else []
+    options = ["--dense", "--rows", "ffn_in", "--prompts", "adjectives", "--centre"]
+    options = options if method == "moerges" else []
     done = palette_merge(*arguments, "--out", tmp_path / "out", *options)
     assert done.exit_code == 0, done.output
     assert f"{method} of 5 communities" in done.output and said in done.output
@@ -80,7 +81,7 @@ def test_each_method_makes_a_model(inputs: Path, tmp_path: Path, method: str, sa
 )
 def test_bad_input_is_said_bare(inputs: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
     done = palette_merge(
-        "--method", "moerges", "--base", inputs / "base", "--out", tmp_path / "out", *arguments
+        "--method", "moerges", "--dense", "--base", inputs / "base", "--out", tmp_path / "out", *arguments
     )
     assert done.exit_code in (1, 2) and done.output.startswith("Error: ") and said in done.output
     assert not list(tmp_path.iterdir())
