@@ -136,12 +136,14 @@ def _write(
 
 
 def _open(base: Path) -> tuple[Any, Any]:
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     stored = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     dtype = torch.bfloat16 if stored > LARGE_BYTES else torch.float32
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     return model.train(False), transformers.AutoTokenizer.from_pretrained(base)
 
 
+@torch.no_grad()
 def _member(adapter: Adapter, model: Any) -> dict[str, Any]:
     """How many projections an adapter changes, by how much of the base's own size, and what stays out."""
     modules = dict(model.named_modules())
