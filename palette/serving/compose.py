@@ -68,7 +68,7 @@ def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
     if any(not isinstance(source, Path) for source in (server.model, *server.adapters.values())):
         environment["HF_TOKEN"] = "${HF_TOKEN:-}"
         volumes.append(f"{HUB}:/root/.cache/huggingface")
-    found: dict[str, Any] = {
+    service: dict[str, Any] = {
         "image": IMAGE if server.router is None else OWN_IMAGE,
         "entrypoint": ("vllm",),
         "command": tuple(container_arguments(server)),
@@ -92,8 +92,8 @@ def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
         },
     }  # fmt: skip
     if server.after is not None:
-        found["depends_on"] = {server.after: {"condition": "service_healthy"}}
-    return found
+        service["depends_on"] = {server.after: {"condition": "service_healthy"}}
+    return service
 
 
 def _folders(server: Server) -> dict[Source, str]:

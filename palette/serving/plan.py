@@ -81,12 +81,13 @@ class Server:
     def arguments(self, at: Callable[[Source], str] = str) -> list[str]:
         """What follows `vllm`. `at`: where a source lies for the process that will read it."""
         loras = [f"{name}={at(source)}" for name, source in self.adapters.items()]
-        told: list[str] = []
+        configured: list[str] = []
         if self.router is not None:
             folders = {name: at(source) for name, source in self.adapters.items()}
             config = PluginConfig(self.palette, folders, at(self.router), self.blend)
-            told = ["--additional-config", json.dumps(config.as_flag(), separators=(",", ":"))]
-        return ["serve", at(self.model), *self.flags, *told, *(["--lora-modules", *loras] if loras else [])]
+            configured = ["--additional-config", json.dumps(config.as_flag(), separators=(",", ":"))]
+        lora_modules = ["--lora-modules", *loras] if loras else []
+        return ["serve", at(self.model), *self.flags, *configured, *lora_modules]
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,13 @@ class Plan:
 
     def refs(self, host: str | None = None) -> dict[str, str]:
         """Part -> model as the settings write it. `host`: the name under which clients reach this machine."""
-        found: dict[str, str] = {}
+        refs: dict[str, str] = {}
         for server in self.servers:
             url = f"http://{host}:{server.port}" if host else server.url
             for model in server.models:
                 part = META if model == MOERGES else model
-                found[part] = str(ModelRef(OPENAI, model, f"{url}/v1"))
-        return {part: found[part] for part in sorted(found, key=lambda part: (part in (META, BASE), part))}
+                refs[part] = str(ModelRef(OPENAI, model, f"{url}/v1"))
+        return {part: refs[part] for part in sorted(refs, key=lambda part: (part in (META, BASE), part))}
 
     def settings(self, host: str | None = None, *, key: bool = False) -> str:
         """palette.toml for a client of these servers; without the key, which has no place in a file."""
@@ -260,12 +261,12 @@ def _environment(palette: ServedPalette, models: Iterable[Source]) -> dict[str, 
     """No call leaves the machine for statistics; none at all when every model is on this disk. One server
     gets our plug-in, and a digest of what it serves: with other content it is another server.
     """
-    found = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    environment = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if all(isinstance(source, Path) for source in (*models, *palette.adapters.values())):
-        found["HF_HUB_OFFLINE"] = "1"
+        environment["HF_HUB_OFFLINE"] = "1"
     if not palette.dense:
-        found |= {"VLLM_PLUGINS": PLUGIN, "PYTHONPATH": str(SITE), CONTENT: content_digest(palette)}
-    return found
+        environment |= {"VLLM_PLUGINS": PLUGIN, "PYTHONPATH": str(SITE), CONTENT: content_digest(palette)}
+    return environment
 
 
 def _window(palette: ServedPalette, models: Iterable[Source]) -> int:

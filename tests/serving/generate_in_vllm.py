@@ -1,5 +1,6 @@
 """Run by vLLM's Python: `python generate_in_vllm.py jobs.json replies.json`. Each job is an engine of its
 own: its arguments, and the prompts that it reads in one batch, each with the adapter it names, or none.
+One that can not be made is answered with its error.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ def main() -> None:
     replies = []
     for job in jobs:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = job["cores"]
-        llm = LLM(**job["engine"])
+        try:
+            llm = LLM(**job["engine"])
+        except Exception as error:
+            replies.append({"refused": f"{type(error).__name__}: {error}"})
+            cleanup_dist_env_and_memory()
+            continue
         ids = {folder: number for number, folder in enumerate(job["adapters"], 1)}
         loras = [LoRARequest(f"a{ids[f]}", ids[f], f) if f else None for _, f in job["prompts"]]
         prompts = [{"prompt_token_ids": tokens} for tokens, _ in job["prompts"]]

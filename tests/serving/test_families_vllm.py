@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ pytest.importorskip("peft")
 import peft
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from cultural_palette.moerges.router import Router, save_routers
 from cultural_palette.serving.devices import core_list, find_device
@@ -116,7 +118,54 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "engine": two,
         "cores": "|".join(core_list([c]) for c in cores()[:2]),
     }
+    found |= spoilt(found["qwen2"], home)
     return found
+
+
+def spoilt(job: dict[str, Any], home: Path) -> dict[str, Any]:
+    """What does not belong together, by what is wrong."""
+    told = job["engine"]["additional_config"]["cultural_palette"]
+    narrow = home / "narrow"
+    shutil.copytree(told["adapters"]["north"], narrow)
+    tensors = load_file(narrow / "adapter_model.safetensors")
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+    save_file(tensors | {name: tensors[name][:, :32].clone()}, narrow / "adapter_model.safetensors")
+    dora = home / "dora"
+    shutil.copytree(told["adapters"]["north"], dora)
+    config = json.loads((dora / "adapter_config.json").read_text())
+    (dora / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    reversed_map = dict(reversed(told["adapters"].items()))
+    wrong: dict[str, Any] = {
+        "another base": told | {"adapters": told["adapters"] | {"north": str(narrow)}},
+        "no plain LoRA": told | {"adapters": told["adapters"] | {"north": str(dora)}},
+        "another map": told | {"adapters": reversed_map},
+        "no such router": told | {"use": "paper"},
+        "no file": told | {"router": str(home / "gone.safetensors")},
+        "nothing told": None,
+    }
+    return {
+        name: {
+            **job,
+            "engine": {**job["engine"], "additional_config": {"cultural_palette": value} if value else {}},
+        }
+        for name, value in wrong.items()
+    }
+
+
+REFUSED = {
+    "another base": "narrow is for another base: its model.layers.0.mlp.up_proj is (160, 32)",
+    "no plain LoRA": "dora has use_dora = True",
+    "another map": "is for north, east, south; the palette has south, east, north",
+    "no such router": "has no router 'paper'; it has fitted",
+    "no file": "gone.safetensors",
+    "nothing told": "--additional-config has no 'cultural_palette'",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_belong_together_is_not_served(name: str, replies: dict[str, Any]) -> None:
+    assert REFUSED[name] in replies[name]["refused"]
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ class Blends:
         result = self.step(scheduler_output, *args, **kwargs)
         scheduled: dict[str, int] = scheduler_output.num_scheduled_tokens
         if any(request.startswith(WATCHED) for request in scheduled):
-            new = {each.req_id for each in scheduler_output.scheduled_new_reqs}
+            new = {request.req_id for request in scheduler_output.scheduled_new_reqs}
             resumed = set(scheduler_output.scheduled_cached_reqs.resumed_req_ids)
             for request, rows in self._rows(scheduled):
                 if request.startswith(WATCHED):
@@ -42,10 +42,10 @@ class Blends:
 
     def take(self, name: str) -> list[list[float]] | None:
         """(layers, communities), and forget them."""
-        found = self.sums.pop(name, None)
-        if found is None:
+        if name not in self.sums:
             return None
-        mean: list[list[float]] = (found[0] / found[1]).tolist()
+        total, count = self.sums.pop(name)
+        mean: list[list[float]] = (total / count).tolist()
         return mean
 
     def _rows(self, scheduled: dict[str, int]) -> Iterator[tuple[str, slice]]:

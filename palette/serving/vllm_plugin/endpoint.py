@@ -89,22 +89,22 @@ async def blend(body: BlendRequest, request: Request) -> dict[str, Any]:
         {"prompt_token_ids": body.prompt}, sampling, name, data_parallel_rank=_first_replica(client)
     ):
         pass
-    told = await client.collective_rpc("palette_take_blend", args=(name,))
-    if not any(told):
+    by_worker = await client.collective_rpc("palette_take_blend", args=(name,))
+    if not any(by_worker):
         raise HTTPException(500, "No worker has seen this prompt.")
     # A worker of a pipeline knows its own layers, and has zeros for the others.
     layers = [
         [max(weights) for weights in zip(*rows, strict=True)]
-        for rows in zip(*filter(None, told), strict=True)
+        for rows in zip(*filter(None, by_worker), strict=True)
     ]
     return {"communities": served["communities"], "router": served["router"], "layers": layers}
 
 
 def _palette(request: Request) -> dict[str, Any]:
-    found: dict[str, Any] | None = request.app.state.palette
-    if found is None:
+    served: dict[str, Any] | None = request.app.state.palette
+    if served is None:
         raise HTTPException(404, "This server has no MoErges.")
-    return found
+    return served
 
 
 def _first_replica(client: EngineClient) -> int | None:
