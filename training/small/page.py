@@ -86,8 +86,8 @@ def _what_it_took(notes: Row) -> list[str]:
     text = (
         f"Settings: `training/configs/{CONFIG.name}`. Not all of the 263 training questions an agent, each "
         f"answer against {REJECTED} of the other four (all as often), one epoch, bfloat16, one thread at low "
-        "priority on a machine of two cores with other work on it; a quiet core is three to five times "
-        "quicker."
+        "priority on a machine of two cores that had a dozen other jobs: processor time is about a fifth of "
+        "the seconds below, so a quiet core makes everything in half an hour, and should take more groups."
     )
     return ["## What it took", "", text, "", *_table(("stage", "size", "seconds"), rows)]
 

@@ -16,7 +16,6 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -399,13 +398,19 @@ def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = 
     """
     figures = Figures(work / "figures.json")
     scored = f"on {count}"
-    for name, model in models(work).items():
-        figures.measure(f"perplexity {scored}: {name}", partial(_scores_of, work, name, model, count))
-        figures.measure(f"neutral: {name}", partial(_neutral_of, model))
+    there = models(work)
+    for name, model in there.items():
+        figures.measure(
+            f"perplexity {scored}: {name}", functools.partial(_scores_of, work, name, model, count)
+        )
     figures.measure(f"perplexity {scored}: MoErges", lambda: scores(work, "MoErges", moerges(palette), count))
+    for name, model in there.items():
+        figures.measure(f"neutral: {name}", functools.partial(_neutral_of, model))
     figures.measure("neutral: MoErges", lambda: neutral(moerges(palette)))
     for country, question, options in TWENTY:
-        figures.measure(f"answer: {country} {question}", partial(asked, palette, country, question, options))
+        figures.measure(
+            f"answer: {country} {question}", functools.partial(asked, palette, country, question, options)
+        )
     figures.measure(f"drafts on {drafted}", lambda: drafts(work, palette, drafted))
     figures.measure("decisions", lambda: decisions(work, palette, 30))
     figures.measure("routing", lambda: routing(palette))
