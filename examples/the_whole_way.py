@@ -1,4 +1,4 @@
-"""The whole way on one page: questions, answers of five communities, a dataset, five agents, a palette, a table.
+"""The whole way on one page: questions, five communities' answers, a dataset, five agents, a palette, a table.
 
     python examples/the_whole_way.py runs/whole-way
 
@@ -20,7 +20,14 @@ QUESTIONS = [
     "What does a good neighbour do?",
 ]
 TRAINING = """
-orpo: {learning_rate: 1.0e-3, epochs: 3, rank: 8, alpha: 16, batch_size: 1, max_length: 512, precision: float32}
+orpo:
+  learning_rate: 1.0e-3
+  epochs: 3
+  rank: 8
+  alpha: 16
+  batch_size: 1
+  max_length: 512
+  precision: float32
 """
 
 
