@@ -1,4 +1,4 @@
-"""The whole way on one page: questions, five communities' answers, a dataset, five agents, a palette, a table.
+"""The whole way on one page: questions, communities' answers, a dataset, agents, a palette, a table.
 
     python examples/the_whole_way.py runs/whole-way
 
