@@ -5,14 +5,15 @@ communities apart gives a row and a bias a community; no weight of a model is tr
 a *new* country in a *new* text, so every statistic is one of countries (each counts once, however long its
 prompts), and countries' spread within a community is noise like any other.
 
-Two discriminants are tried in each layer, on countries of the fit that are set aside; the better stays:
+Two discriminants are tried, on countries of the fit that are set aside, each at several degrees of sharpness;
+the one that is right most often stays:
 
 * `mentions`: from the tokens of the country's own name, and all other tokens must be left undecided. A model
   that has read the world knows the continent there, above all in its middle layers.
 * `everywhere`: from all tokens alike. Better where texts speak of the country in other words too.
 
-Both shrink towards the diagonal. The sharpness of the softmax is the one that is right most often there,
-the greatest of those that are right alike.
+Both shrink towards the diagonal. Of those that are right alike, the sharpest stays. The choice is one for all
+layers: layer by layer, so few countries choose by chance.
 """
 
 from __future__ import annotations
@@ -76,12 +77,12 @@ class Statistics:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a router was fitted: the discriminant of each layer, and the choices on the countries set aside.
+    """How a router was fitted: the choice that the countries set aside made.
 
-    `accuracy`: share of prompts whose own community had the largest weight, by sharpness.
+    `accuracy`: share of their prompts whose own community had the largest weight, by "discriminant sharpness".
     """
 
-    discriminants: tuple[str, ...]
+    discriminant: str
     sharpness: float
     accuracy: Mapping[str, float]
     countries: int
@@ -104,26 +105,19 @@ def fit_router(
     tries = {kind: _rows(first, count, kind) for kind in SPREAD}
     checks = [p for p in prompts if p.country in aside]
     own = torch.tensor([p.community for p in checks])
-    blends = weights_at(model, {f"{k} {s}": _scaled(*tries[k], s) for k in tries for s in SHARPNESS}, checks)
-    hits = {
-        kind: (blends[f"{kind} {SHARPNESS[0]}"].argmax(-1) == own[:, None]).float().mean(0) for kind in tries
+    candidates = {(kind, s): _scaled(*tries[kind], s) for kind in tries for s in SHARPNESS}
+    blends = weights_at(model, {f"{kind} {s:g}": router for (kind, s), router in candidates.items()}, checks)
+    accuracy = {
+        choice: float((blends[f"{choice[0]} {choice[1]:g}"].mean(1).argmax(-1) == own).float().mean())
+        for choice in candidates
     }
-    chosen = [max(tries, key=lambda kind: float(hits[kind][layer])) for layer in range(len(hits[MENTIONS]))]
-    picked = {
-        s: torch.stack([blends[f"{kind} {s}"][:, layer] for layer, kind in enumerate(chosen)], 1).mean(1)
-        for s in SHARPNESS
-    }
-    accuracy = {s: float((blend.argmax(-1) == own).float().mean()) for s, blend in picked.items()}
-    sharpness = max(s for s in SHARPNESS if accuracy[s] == max(accuracy.values()))
+    kind, sharpness = max(candidates, key=lambda choice: (accuracy[choice], choice[1]))
     both = first + second
-    final = {kind: _rows(both, count, kind) for kind in set(chosen)}
-    rows = torch.stack([final[kind][0][layer] for layer, kind in enumerate(chosen)])
-    bias = torch.stack([final[kind][1][layer] for layer, kind in enumerate(chosen)])
     report = FitReport(
-        tuple(chosen), sharpness, {f"{s:g}": round(a, 4) for s, a in accuracy.items()},
+        kind, sharpness, {f"{k} {s:g}": round(value, 4) for (k, s), value in accuracy.items()},
         len(both.countries), len(prompts),
     )  # fmt: skip
-    return _scaled(rows, bias, sharpness, tuple(communities)), report
+    return _scaled(*_rows(both, count, kind), sharpness, tuple(communities)), report
 
 
 @torch.inference_mode()

@@ -59,8 +59,8 @@ def save_routers(path: Path, routers: Mapping[str, Router], communities: tuple[s
     for name, router in routers.items():
         if not NAME.fullmatch(name):
             raise RouterError(f"Router name {name!r}: use a-z, 0-9 and underscores, a letter first.")
-        tensors[f"{name}.rows"] = router.rows.float().contiguous()
-        tensors[f"{name}.bias"] = router.bias.float().contiguous()
+        tensors[f"{name}.rows"] = router.rows.float().clone()
+        tensors[f"{name}.bias"] = router.bias.float().clone()
     save_file(tensors, path, metadata={"communities": json.dumps(list(communities))})
 
 
