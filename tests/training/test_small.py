@@ -145,4 +145,4 @@ def test_the_page_shows_what_has_been_measured_and_leaves_the_rest_out() -> None
     page = small_page(parts, {"task": {"examples": 424, "seconds": 1831.0}})
     assert "a community's own is the best for 5 of 5" in page
     assert "| Africa | 75 % | 50 % |" in page and "| task base | 33.00 | +10.0 % |" in page
-    assert "Twenty questions" not in page and "Can it decide" not in page
+    assert "Questions nobody" not in page and "Can it decide" not in page
