@@ -89,6 +89,7 @@ def speed_up(
             measured[str(number)]["share_of_linear"] = round(
                 first / (measured[str(number)]["seconds"] * number), 3
             )
+        cpu_ms = cpu_of_a_call(shared_spec(f"{folder}/here", url, 64), 20)
         overhead = {
             "ray_alone_ms": round(empty_shards(cluster, 300, most), 2),
             "fixed_ms": round(
@@ -103,8 +104,20 @@ def speed_up(
         "first_shards_cold_s": round(cold, 2),
         "workers": measured,
         "overhead_of_a_shard": overhead,
+        "cpu_ms_a_call": round(cpu_ms, 2),
         "with": {**versions(), **ray_version()},
     }
+
+
+def cpu_of_a_call(shared: Any, queries: int) -> float:
+    """Milliseconds of processor time a call: chain, HTTP, the reply kept on the disk, its share of the part."""
+    from cultural_palette.training.synthesis.on_cluster import Block, answer_block
+
+    items = made_up_spec(2 * queries).items
+    answer_block(shared, Block(0, items[:queries]))  # imports, graphs
+    before = time.process_time()
+    answer_block(shared, Block(1, items[queries:]))
+    return 1000 * (time.process_time() - before) / (20 * queries)
 
 
 def empty_shards(cluster: Any, number: int, cpus: int) -> float:

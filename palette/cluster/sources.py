@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-import cultural_palette
+from cultural_palette import provenance
 from cultural_palette.provenance import hash_file
 
 SUFFIXES = (".py", ".txt", ".yaml")
@@ -16,7 +16,7 @@ SUFFIXES = (".py", ".txt", ".yaml")
 @functools.cache
 def sources_sha256() -> str:
     """64 hex digits over names and contents of the package's sources, prompts and maps."""
-    root = Path(cultural_palette.__file__).parent
+    root = Path(provenance.__file__).parent
     total = hashlib.sha256()
     for file in sorted(_sources(root)):
         total.update(f"{file.relative_to(root).as_posix()}\n".encode())
