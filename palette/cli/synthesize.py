@@ -132,7 +132,7 @@ class ClusterFlags:
     "--budget", type=click.FloatRange(0, min_open=True), metavar="USD", help="Stop when it is used up."
 )
 @on_option
-@shard_option("Queries", 32)
+@shard_option("Queries", 128)
 @click.option("--dry-run", is_flag=True, help="Say answers, calls, tokens and cost; ask nothing.")
 @click.option(
     "--queries-count", type=click.IntRange(1), help="With --dry-run: so many queries of PRISM's length."

@@ -36,7 +36,7 @@ from cultural_palette.training.synthesis.run import pay as pay_row
 from cultural_palette.training.synthesis.session import Sitting, open_teacher
 from cultural_palette.training.synthesis.teacher import KIND, Ledger
 
-QUERIES_A_SHARD = 32
+QUERIES_A_SHARD = 128  # fewer, and a worker with 64 calls in flight often waits for the last of a shard
 COUNTED = ("input_tokens", "output_tokens", "replies", "uncounted", "calls_made")
 Row = dict[str, Any]
 
