@@ -25,6 +25,8 @@ class RayNodes:
 
     def __init__(self) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Ray's own is 15: beside other tests workers hardly run
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(
