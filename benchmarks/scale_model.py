@@ -44,11 +44,11 @@ class Measured:
 
 
 MEASURED = Measured(
-    worker_cpu_s=0.003,
+    worker_cpu_s=0.0012,
     question_cpu_s=0.0056,
-    shard_s=0.05,
-    ray_s=0.005,
-    cold_s=30.0,
+    shard_s=0.002,
+    ray_s=0.018,
+    cold_s=26.0,
     merged_rows_a_second=5000.0,
 )
 
@@ -315,7 +315,7 @@ def from_benchmark(found: dict[str, Any]) -> Measured:
     return Measured(
         **{
             **asdict(MEASURED),
-            "shard_s": (overhead["fixed_ms"] - overhead["ray_alone_ms"]) / 1000,
+            "shard_s": max(0.0, overhead["fixed_ms"] - overhead["ray_alone_ms"]) / 1000,
             "ray_s": overhead["ray_alone_ms"] / 1000,
             "worker_cpu_s": found["cpu_ms_a_call"] / 1000,
         }
