@@ -110,7 +110,7 @@ PLANS: tuple[Job | Load, ...] = (
     # 50,000 queries x 5 communities x 4 calls; a teacher of 70B: 4 s a reply, 64 at once on a node of 8 GPUs
     Job("a million synthesis calls", 217_391, 4, 0.15, 640, 1, 8, 64, Servers(8, 64, 4.0, 24.0)),
     # 2,556 questions x 138 countries x 5 runs, all pairs: an upper bound. 40 calls an item (counted on
-    # the made-up survey, without joint): 14 replies of 2 s and 26 single tokens of 0.15 s; 18 rows, read thrice
+    # the made-up survey, without joint): 14 replies of 2 s, 26 single tokens of 0.15 s; 18 rows, read thrice
     Job("GlobalOpinionQA, all methods", 2556 * 138 * 5, 40, 0.0, 2760, 54, 32, 64, Servers(8, 256, 0.8, 4.0)),
     Load("1,000 questions a second", 1000.0, 5, 2, 16, Servers(48, 256, 1.2, 4.0)),
 )
