@@ -28,7 +28,7 @@ def shard_option(what: str, default: int) -> Any:
     )
 
 
-class Place(click.ParamType):
+class Place(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click
     """A folder here (a Path), or on a storage (its URL, a str)."""
 
     name = "path"
