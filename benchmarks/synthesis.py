@@ -50,7 +50,7 @@ def speed(calls: int, concurrency: int, latency_s: float, processes: int) -> dic
     """Calls a second of the run, of its client alone and of langchain's, with their share of the bound."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     server = multiprocessing.get_context("spawn").Process(
-        target=_serve, args=(theirs, latency_s), daemon=True
+        target=serve_chat, args=(theirs, latency_s), daemon=True
     )
     server.start()
     try:
@@ -68,7 +68,7 @@ def speed(calls: int, concurrency: int, latency_s: float, processes: int) -> dic
         server.join()
     for way in measured.values():
         way["share_of_bound"] = round(way["calls_a_second"] / bound, 3)
-    return {"bound_calls_a_second": bound, **measured, "with": _versions()}
+    return {"bound_calls_a_second": bound, **measured, "with": versions()}
 
 
 def memory(rows: int, concurrency: int) -> dict[str, Any]:
@@ -81,13 +81,13 @@ def memory(rows: int, concurrency: int) -> dict[str, Any]:
 
     def show(tally: Any, ledger: Any) -> None:
         if len(seen) < len(marks) and tally.written >= marks[len(seen)]:
-            seen[marks[len(seen)]] = round(_rss_mib(), 1)
+            seen[marks[len(seen)]] = round(resident_mib(), 1)
 
     async def answer(request: Any, key: Any) -> dict[str, Any]:
         await asyncio.sleep(0)
         return _row(_text(request.messages[0].text))
 
-    spec = _spec(-(-rows // 5))
+    spec = made_up_spec(-(-rows // 5))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         sitting = Sitting(answering=answer, concurrency=concurrency)
@@ -98,11 +98,12 @@ def memory(rows: int, concurrency: int) -> dict[str, Any]:
         "mib_at_rows": seen,
         "mib_on_disk": round(size / 2**20, 1),
         "seconds": round(time.perf_counter() - started, 1),
-        "with": _versions(),
+        "with": versions(),
     }
 
 
-def _spec(queries: int) -> Any:
+def made_up_spec(queries: int) -> Any:
+    """A run of so many made-up queries."""
     from cultural_palette.cultural_map import load_map
     from cultural_palette.models import ModelRef
     from cultural_palette.nodes.synthesis.state import SynthesisContext
@@ -122,7 +123,7 @@ def _whole_run(queries: int, concurrency: int, url: str, processes: int) -> dict
     from cultural_palette.training.synthesis.sitting import sit
 
     sit_quietly: Callable[[Path, int], Any] = lambda out, number: sit(  # noqa: E731
-        _spec(number),
+        made_up_spec(number),
         out,
         Sitting(urls=(url,), concurrency=concurrency, processes=processes),
         lambda tally, ledger: None,
@@ -198,12 +199,14 @@ def _cpu_s() -> float:
     return sum(used.ru_utime + used.ru_stime for used in both)
 
 
-def _rss_mib() -> float:
+def resident_mib() -> float:
+    """MiB that this process has in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
     from importlib.metadata import version
 
     names = ("langgraph", "aiohttp", "langchain-openai")
@@ -256,7 +259,9 @@ class _Chat(asyncio.Protocol):
 REPLIES = (_response(ANSWER), _response(VERDICT))
 
 
-def _serve(ready: Connection, latency_s: float) -> None:
+def serve_chat(ready: Connection, latency_s: float) -> None:
+    """Serve until terminated; sends its port through `ready`."""
+
     async def forever() -> None:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Chat(latency_s), "127.0.0.1", 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import ROWS, RunFolder, write_whole
-from cultural_palette.calls import Call, CallStore, Json, Produce, use_calls
+from cultural_palette.calls import Call, Calls, CallStore, Json, Produce, use_calls
 from cultural_palette.errors import ArtifactError, PaletteError, SettingsError
 from cultural_palette.evaluation.best_single import best_single_rows
 from cultural_palette.evaluation.floors import floors_of
@@ -43,7 +43,7 @@ PACKAGES = (
 class RowCalls:
     """A call store as one row sees it: counts the calls that the row needed, and those that it made."""
 
-    def __init__(self, store: CallStore) -> None:
+    def __init__(self, store: Calls) -> None:
         self.store = store
         self.needed: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
@@ -93,19 +93,19 @@ async def evaluate(
         run = short_sha256(str(folder.path.resolve())) if calls else ""  # its own store moves with the folder
         with CallStore(calls or folder.path / "calls", run=run) as store:
             try:
-                await _predict_all(plan, folder, store, done, concurrency, progress)
+                await predict_all(plan, folder, store, done, concurrency, progress)
             finally:
                 await close_clients()
             asked = store.asked()
-        _derive(plan, folder, done, progress)
+        derive(plan, folder, done, progress)
         progress.close()
-        return _finish(plan, folder, time.perf_counter() - started, asked)
+        return finish(plan, folder, time.perf_counter() - started, asked)
 
 
-async def _predict_all(
+async def predict_all(
     plan: Plan,
     folder: RunFolder,
-    store: CallStore,
+    store: Calls,
     done: set[tuple[str, int, str]],
     concurrency: int,
     progress: Progress,
@@ -169,7 +169,7 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def _derive(plan: Plan, folder: RunFolder, done: set[tuple[str, int, str]], progress: Progress) -> None:
+def derive(plan: Plan, folder: RunFolder, done: set[tuple[str, int, str]], progress: Progress) -> None:
     """The rows of the method that calls no model."""
     if plan.predicting == plan.methods:
         return
@@ -183,8 +183,10 @@ def _derive(plan: Plan, folder: RunFolder, done: set[tuple[str, int, str]], prog
                 progress.advance(row["status"])
 
 
-def _finish(plan: Plan, folder: RunFolder, seconds: float, stored: Counter[str]) -> dict[str, Any]:
-    """`stored`: calls by kind that the call store knows this run made, those of lost rows too."""
+def finish(plan: Plan, folder: RunFolder, seconds: float, stored: Counter[str]) -> dict[str, Any]:
+    """Write what is made of all rows, the manifest last, and return it. `seconds`: of this sitting; `stored`:
+    calls by kind that the call store knows this run made, those of lost rows too.
+    """
     methods = [method.name for method in plan.methods]
     outcomes = {name: Counter({"ok": 0, "unreadable": 0, "failed": 0}) for name in methods}
     needed: Counter[str] = Counter()

@@ -60,6 +60,54 @@ class Calls(Protocol):
         """The kept reply to this call, else the one `produce` gives, kept."""
 
 
+class CountedCalls(Calls, Protocol):
+    """A store of its own: it knows under what it keeps a call, and what it did not have to make."""
+
+    @property
+    def saved(self) -> Counter[str]:
+        """Calls that did not have to be made, by kind."""
+
+    def key(self, call: Call) -> str:
+        """What a call is kept under."""
+
+
+def key_of(call: Call, revisions: Mapping[str, str]) -> str:
+    """A SHA-256 of everything that shapes a call's reply; `revisions` win over the call's own."""
+    revision = revisions.get(call.model, call.revision)
+    whole = {"kind": call.kind, "model": call.model, "revision": revision, "request": call.request}
+    return sha256(json.dumps(whole, ensure_ascii=True, sort_keys=True, allow_nan=False))
+
+
+class Flights:
+    """Calls under way in one event loop: whoever wants the same one waits for its reply."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, asyncio.Future[Json]] = {}
+
+    async def join(self, key: str, lead: Produce) -> Json:
+        """The reply of the flight under `key`; `lead` makes it where there is none yet."""
+        if flight := self._flights.get(key):
+            return await asyncio.shield(flight)
+        flight = asyncio.get_running_loop().create_future()
+        self._flights[key] = flight
+        try:
+            reply = await lead()
+        except asyncio.CancelledError:
+            # those who wait were not cancelled: one of them takes the lead
+            flight.set_exception(_Abandoned())
+            raise
+        except BaseException as error:
+            flight.set_exception(error)
+            raise
+        else:
+            flight.set_result(reply)
+            return reply
+        finally:
+            del self._flights[key]
+            if flight.done() and not flight.cancelled():
+                flight.exception()  # looked at: nobody may have waited
+
+
 class CallStore:
     """A folder of finished calls, for one event loop of each of any number of processes.
 
@@ -77,7 +125,7 @@ class CallStore:
         self.revisions = dict(revisions or {})
         self.needed: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
-        self._flights: dict[str, asyncio.Future[Json]] = {}
+        self._flights = Flights()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="calls")
         self._database: sqlite3.Connection | None = None
         self._locks: int | None = None
@@ -121,33 +169,11 @@ class CallStore:
         """The kept reply to this call, else the one `produce` gives (JSON values only), kept."""
         key = self.key(call)
         self.needed[call.kind] += 1
-        if flight := self._flights.get(key):
-            return await asyncio.shield(flight)
-        flight = asyncio.get_running_loop().create_future()
-        self._flights[key] = flight
-        try:
-            reply = await self._lead(key, call, produce)
-        except asyncio.CancelledError:
-            # those who wait were not cancelled: one of them takes the lead
-            flight.set_exception(_Abandoned())
-            raise
-        except BaseException as error:
-            flight.set_exception(error)
-            raise
-        else:
-            flight.set_result(reply)
-            return reply
-        finally:
-            del self._flights[key]
-            if flight.done() and not flight.cancelled():
-                flight.exception()  # looked at: nobody may have waited
+        return await self._flights.join(key, lambda: self._lead(key, call, produce))
 
     def key(self, call: Call) -> str:
         """What a call is kept under: a SHA-256 of everything that shapes its reply."""
-        revision = self.revisions.get(call.model, call.revision)
-        whole = {"kind": call.kind, "model": call.model, "revision": revision, "request": call.request}
-        text = json.dumps(whole, ensure_ascii=True, sort_keys=True, allow_nan=False)
-        return sha256(text)
+        return key_of(call, self.revisions)
 
     async def _lead(self, key: str, call: Call, produce: Produce) -> Json:
         if (reply := await self._read(key)) is not None:

@@ -31,7 +31,8 @@ VOCABULARY = (
 
 @dataclass
 class FakeServer:
-    """`letters`: probability of each first token that log-probabilities tell of; `after`: of each next one.
+    """`latency_s`: time that a reply takes.
+    `letters`: probability of each first token that log-probabilities tell of; `after`: of each next one.
     `answer`: what is sent in the place of a completion, whatever was asked. `owner`: who the list of models
     says owns them. `refuse`: HTTP statuses of the next requests, whatever they ask; with `retry_after` as
     their header.
@@ -44,6 +45,7 @@ class FakeServer:
     letters: Mapping[str, float] = field(default_factory=lambda: {"A": 0.5, " A": 0.1, "B": 0.2, "The": 0.1})
     after: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     vllm: bool = False
+    latency_s: float = 0.0
     refuse: list[int] = field(default_factory=list)
     retry_after: str | None = None
     at: list[float] = field(default_factory=list)
@@ -99,6 +101,7 @@ class FakeServer:
             return _error(self.refuse.pop(0), "come back later", headers)
         model = body["model"]
         fault = self.faults.get(model, self.faults.get("*", ""))
+        await asyncio.sleep(self.latency_s)
         if fault == "slow":
             try:
                 await asyncio.sleep(SLOW_S)

@@ -159,7 +159,7 @@ def light(module: str) -> bool:
     """The rest of `palette/` too, but for the engine in process, its layers and what runs inside vLLM; not
     what runs in the LangGraph server, which sets up its own process.
     """
-    if within(module, "cultural_palette.graph.server"):
+    if within(module, "cultural_palette.graph.server") or module.endswith((".ray_engine", ".on_cluster")):
         return False
     if any(within(module, name) for name in LIGHT) or module in MOERGES_LIGHT:
         return True
@@ -190,6 +190,11 @@ def test_heavy_packages_are_imported_at_the_top_of_the_modules_that_need_them() 
         and not within(module_of(found.file), "cultural_palette.training.merge")
     ]
     assert inside == []
+
+
+def test_ray_is_imported_in_one_module_only() -> None:
+    modules = {module_of(found.file) for found in IMPORTS if within(found.name, "ray")}
+    assert modules - {"cultural_palette.benchmarks.scale"} == {"cultural_palette.cluster.ray_engine"}
 
 
 def test_no_class_is_made_inside_a_function() -> None:

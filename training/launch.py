@@ -28,6 +28,15 @@ Announce = Callable[[str], None]
 class JobFailed(PaletteError):
     """A job that ended badly; names it and where it says why."""
 
+    @classmethod
+    def of(cls, failed: Sequence[Job], number: int) -> JobFailed:
+        """What is said of those that failed among `number` jobs."""
+        names = ", ".join(job.name for job in failed)
+        return cls(
+            f"{len(failed)} of {number} jobs failed: {names}. See {failed[0].out / 'log.txt'}; "
+            "the rest is done."
+        )
+
 
 def devices() -> list[str]:
     """The GPUs there are, as CUDA_VISIBLE_DEVICES names them; none on a machine without."""
@@ -45,14 +54,7 @@ def run_jobs(
     Raises TrainingError or ArtifactError, before any job starts, for a folder that another process works in
     or that holds a job of other data, another base or other settings. The jobs end with this process.
     """
-    waiting = []
-    for job in (replace(job, base_identity=base_identity(job.base)) for job in jobs):
-        if job.finished:
-            _same_as_before(job)
-            announce(f"{job.name}: finished before; left as it is")
-        else:
-            RunFolder(job.out, identity(job)).open().close()  # refuses one in use, or begun as another job
-            waiting.append(job)
+    waiting = refuse_or_wait([replace(job, base_identity=base_identity(job.base)) for job in jobs], announce)
     slots = _slots(gpus_per_job)
     failed: list[Job] = []
     running: dict[int, tuple[Job, subprocess.Popen[bytes], float]] = {}
@@ -62,7 +64,7 @@ def run_jobs(
                 if waiting and slot not in running:
                     job = waiting.pop(0)
                     announce(f"{job.name}: starts on {'GPU ' + visible if visible else 'the CPU'}")
-                    process = _start(job, visible, gpus_per_job, accelerate_config)
+                    process = start_job(job, visible, gpus_per_job, accelerate_config)
                     running[slot] = (job, process, time.perf_counter())
             time.sleep(POLL_S)
             for slot, (job, process, started) in list(running.items()):
@@ -70,18 +72,25 @@ def run_jobs(
                     continue
                 del running[slot]
                 if process.returncode == 0 and job.finished:
-                    announce(
-                        f"{job.name}: finished in {time.perf_counter() - started:.0f} s, {_measures(job)}"
-                    )
+                    announce(finished_words(job, time.perf_counter() - started))
                 else:
                     failed.append(job)
-                    announce(f"{job.name}: failed; {_last_line(job)}")
+                    announce(f"{job.name}: failed; {last_line(job)}")
     if failed:
-        names = ", ".join(job.name for job in failed)
-        raise JobFailed(
-            f"{len(failed)} of {len(jobs)} jobs failed: {names}. See {failed[0].out / 'log.txt'}; "
-            "the rest is done."
-        )
+        raise JobFailed.of(failed, len(jobs))
+
+
+def refuse_or_wait(jobs: Sequence[Job], announce: Announce) -> list[Job]:
+    """The jobs that are not finished; raises for a folder in use, or begun as another job."""
+    waiting = []
+    for job in jobs:
+        if job.finished:
+            _same_as_before(job)
+            announce(f"{job.name}: finished before; left as it is")
+        else:
+            RunFolder(job.out, identity(job)).open().close()
+            waiting.append(job)
+    return waiting
 
 
 def _slots(gpus_per_job: int) -> list[str]:
@@ -97,7 +106,10 @@ def _slots(gpus_per_job: int) -> list[str]:
     ]
 
 
-def _start(job: Job, visible: str, gpus: int, accelerate_config: Path | None) -> subprocess.Popen[bytes]:
+def start_job(
+    job: Job, visible: str | None, gpus: int, accelerate_config: Path | None
+) -> subprocess.Popen[bytes]:
+    """The job's process, which ends with this one. `visible`: the GPUs it may see, where we decide that."""
     job.write()
     tethered = [sys.executable, "-m", "cultural_palette.training.tethered", str(os.getpid())]
     command = [sys.executable, "-m", "cultural_palette.training.job", str(job.out)]
@@ -153,12 +165,15 @@ def _same_as_before(job: Job) -> None:
         )
 
 
-def _measures(job: Job) -> str:
+def finished_words(job: Job, seconds: float) -> str:
+    """The line for a job that has ended well."""
     measures = RunFolder(job.out).manifest["measures"]
-    return ", ".join(f"{key} {value:.3f}" for key, value in measures.items()) or "no measures"
+    words = ", ".join(f"{key} {value:.3f}" for key, value in measures.items()) or "no measures"
+    return f"{job.name}: finished in {seconds:.0f} s, {words}"
 
 
-def _last_line(job: Job) -> str:
+def last_line(job: Job) -> str:
+    """The last line of a job's log that says something."""
     log = job.out / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     return next((line for line in reversed(lines) if line.strip()), "its log is empty")

@@ -32,6 +32,7 @@ PURPOSES = {
     "data": "the dataset: synthesis, review, figures",
     "evaluate": "surveys, metrics, the report",
     "evaluators": "surveys in Inspect and the lm-evaluation-harness",
+    "cluster": "synthesis, evaluation and training on Ray",
     "studio": "the graphs as a server, LangGraph Studio",
     "postgres": "that server's threads in Postgres",
     "mcp": "a tool of an assistant",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from cultural_palette.cli.cluster import Place, check_where, local_path, on_option, on_storage, shard_option
 from cultural_palette.cli.flag_groups import flag_groups
 from cultural_palette.cli.lookup import json_option, map_option
 from cultural_palette.errors import PaletteError, UsageError
@@ -70,6 +72,14 @@ class ModeFlags:
     results: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class ClusterFlags:
+    """Where it runs."""
+
+    where: str | None
+    shard_size: int | None
+
+
 @click.command()
 @click.option(
     "--queries",
@@ -85,7 +95,7 @@ class ModeFlags:
     metavar="REF",
     help="openai:NAME, openai:NAME@URL,URL or embedded:nano; repeat for more addresses of one model.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; one in it goes on.")
+@click.option("--out", type=Place(), help="Folder of the run; one in it goes on.")
 @map_option
 @click.option("--limit", type=click.IntRange(1), help="The first so many queries only.")
 @click.option(
@@ -121,6 +131,8 @@ class ModeFlags:
 @click.option(
     "--budget", type=click.FloatRange(0, min_open=True), metavar="USD", help="Stop when it is used up."
 )
+@on_option
+@shard_option("Queries", 128)
 @click.option("--dry-run", is_flag=True, help="Say answers, calls, tokens and cost; ask nothing.")
 @click.option(
     "--queries-count", type=click.IntRange(1), help="With --dry-run: so many queries of PRISM's length."
@@ -131,14 +143,15 @@ class ModeFlags:
     "--results", multiple=True, type=click.Path(path_type=Path), help="With --batch read; may be repeated."
 )
 @json_option
-@flag_groups(queries=QueryFlags, answers=AnswerFlags, calls=CallFlags, mode=ModeFlags)
+@flag_groups(queries=QueryFlags, answers=AnswerFlags, calls=CallFlags, mode=ModeFlags, cluster=ClusterFlags)
 def synthesize(
     queries: QueryFlags,
     answers: AnswerFlags,
     calls: CallFlags,
     mode: ModeFlags,
+    cluster: ClusterFlags,
     teachers: tuple[str, ...],
-    out: Path | None,
+    out: Path | str | None,
     map_name: str | None,
     as_json: bool,
 ) -> None:
@@ -154,6 +167,7 @@ def synthesize(
     from cultural_palette.training.synthesis.session import Sitting
     from cultural_palette.training.synthesis.teacher import parse_teacher
 
+    check_where(cluster.where, shard_size=cluster.shard_size)
     settings = get_settings(map=map_name)
     cultural_map = load_map(settings.map)
     model, urls = parse_teacher(teachers, settings)
@@ -164,7 +178,7 @@ def synthesize(
             f"--budget needs a price for {model}: give a file with --prices (see docs/synthesis.md)."
         )
     context = SynthesisContext(timeout_s=calls.timeout_s, **asdict(answers))
-    _check(queries, mode, out, model.in_process)
+    _check(queries, mode, out, cluster, model.in_process)
     with use_settings(settings):
         if mode.queries_count is not None:
             from cultural_palette.training.synthesis.estimate import estimate
@@ -192,15 +206,21 @@ def synthesize(
             price=price,
             budget=calls.budget,
         )
+        if cluster.where:
+            _run_on_cluster(spec, on_storage(out), sitting, cluster, as_json)
+            return
+        folder = local_path("--out", out)
         if mode.preview:
-            _preview(spec, out, sitting, mode.preview)
+            _preview(spec, folder, sitting, mode.preview)
         elif mode.batch:
-            _batch(spec, out, sitting, mode, as_json)
+            _batch(spec, folder, sitting, mode, as_json)
         else:
-            _run(spec, out, sitting, as_json)
+            _run(spec, folder, sitting, as_json)
 
 
-def _check(queries: QueryFlags, mode: ModeFlags, out: Path | None, in_process: bool) -> None:
+def _check(
+    queries: QueryFlags, mode: ModeFlags, out: Path | str | None, cluster: ClusterFlags, in_process: bool
+) -> None:
     """Refuse flags that do not go together."""
     if mode.queries_count is not None and not mode.dry_run:
         raise UsageError("--queries-count goes with --dry-run.")
@@ -214,6 +234,8 @@ def _check(queries: QueryFlags, mode: ModeFlags, out: Path | None, in_process: b
         raise UsageError("--results goes with --batch read.")
     if mode.batch and in_process:
         raise UsageError("--batch is for providers' servers (openai:...), not for a model in this process.")
+    if cluster.where and (mode.batch or mode.preview):
+        raise UsageError("--batch and --preview are for one machine: leave out --on.")
 
 
 def _read(flags: QueryFlags, cultural_map: CulturalMap) -> Queries:
@@ -290,7 +312,7 @@ def _run(spec: SynthesisSpec, out: Path, sitting: Sitting, as_json: bool) -> Non
 
     if RunFolder(out).finished:
         click.echo(f"{out} is finished; nothing is left to ask.", err=True)
-        _print_manifest(out, as_json)
+        _print_manifest(out, RunFolder(out).manifest, as_json)
         return
     ticker = _Ticker()
     try:
@@ -298,12 +320,38 @@ def _run(spec: SynthesisSpec, out: Path, sitting: Sitting, as_json: bool) -> Non
     finally:
         ticker.end()
     if outcome.finished:
-        _print_manifest(out, as_json)
+        _print_manifest(out, RunFolder(out).manifest, as_json)
         return
     click.echo(_so_far(outcome), err=True)
     if outcome.stopped == INTERRUPTED:
         raise KeyboardInterrupt
     raise PaletteError(_unfinished(out, outcome))
+
+
+def _run_on_cluster(
+    spec: SynthesisSpec, out: str, sitting: Sitting, cluster: ClusterFlags, as_json: bool
+) -> None:
+    from cultural_palette.training.synthesis.on_cluster import (
+        QUERIES_A_SHARD,
+        finished_manifest,
+        sit_on_cluster,
+    )
+
+    if manifest := finished_manifest(out):
+        click.echo(f"{out} is finished; nothing is left to ask.", err=True)
+        _print_manifest(out, manifest, as_json)
+        return
+    ticker = _Ticker()
+    try:
+        outcome = sit_on_cluster(
+            spec, out, sitting, ticker, cluster.where or "", cluster.shard_size or QUERIES_A_SHARD
+        )
+    finally:
+        ticker.end()
+    if not outcome.finished:
+        click.echo(_so_far(outcome), err=True)
+        raise PaletteError(_unfinished(out, outcome))
+    _print_manifest(out, finished_manifest(out) or {}, as_json)
 
 
 def _so_far(outcome: Outcome) -> str:
@@ -314,7 +362,7 @@ def _so_far(outcome: Outcome) -> str:
     )
 
 
-def _unfinished(out: Path, outcome: Outcome) -> str:
+def _unfinished(out: Path | str, outcome: Outcome) -> str:
     tally = outcome.tally
     if outcome.stopped:
         return f"{out} is not finished: {outcome.stopped}"
@@ -325,10 +373,7 @@ def _unfinished(out: Path, outcome: Outcome) -> str:
     )
 
 
-def _print_manifest(out: Path, as_json: bool) -> None:
-    from cultural_palette.artifacts import RunFolder
-
-    manifest = RunFolder(out).manifest
+def _print_manifest(out: Path | str, manifest: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         import json
 
@@ -383,6 +428,7 @@ def _preview(spec: SynthesisSpec, out: Path, sitting: Sitting, number: int) -> N
 
 
 def _batch(spec: SynthesisSpec, out: Path, sitting: Sitting, mode: ModeFlags, as_json: bool) -> None:
+    from cultural_palette.artifacts import RunFolder
     from cultural_palette.training.synthesis.batch import ENDPOINT, RequestsFile, ResultsFiles
     from cultural_palette.training.synthesis.sitting import sit
 
@@ -396,7 +442,7 @@ def _batch(spec: SynthesisSpec, out: Path, sitting: Sitting, mode: ModeFlags, as
         for fault in answering.faults[:5]:
             click.echo(f"  {fault}", err=True)
     if outcome.finished:
-        _print_manifest(out, as_json)
+        _print_manifest(out, RunFolder(out).manifest, as_json)
         return
     click.echo(_so_far(outcome), err=True)
     if isinstance(answering, RequestsFile):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from cultural_palette.cli.cluster import check_where, on_option
 from cultural_palette.cli.lookup import json_option, map_option
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("--gpus-per-job", default=1, show_default=True, help="GPUs of one job, by accelerate launch.")
 @click.option("--accelerate-config", type=click.Path(exists=True, path_type=Path), help="FSDP, for one.")
+@on_option
 @click.option("--dry-run", is_flag=True, help="Say sequences, tokens, memory and time; train nothing.")
 @json_option
 def train(
@@ -49,6 +52,7 @@ def train(
     changes: tuple[str, ...],
     gpus_per_job: int,
     accelerate_config: Path | None,
+    where: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -64,6 +68,7 @@ def train(
     from cultural_palette.training.config import TrainConfig, load_config, settings_from
     from cultural_palette.training.jobs import check_data, lay_out_jobs
 
+    check_where(where)
     config = load_config(config_file) if config_file else TrainConfig()
     values = {}
     for change in changes:
@@ -89,9 +94,15 @@ def train(
     if dry_run:
         _print_estimate(jobs, as_json)
         return
-    from cultural_palette.training.launch import run_jobs
+    announce = partial(click.echo, err=as_json)
+    if where:
+        from cultural_palette.training.on_cluster import train_on_cluster
 
-    run_jobs(jobs, lambda line: click.echo(line, err=as_json), gpus_per_job, accelerate_config)
+        train_on_cluster(jobs, announce, where, gpus_per_job, accelerate_config)
+    else:
+        from cultural_palette.training.launch import run_jobs
+
+        run_jobs(jobs, announce, gpus_per_job, accelerate_config)
     if as_json:
         import json
 

@@ -231,7 +231,7 @@ def test_jobs_go_to_the_gpus_there_are(data: Path, tmp_path: Path, monkeypatch: 
         RunFolder(job.out).finish({"measures": {}})
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
 
-    monkeypatch.setattr(launch, "_start", start)
+    monkeypatch.setattr(launch, "start_job", start)
     monkeypatch.setattr(launch, "devices", lambda: ["4", "7", "9"])
     jobs = lay_out_jobs("base", data, tmp_path / "a", KEYS, SMALL)
     launch.run_jobs(jobs, lambda line: None)

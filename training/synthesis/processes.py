@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import RunFolder
+from cultural_palette.calls import CallStore
 from cultural_palette.errors import PaletteError
 from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
@@ -171,7 +172,7 @@ def _work(share: Share, pipe: Connection) -> None:
 async def _answer_share(share: Share, pipe: Connection) -> None:
     spec = share.spec
     loop = asyncio.get_running_loop()
-    async with open_teacher(spec, share.out, share.sitting) as teacher:
+    async with open_teacher(spec, CallStore(share.out), share.sitting) as teacher:
 
         def heard() -> None:
             try:

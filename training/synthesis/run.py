@@ -162,7 +162,7 @@ def already_there(spec: SynthesisSpec, folder: RunFolder, ledger: Ledger) -> tup
             (sys.intern(row["query_id"]), sys.intern(row["community"]))
         )  # one text for all rows of a query
         tally.add(row)
-        _pay(ledger, row)
+        pay(ledger, row)
     tally.before = tally.written
     return done, tally
 
@@ -269,7 +269,7 @@ async def _all_or_first_fault(workers: list[asyncio.Task[None]], teacher: Teache
         raise fault
 
 
-def _pay(ledger: Ledger, row: Mapping[str, Any]) -> None:
+def pay(ledger: Ledger, row: Mapping[str, Any]) -> None:
     """What a row of an earlier sitting has used: at least the three steps and its validation."""
     ledger.input_tokens += row["usage"]["input_tokens"]
     ledger.output_tokens += row["usage"]["output_tokens"]

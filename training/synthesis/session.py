@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from cultural_palette.calls import CallStore
+from cultural_palette.calls import CountedCalls
 from cultural_palette.models import close_clients
 from cultural_palette.training.synthesis.pace import Pace
 from cultural_palette.training.synthesis.prices import Price
@@ -44,12 +43,14 @@ class Sitting:
 
 
 @asynccontextmanager
-async def open_teacher(spec: SynthesisSpec, out: Path, sitting: Sitting) -> AsyncIterator[Teacher]:
-    """The teacher of one event loop, with the calls kept in `out`."""
+async def open_teacher(
+    spec: SynthesisSpec, calls: AbstractContextManager[CountedCalls], sitting: Sitting
+) -> AsyncIterator[Teacher]:
+    """The teacher of one event loop, with its calls kept."""
     pace = Pace(sitting.concurrency)
     ledger = Ledger(sitting.price, sitting.budget)
     most_failures = max(LEAST_FAILURES_IN_A_ROW, 2 * sitting.concurrency)
-    with _rarer_collections(), CallStore(out) as store:
+    with _rarer_collections(), calls as store:
         if sitting.answering is not None:
             yield Teacher(store, sitting.answering, ledger)
         elif not spec.teacher.in_process:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import RunFolder
+from cultural_palette.calls import CallStore
 from cultural_palette.graph.synthesis import build_synthesis
 from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
@@ -23,7 +24,7 @@ def sit(spec: SynthesisSpec, out: Path, sitting: Sitting, show: Show, note: Call
     """Run until every row is there, or something stops it. `note` tells a person what is waited for."""
 
     async def work() -> Outcome:
-        async with open_teacher(spec, out, sitting) as teacher:
+        async with open_teacher(spec, CallStore(out), sitting) as teacher:
             with _minding_interrupts(teacher, note):
                 return await write_missing_rows(
                     spec, folder, teacher, concurrency=sitting.concurrency, show=show
@@ -41,7 +42,7 @@ def preview(
     """The first queries' answers, to look at. The run repeats none of their calls; no row is written."""
 
     async def work() -> list[tuple[Query, dict[str, Answer]]]:
-        async with open_teacher(spec, out, sitting) as teacher:
+        async with open_teacher(spec, CallStore(out), sitting) as teacher:
             graph = build_synthesis(spec.cultural_map, ask=teacher.ask)
             context = spec.context.model_copy(update={"teacher": str(spec.teacher)})
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
-from cultural_palette.calls import Call, CallStore
+from cultural_palette.calls import Call, CountedCalls
 from cultural_palette.errors import ModelError, PaletteError, UsageError
 from cultural_palette.messages import role_dicts
 from cultural_palette.models import ModelRef, Reply, Sampling, call_of, guarded, open_model, usage_of
@@ -129,7 +129,7 @@ class Teacher:
     when the one who asked is gone; `drain` waits for those.
     """
 
-    store: CallStore
+    store: CountedCalls
     answering: Answering
     ledger: Ledger = field(default_factory=Ledger)
     pace: Pace | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cultural_palette.cli.cluster import Place, check_where, local_path, on_option, on_storage, shard_option
 from cultural_palette.cli.evaluate.floors import load_selected, survey_options
 from cultural_palette.cli.lookup import json_option, map_option
 from cultural_palette.cli.refs import refs_of
@@ -19,7 +20,7 @@ AT_ONCE_EMBEDDED, AT_ONCE_SERVED = 4, 16
 
 @click.command()
 @survey_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; a run in it goes on.")
+@click.option("--out", required=True, type=Place(), help="Folder; a run in it goes on.")
 @click.option(
     "--methods",
     default="all",
@@ -52,9 +53,9 @@ AT_ONCE_EMBEDDED, AT_ONCE_SERVED = 4, 16
 @click.option(
     "--concurrency", type=click.IntRange(1), metavar="N", help="Items at once.  [default: 4, servers 16]"
 )
-@click.option(
-    "--calls", type=click.Path(path_type=Path), help="Folder of kept calls, to share.  [default: OUT/calls]"
-)
+@click.option("--calls", type=Place(), help="Folder of kept calls, to share.  [default: OUT/calls]")
+@on_option
+@shard_option("Questions", 4)
 @click.option("--retry-failed", is_flag=True, help="Ask again what failed, in a finished run too.")
 @map_option
 @json_option
@@ -66,7 +67,7 @@ def surveys(
     questions: int | None,
     draw: str,
     sample_seed: int,
-    out: Path,
+    out: Path | str,
     methods: str,
     own: tuple[str, ...],
     runs: int,
@@ -79,7 +80,9 @@ def surveys(
     orders: int | None,
     readout: str | None,
     concurrency: int | None,
-    calls: Path | None,
+    calls: Path | str | None,
+    where: str | None,
+    shard_size: int | None,
     retry_failed: bool,
     map_name: str | None,
     as_json: bool,
@@ -101,6 +104,7 @@ def surveys(
     from cultural_palette.evaluation.run import evaluate
     from cultural_palette.settings import get_settings
 
+    check_where(where, shard_size=shard_size)
     chosen_parts = refs_of("--set", parts, "NAME=REF", "meta=openai:gpt-4o-mini")
     settings = get_settings(
         map=map_name,
@@ -125,9 +129,25 @@ def surveys(
     if not as_json:
         _announce(plan)
     at_once = concurrency or _at_once(plan.models)
-    manifest = asyncio.run(
-        evaluate(plan, out, calls=calls, concurrency=at_once, retry_failed=retry_failed, quiet=as_json)
-    )
+    if where:
+        from cultural_palette.evaluation.on_cluster import QUESTIONS_A_SHARD, evaluate_on_cluster
+
+        manifest = evaluate_on_cluster(
+            plan,
+            on_storage(out),
+            where,
+            calls=calls and on_storage(calls),
+            concurrency=at_once,
+            retry_failed=retry_failed,
+            quiet=as_json,
+            questions_a_shard=shard_size or QUESTIONS_A_SHARD,
+            in_process=_in_process(plan.models),
+        )
+    else:
+        folder, kept = local_path("--out", out), calls and local_path("--calls", calls)
+        manifest = asyncio.run(
+            evaluate(plan, folder, calls=kept, concurrency=at_once, retry_failed=retry_failed, quiet=as_json)
+        )
     if as_json:
         import json
 
@@ -151,7 +171,7 @@ def _announce(plan: Any) -> None:
         click.echo(f"Not available: {name} {why}", err=True)
 
 
-def _summary(out: Path, manifest: Mapping[str, Any]) -> None:
+def _summary(out: Path | str, manifest: Mapping[str, Any]) -> None:
     width = max(len(name) for name in manifest["outcomes"])
     click.echo(f"{'':{width}} {'ok':>8} {'unreadable':>10} {'failed':>8}")
     for name, counts in manifest["outcomes"].items():
@@ -163,14 +183,17 @@ def _summary(out: Path, manifest: Mapping[str, Any]) -> None:
     )
     for kind, counts in calls["by_kind"].items():
         click.echo(f"  {kind}: {counts['needed']:,} needed, {counts['asked']:,} asked")
-    click.echo(f"{out / 'rows.jsonl'}; next: palette report {out}")
+    click.echo(f"{out}/rows.jsonl; next: palette report {out}")
 
 
 def _at_once(models: Mapping[str, str]) -> int:
+    return AT_ONCE_EMBEDDED if _in_process(models) else AT_ONCE_SERVED
+
+
+def _in_process(models: Mapping[str, str]) -> bool:
     from cultural_palette.models import ModelRef
 
-    in_process = any(ModelRef.parse(ref).in_process for ref in models.values())
-    return AT_ONCE_EMBEDDED if in_process else AT_ONCE_SERVED
+    return any(ModelRef.parse(ref).in_process for ref in models.values())
 
 
 def _reach_own_modules() -> None:
