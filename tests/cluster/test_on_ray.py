@@ -26,7 +26,7 @@ from tests.cluster.conftest import RayNodes, ended, wait_for
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(420)]
 
 CONCURRENCY = 4
 LATENCY_S = 0.2

@@ -21,7 +21,7 @@ from tests.cluster.conftest import RayNodes, ended, wait_for
 from tests.training.conftest import tiny as tiny
 from tests.training.test_train import KEYS, MAP, answers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(420)]
 SETTINGS = OrpoSettings(rank=4, batch_size=2, max_length=64, epochs=12, save_steps=10, logging_steps=5)
 
 

@@ -136,7 +136,7 @@ def surveys(
             plan,
             on_storage(out),
             where,
-            calls=calls and on_storage(calls),
+            calls=on_storage(calls) if calls else None,
             concurrency=at_once,
             retry_failed=retry_failed,
             quiet=as_json,
