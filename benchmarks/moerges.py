@@ -1,176 +1,234 @@
-"""Making a MoErges, against copying as many bytes.
+"""What a MoErges costs in memory and time, against its base and against the mixture written out.
 
     python -m benchmarks.moerges --json
 
-A random Llama base with five random LoRA adapters on the FFN, in bfloat16. The merge is `merge_moerges` as
-a person runs it, with router rows, checks and report. The rival copies the result's weights, file by file.
-Both write to the same disk; the ratio is of medians.
+Three ways to play the same part: the dense base (1.0 in every ratio), the base with the communities' low-rank
+changes (ours), and the mixture with an FFN a community (written out, as MergeKit makes it). Weights are
+random, of the shapes of nano, of SmolLM2-135M, and of one FFN layer of an 8B model; float32, on the CPU.
+Every round runs all ways in turn; times are medians, ratios are of medians.
 """
 
 from __future__ import annotations
 
+import gc
+import inspect
 import json
 import platform
-import shutil
 import statistics
-import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
+import transformers
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+from cultural_palette.moerges.adapters import Adapter, LowRank
+from cultural_palette.moerges.layer import ColouredFFN, Switch, plan
+from cultural_palette.moerges.model import install
+from cultural_palette.moerges.modes import Routed
+from cultural_palette.moerges.router import Router
 
 KEYS = ("africa", "america", "asia", "europe", "oceania")
-PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-BLOCK = 1 << 24  # bytes; a plain read and write, which no file system answers by sharing the blocks
-WORDS = ["Africa", "America", "Asia", "Europe", "Oceania", "people", "in", "life"]
+PROJECTIONS = ("gate", "up", "down")
+PROMPT = 64
+"""Tokens before a decode step."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A base's sizes. `layers`: 0 measures one FFN without the rest of a model. `prompts`: of a prefill."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    rank: int
+    prompts: int = 8
+
+
+SHAPES = {
+    "nano": Shape(256, 640, 5, 8, 4, 4096, 16),
+    "smollm2-135m": Shape(576, 1536, 30, 9, 3, 49152, 8),
+    "8b layer": Shape(4096, 14336, 0, 32, 8, 0, 16, prompts=1),
+}
+Ways = dict[str, Callable[[Any], Any]]
 
 
 @click.command()
-@click.option("--layers", default=8, show_default=True)
-@click.option("--hidden", default=1024, show_default=True)
-@click.option("--intermediate", default=3584, show_default=True)
-@click.option("--vocabulary", default=32_000, show_default=True)
-@click.option("--rounds", default=3, show_default=True, help="Counted rounds, after one to warm up.")
+@click.option("--shape", "shapes", multiple=True, type=click.Choice(list(SHAPES)), help="Again for more.")
+@click.option("--rounds", default=5, show_default=True, help="Counted rounds, after one to warm up.")
+@click.option("--batch", "batches", multiple=True, default=(1, 8, 32), show_default=True)
 @click.option(
-    "--folder", type=click.Path(path_type=Path), help="On the disk to measure.  [default: temporary]"
+    "--prefill",
+    default=400,
+    show_default=True,
+    help="Tokens of a prompt, 8 of them in a batch; one for the layer.",
 )
+@click.option("--threads", default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def main(
-    layers: int,
-    hidden: int,
-    intermediate: int,
-    vocabulary: int,
-    rounds: int,
-    folder: Path | None,
-    as_json: bool,
+    shapes: tuple[str, ...], rounds: int, batches: tuple[int, ...], prefill: int, threads: int, as_json: bool
 ) -> None:
-    """Measure, and print medians and their ratio."""
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        result = measure(Path(work), layers, hidden, intermediate, vocabulary, rounds)
+    """Measure, and print memory and times as multiples of the dense base."""
+    torch.set_num_threads(threads)
+    results = {name: measure(SHAPES[name], rounds, batches, prefill) for name in shapes or tuple(SHAPES)}
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        click.echo(json.dumps(results | about(threads), indent=2))
         return
-    click.echo(f"{result['gigabytes']:.2f} GB, {rounds} rounds, median seconds")
-    for name, seconds in result["seconds"].items():
-        click.echo(f"  {name:<8} {seconds:8.2f}")
-    click.echo(
-        f"  merging takes {result['merge_over_copy']:.2f} times the copy; peak {result['peak_gib']} GiB"
-    )
+    for name, result in results.items():
+        click.echo(f"{name}: base {result['base_mib']:.1f} MiB")
+        for row, ratios in result["ratios"].items():
+            ours, written = ratios["ours"], ratios["written out"]
+            base = f" (base {result['ms'][row]['base']:.2f} ms)" if row in result["ms"] else ""
+            click.echo(f"  {row:<22} ours {ours:5.2f}   written out {written:5.2f}{base}")
 
 
-def measure(
-    work: Path, layers: int, hidden: int, intermediate: int, vocabulary: int, rounds: int
-) -> dict[str, Any]:
-    """Median seconds of merge, reading its router rows alone, and copy; bytes written and peak memory."""
-    import torch
-    import transformers
-
-    from cultural_palette.training.merge import merge_moerges
-    from cultural_palette.training.merge.router import read_states
-
-    base = make_base(work / "base", layers, hidden, intermediate, vocabulary)
-    adapters = {key: make_adapter(base, work / key, seed) for seed, key in enumerate(KEYS)}
-    prompts = {key: [key.title()] for key in KEYS}
-    times: dict[str, list[float]] = {"merge": [], "rows": [], "copy": []}
+def measure(shape: Shape, rounds: int, batches: tuple[int, ...], prefill: int) -> dict[str, Any]:
+    """Weights in MiB, ms a step and their ratios to the dense base, by what was run."""
+    ways, mib = one_ffn(shape) if shape.layers == 0 else whole_models(shape)
+    times: dict[str, dict[str, list[float]]] = {}
+    runs = {f"decode, batch {batch}": (batch, 1) for batch in batches} | {"prefill": (shape.prompts, prefill)}
     for turn in range(rounds + 1):
-        found = {
-            "merge": timed(lambda: merge_moerges(base, adapters, prompts, work / "out", dtype=None)),
-            "rows": timed(lambda: read_states(base, prompts)),
-            "copy": timed(lambda: copy(work / "out", work / "copy")),
-        }
-        shutil.rmtree(work / "copy")
-        for name, seconds in found.items():
-            times[name] += [seconds] if turn else []
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    size = sum(file.stat().st_size for file in (work / "out").glob("*.safetensors"))
+        for row, (batch, length) in runs.items():
+            for way, run in ways.items():
+                seconds = run((batch, length))
+                times.setdefault(row, {}).setdefault(way, []).extend([seconds * 1000] if turn else [])
+    medians = {row: {way: statistics.median(v) for way, v in found.items()} for row, found in times.items()}
+    ratios = {"weights in memory": {way: size / mib["base"] for way, size in mib.items()}}
+    ratios |= {row: {way: ms / found["base"] for way, ms in found.items()} for row, found in medians.items()}
+    del ways
+    gc.collect()
     return {
-        "layers": layers, "hidden": hidden, "intermediate": intermediate, "vocabulary": vocabulary,
-        "rounds": rounds, "gigabytes": round(size / 1e9, 3),
-        "seconds": {name: round(value, 3) for name, value in medians.items()},
-        "merge_over_copy": round(medians["merge"] / medians["copy"], 2), "peak_gib": peak_gib(),
-        "threads": torch.get_num_threads(), "machine": platform.machine(),
-        "torch": torch.__version__, "transformers": transformers.__version__,
+        "base_mib": round(mib["base"], 2),
+        "ms": {row: {way: round(ms, 3) for way, ms in found.items()} for row, found in medians.items()},
+        "ratios": {row: {way: round(x, 3) for way, x in found.items()} for row, found in ratios.items()},
+    }
+
+
+def whole_models(shape: Shape) -> tuple[Ways, dict[str, float]]:
+    """Steps of three causal language models, and the MiB that each holds."""
+    common = {
+        "vocab_size": shape.vocabulary, "hidden_size": shape.hidden, "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads, "tie_word_embeddings": True, "max_position_embeddings": 2048,
     }  # fmt: skip
-
-
-def make_base(folder: Path, layers: int, hidden: int, intermediate: int, vocabulary: int) -> Path:
-    """A random Llama with Llama 3.1's RoPE scaling and a tokenizer of a few words."""
-    import torch
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    vocab = {word: index for index, word in enumerate(["<s>", "</s>", "<unk>", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer: Any = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    base = transformers.LlamaForCausalLM(transformers.LlamaConfig(**common)).eval()
+    config = transformers.MixtralConfig(
+        **common, num_local_experts=len(KEYS), num_experts_per_tok=len(KEYS), sliding_window=None
     )
-    tokenizer.save_pretrained(folder)
-    heads = max(1, hidden // 64)
-    config = transformers.LlamaConfig(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=intermediate, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=max(1, heads // 4), head_dim=64, bos_token_id=0,
-        eos_token_id=1, pad_token_id=1, max_position_embeddings=131_072, rope_parameters={
-            "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
-        },
-    )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    return folder
+    written = transformers.MixtralForCausalLM(config).eval()
+    mib = {"base": size_of(base), "written out": size_of(written)}
+    colours = coloured(base, shape)
+    mib["ours"] = mib["base"] + colours.bytes / 2**20
+
+    @contextmanager
+    def modes(count: int, routed: bool) -> Iterator[None]:
+        with colours.use([Routed("paper")] * count if routed else []):
+            yield
+
+    def step(model: Any, routed: bool) -> Callable[[tuple[int, int]], float]:
+        return lambda size: model_step(model, *size, lambda count: modes(count, routed))
+
+    return {"base": step(base, False), "ours": step(base, True), "written out": step(written, False)}, mib
 
 
-def make_adapter(base: Path, folder: Path, seed: int, rank: int = 16) -> Path:
-    """A random LoRA on the FFN projections, as PEFT stores it, with the base's shapes."""
-    import torch
-    from safetensors.torch import save_file
+def model_step(model: Any, batch: int, length: int, modes: Callable[[int], Any]) -> float:
+    """Seconds of one forward pass: a decode step behind a prompt for length 1, else a prefill."""
+    ids = torch.randint(0, model.config.vocab_size, (batch, length))
+    taken = inspect.signature(type(model).forward).parameters
+    name, cache = "cache" if "cache" in taken else "past_key_values", None
+    with torch.inference_mode():
+        if length == 1:
+            prompt = torch.randint(0, model.config.vocab_size, (1, PROMPT))
+            cache = model(prompt, use_cache=True, logits_to_keep=1)[name]
+            cache.batch_repeat_interleave(batch)
+        with modes(batch):
+            start = time.perf_counter()
+            model(ids, use_cache=True, logits_to_keep=1, **{name: cache})
+            return time.perf_counter() - start
 
-    from cultural_palette.training.merge import Checkpoint
 
-    source, generator = Checkpoint(base), torch.Generator().manual_seed(seed)
-    weights = {}
-    for name in source.files:
-        if not name.endswith(tuple(f"{part}.weight" for part in PROJECTIONS)):
-            continue
-        rows, columns = source.shape(name)
-        stem = f"base_model.model.{name.removesuffix('.weight')}"
-        weights[f"{stem}.lora_A.weight"] = torch.randn(rank, columns, generator=generator) * 0.02
-        weights[f"{stem}.lora_B.weight"] = torch.randn(rows, rank, generator=generator) * 0.02
-    folder.mkdir()
-    save_file(weights, folder / "adapter_model.safetensors")
-    config = {
-        "peft_type": "LORA", "base_model_name_or_path": base.name, "r": rank, "lora_alpha": 2 * rank,
-        "target_modules": list(PROJECTIONS),
+def one_ffn(shape: Shape) -> tuple[Ways, dict[str, float]]:
+    """Steps of one FFN, and the MiB of its weights."""
+    config = transformers.LlamaConfig(hidden_size=shape.hidden, intermediate_size=shape.intermediate)
+    base = LlamaMLP(config).eval()
+    shapes = {part: tuple(getattr(base, f"{part}_proj").weight.shape) for part in PROJECTIONS}
+    changes: Any = {part: [random_change(*shapes[part], shape.rank) for _ in KEYS] for part in PROJECTIONS}
+    switch = Switch()
+    ours = ColouredFFN(base, 0, switch, changes, shapes, torch.float32, torch.device("cpu"))  # type: ignore[arg-type]
+    ours.add_router("paper", torch.randn(len(KEYS), shape.hidden) / shape.hidden**0.5)
+    experts = [LlamaMLP(config).eval() for _ in KEYS]
+    held = sum(b.numel() * 4 for b in ours.buffers()) / 2**20
+    mib = {"base": size_of(base), "ours": size_of(base) + held, "written out": sum(map(size_of, experts))}
+
+    def written(x: Any) -> Any:
+        gate = (x @ ours.router_paper.T).softmax(-1)
+        return sum(gate[..., k : k + 1] * expert(x) for k, expert in enumerate(experts))
+
+    def routed(x: Any) -> Any:
+        switch.batch = plan([Routed("paper")] * len(x), KEYS, x.device)
+        return ours(x)
+
+    def step(call: Callable[[Any], Any]) -> Callable[[tuple[int, int]], float]:
+        def run(size: tuple[int, int]) -> float:
+            x = torch.randn(*size, shape.hidden)
+            with torch.inference_mode():
+                start = time.perf_counter()
+                call(x)
+                return time.perf_counter() - start
+
+        return run
+
+    return {"base": step(base), "ours": step(routed), "written out": step(written)}, mib
+
+
+def coloured(base: Any, shape: Shape) -> Any:
+    """Five random adapters on every FFN projection, and random router rows."""
+
+    def adapter() -> Adapter:
+        changes = {
+            f"model.layers.{layer}.mlp.{part}_proj": random_change(
+                *(
+                    (shape.hidden, shape.intermediate)
+                    if part == "down"
+                    else (shape.intermediate, shape.hidden)
+                ),
+                shape.rank,
+            )
+            for layer in range(shape.layers)
+            for part in PROJECTIONS
+        }
+        return Adapter(Path("random"), {}, changes, {})
+
+    colours = install(base, {key: adapter() for key in KEYS})
+    rows = torch.randn(shape.layers, len(KEYS), shape.hidden) / shape.hidden**0.5
+    colours.add_router("paper", Router(rows, torch.zeros(shape.layers, len(KEYS))))
+    return colours
+
+
+def random_change(out: int, into: int, rank: int) -> Any:
+    """A low-rank change of that shape."""
+    return LowRank(torch.randn(rank, into) / into**0.5, torch.randn(out, rank) * 0.02)
+
+
+def size_of(model: Any) -> float:
+    """MiB of a module's parameters; tied ones count once."""
+    return float(sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20)
+
+
+def about(threads: int) -> dict[str, Any]:
+    """Machine and versions."""
+    return {
+        "threads": threads, "machine": platform.machine(), "torch": torch.__version__,
+        "transformers": transformers.__version__,
     }  # fmt: skip
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
-
-
-def copy(source: Path, target: Path) -> None:
-    """The weights' bytes, read and written."""
-    target.mkdir()
-    for file in source.glob("*.safetensors"):
-        with file.open("rb") as read, (target / file.name).open("wb") as write:
-            while block := read.read(BLOCK):
-                write.write(block)
-
-
-def timed(work: Any) -> float:
-    """Seconds that `work()` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def peak_gib() -> float | None:
-    """The process' peak resident memory, mapped files among it; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << (30 if platform.system() == "Darwin" else 20)), 2)
 
 
 if __name__ == "__main__":

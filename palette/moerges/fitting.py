@@ -79,7 +79,7 @@ class Statistics:
 class FitReport:
     """How a router was fitted: the choice that the countries set aside made.
 
-    `accuracy`: share of their prompts whose own community weighed most, by discriminant and sharpness.
+    `accuracy`: share of their prompts whose own community had the largest weight, by choice.
     """
 
     discriminant: str
