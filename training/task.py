@@ -171,7 +171,8 @@ def tune(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: Orp
     digest = short_sha256(repr([(row["prompt"], row["response"], row.get("shares")) for row in rows]))
     config = {"kind": "task", "base": base_identity(str(base)), "rows": digest, "settings": asdict(settings)}
     if RunFolder(out).finished:
-        return RunFolder(out, config).manifest
+        with RunFolder(out, config) as folder:  # refuses a finished run of another config
+            return folder.manifest
     started = time.perf_counter()
     with RunFolder(out, config) as folder:
         tokenizer = AutoTokenizer.from_pretrained(base)
