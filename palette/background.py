@@ -9,7 +9,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -42,18 +42,6 @@ class BackgroundLoop:
             future.cancel()
             raise
 
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """The items of an asynchronous iterator, one by one."""
-        try:
-            while True:
-                try:
-                    yield self.run(_next(items))
-                except StopAsyncIteration:
-                    return
-        finally:
-            if (close := getattr(items, "aclose", None)) is not None:
-                self.run(close())
-
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._loop is None or self._process != os.getpid():
@@ -73,10 +61,6 @@ class BackgroundLoop:
         asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(CLOSE_S)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(CLOSE_S)
-
-
-async def _next(items: AsyncIterator[T]) -> T:
-    return await anext(items)
 
 
 def _in_a_thread_of_its_own(work: Coroutine[Any, Any, T]) -> T:

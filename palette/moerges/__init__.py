@@ -1,7 +1,7 @@
 """One base, many colours: base, community agents and MoErges as one forward pass over one copy of the base.
 
 An expert is the base's FFN plus a low-rank change, W_C = W + B_C A_C. With every expert active the mixture
-factors (docs: `method.md`, section 4), so nothing but the changes and the router is held beside the base:
+factors, so nothing but the changes and the router is held beside the base:
 
     g = W_gate x,  u = W_up x                                  once
     h_C = act(g + B_C^gate A_C^gate x) * (u + B_C^up A_C^up x)
