@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.errors import PaletteError, UsageError
 from cultural_palette.jsonl import read_object
+from cultural_palette.moerges.peft_settings import AdapterError, check_settings
 from cultural_palette.provenance import hash_file
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -190,7 +191,7 @@ def check_folders(palette: ServedPalette) -> None:
     """Raise ManifestError when a folder is missing or is not what it is given as."""
     _config(palette.base, "config.json", "the base")
     for community, source in palette.adapters.items():
-        _config(source, "adapter_config.json", f"the adapter of {community}")
+        _adapter(source, community)
     if not palette.dense and not (palette.router is not None and palette.router.is_file()):
         raise ManifestError(
             f"{palette.router} is not there; it should be the router's rows, as "
@@ -281,15 +282,7 @@ def _rank(source: Source, community: str) -> int:
             f"The adapter of {community} is on the hub ({source}): say serving.max_lora_rank, the largest "
             "rank of the adapters."
         )
-    config = _config(source, "adapter_config.json", f"the adapter of {community}")
-    if config.get("peft_type") != "LORA":
-        raise ManifestError(f"{source} is a {config.get('peft_type')} adapter; vLLM serves LoRA only.")
-    for setting, fine in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
-        if config.get(setting) not in (fine, None, []):
-            raise ManifestError(
-                f"{source} has {setting} = {config[setting]!r}, which vLLM does not serve: train without "
-                "it, or merge the adapter into its base and serve that model by itself."
-            )
+    config = _adapter(source, community)
     try:
         return max(int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values()), 1)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -297,6 +290,17 @@ def _rank(source: Source, community: str) -> int:
             f"{source}: r and rank_pattern of adapter_config.json are no ranks ({type(error).__name__}: "
             f"{error})."
         ) from None
+
+
+def _adapter(source: Source, community: str) -> dict[str, Any]:
+    """The settings of a plain LoRA; empty for one on the hub, which vLLM itself then checks."""
+    config = _config(source, "adapter_config.json", f"the adapter of {community}")
+    if isinstance(source, Path):
+        try:
+            check_settings(config, source)
+        except AdapterError as error:
+            raise ManifestError(str(error)) from None
+    return config
 
 
 def _config(source: Source, file: str, what: str) -> dict[str, Any]:

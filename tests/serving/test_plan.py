@@ -452,10 +452,12 @@ def test_a_folder_that_is_not_there_or_is_something_else(big: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"peft_type": "IA3"}, "vLLM serves LoRA only"),
+        ({"peft_type": "IA3"}, "only LoRA is a low-rank change"),
         ({"use_dora": True}, "use_dora = True"),
         ({"bias": "all"}, "bias = 'all'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out = True"),
+        ({"use_tomorrow": 1}, "use_tomorrow = 1: a setting of PEFT that is not known here"),
         ({"r": 1024}, "rank 1024; vLLM serves up to 512"),
     ],
 )
@@ -465,6 +467,14 @@ def test_adapters_that_vllm_does_not_serve(big: Path, config: dict[str, Any], sa
     save_adapter(big.parent / "agents/asia", **config)
     with pytest.raises(ManifestError, match=re.escape(said)):
         plan_servers(read_palette(str(big)), described_gpus(2, 80.0))
+
+
+def test_a_given_rank_does_not_let_another_kind_of_adapter_through(big: Path) -> None:
+    (big.parent / "agents/asia/adapter_config.json").write_text('{"peft_type": "LORA", "use_dora": true}')
+    palette = read_palette(str(big))
+    palette = replace(palette, knobs=palette.knobs.model_copy(update={"max_lora_rank": 16}))
+    with pytest.raises(ManifestError, match="use_dora = True"):
+        check_folders(palette)
 
 
 def test_models_on_the_hub_need_what_can_not_be_read(big: Path) -> None:
