@@ -84,12 +84,12 @@ def evaluate_on_cluster(
         run.open()
         return run.manifest
     started = time.perf_counter()
-    kept = Storage(calls or f"{storage.url}/{CALLS}")
+    call_storage = Storage(calls or f"{storage.url}/{CALLS}")
     with ray_engine.connected(where) as cluster, cluster.claim(storage.url):
         head = replace(plan.survey, items=plan.survey.items[:1], whole=(), set_aside=(), counts={})
-        shared = SharedPlan(replace(plan, survey=head), kept.url, run, concurrency)
+        shared = SharedPlan(replace(plan, survey=head), call_storage.url, run, concurrency)
         packages = PACKAGES_IN_PROCESS if in_process else PACKAGES
-        cluster.check_nodes([storage, kept] if calls else [storage], packages, shared.check)
+        cluster.check_nodes([storage, call_storage] if calls else [storage], packages, shared.check)
         run.open()
         if retry_failed:
             drop_failed(run)

@@ -96,10 +96,10 @@ async def evaluate(
                 await predict_all(plan, folder, store, done, concurrency, progress)
             finally:
                 await close_clients()
-            asked = store.asked()
+            calls_made = store.calls_made()
         derive(plan, folder, done, progress)
         progress.close()
-        return finish(plan, folder, time.perf_counter() - started, asked)
+        return finish(plan, folder, time.perf_counter() - started, calls_made)
 
 
 async def predict_all(

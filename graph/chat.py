@@ -90,7 +90,7 @@ def _in_the_chat(function: NodeFunction) -> NodeFunction:
             return await function(state, runtime)
         except PaletteError as error:
             emit(runtime, Degraded(str(error)))
-            said = AIMessage(str(error), additional_kwargs={ASIDE: True})
-            return {"failed": str(error), "degraded": [str(error)], "messages": [said]}
+            message = AIMessage(str(error), additional_kwargs={ASIDE: True})
+            return {"failed": str(error), "degraded": [str(error)], "messages": [message]}
 
     return node

@@ -43,8 +43,10 @@ def _open_field(knob: Declared) -> tuple[Any, Any]:
         return knob.type, Field(
             default_factory=dict, description=f"{shown}.", json_schema_extra=extra or None
         )
-    said = "" if knob.default is None else f" (settings: {knob.default})"
-    field = field_of(knob, default=None, description=f"{shown}{said}.", json_schema_extra=extra or None)
+    default_note = "" if knob.default is None else f" (settings: {knob.default})"
+    field = field_of(
+        knob, default=None, description=f"{shown}{default_note}.", json_schema_extra=extra or None
+    )
     return knob.type | None, field
 
 

@@ -333,9 +333,9 @@ def _cut_torn_row(descriptor: int, file: Path) -> None:
     while end > 0:  # back from the end, in blocks, to the last line break
         start = max(0, end - 65536)
         os.lseek(descriptor, start, os.SEEK_SET)
-        found = os.read(descriptor, end - start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
+        line_break = os.read(descriptor, end - start).rfind(b"\n")
+        if line_break >= 0:
+            end = start + line_break + 1
             break
         end = start
     if end < size:

@@ -118,7 +118,7 @@ class CallStore:
 
     def __init__(self, folder: str | Path, revisions: Mapping[str, str] | None = None, run: str = "") -> None:
         """`revisions`: model as in ModelRef -> what tells its weights from others served by that name; `run`:
-        whose calls `asked` counts, where several share the folder.
+        whose calls `calls_made` counts, where several share the folder.
         """
         self.folder = Path(folder)
         self.run = run
@@ -159,7 +159,7 @@ class CallStore:
     def __len__(self) -> int:
         return int(self._thread.submit(self._query, "SELECT count(*) FROM calls", ()).result()[0])
 
-    def asked(self) -> Counter[str]:
+    def calls_made(self) -> Counter[str]:
         """Calls that this run made, by kind, in earlier sittings too, however those ended; each once."""
         sql = "SELECT json_group_object(kind, n) FROM"
         sql += " (SELECT kind, count(*) AS n FROM asked WHERE run = ? GROUP BY kind)"

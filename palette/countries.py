@@ -141,8 +141,8 @@ def find_country(text: str) -> Country:
             f"country = {text!r} is no text: give an ISO code or a name, such as 'KEN' or 'Kenya'."
         )
     wanted = _plain(SAMPLE.sub("", text.strip()))
-    if found := _index().get(wanted):
-        return found
+    if country := _index().get(wanted):
+        return country
     hint = " or ".join(f"{c.iso3} ({c.name})" for c in _meant_by(wanted))
     did = f" Did you mean {hint}?" if hint else ""
     shown = text if len(text) <= 60 else text[:57] + "..."
@@ -166,11 +166,11 @@ def _meant_by(wanted: str) -> list[Country]:
     if wanted in nicknames:
         return nicknames[wanted]
     if 1 < len(words) <= MOST_WORDS:
-        by_words = {tuple(sorted(name.split())): found for name, found in names.items()}
+        by_words = {tuple(sorted(name.split())): country for name, country in names.items()}
         spelt_out = itertools.product(*((word, *SHORT_FOR.get(word, ())) for word in words))
         for spelling in itertools.islice(spelt_out, 2**MOST_WORDS):
-            if found := by_words.get(tuple(sorted(spelling))):
-                return found
+            if country := by_words.get(tuple(sorted(spelling))):
+                return country
     within = [
         name
         for size in range(min(len(words), MOST_WORDS), 0, -1)

@@ -116,20 +116,21 @@ def options_in(text: str) -> tuple[str, tuple[str, ...]]:
 
 def _marked(text: str, marker: re.Pattern[str], first: str) -> tuple[str, tuple[str, ...]] | None:
     """Markers that count on from the first: A, B, C or 1, 2, 3."""
-    found: list[re.Match[str]] = []
+    markers: list[re.Match[str]] = []
     for match in marker.finditer(text):
-        wanted = _successor(found[-1][1].casefold()) if found else first
+        wanted = _successor(markers[-1][1].casefold()) if markers else first
         dotted = match[0].rstrip()[-1] in ".:"
         starts_line = text[: match.start()].rstrip(" \t").endswith("\n") or not text[: match.start()].strip()
         if match[1].casefold() == wanted and (starts_line or not dotted):
-            found.append(match)
-    if len(found) < 2:
+            markers.append(match)
+    if len(markers) < 2:
         return None
-    ends = [*(match.start() for match in found[1:]), len(text)]
+    ends = [*(match.start() for match in markers[1:]), len(text)]
     options = tuple(
-        " ".join(text[match.end() : end].split()).rstrip(",;") for match, end in zip(found, ends, strict=True)
+        " ".join(text[match.end() : end].split()).rstrip(",;")
+        for match, end in zip(markers, ends, strict=True)
     )
-    return _without_heading(text[: found[0].start()]), options
+    return _without_heading(text[: markers[0].start()]), options
 
 
 def _successor(label: str) -> str:

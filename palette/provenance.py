@@ -46,10 +46,10 @@ def hash_file(total: Hash, file: Path) -> None:
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     """Package -> version, in this order; what is not installed is left out."""
-    found = {}
+    versions = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

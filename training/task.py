@@ -69,11 +69,11 @@ def batches(sequences: Sequence[Tokens], most: int = BATCH_TOKENS) -> list[list[
     """Sequences of like length together, at most `most` positions a batch with padding (one sequence, where
     it is longer). Fixed by the sequences alone; a trainer draws their order."""
     out: list[list[Tokens]] = []
-    for each in sorted(sequences, key=lambda s: len(s.input_ids)):
-        if out and len(each.input_ids) * (len(out[-1]) + 1) <= most:
-            out[-1].append(each)
+    for sequence in sorted(sequences, key=lambda s: len(s.input_ids)):
+        if out and len(sequence.input_ids) * (len(out[-1]) + 1) <= most:
+            out[-1].append(sequence)
         else:
-            out.append([each])
+            out.append([sequence])
     return out
 
 
@@ -87,13 +87,13 @@ def collate(batch: Sequence[Tokens], pad_id: int) -> dict[str, torch.Tensor]:
     length = tensors["input_ids"].shape[1]
     where: list[Any] = []
     targets, weights, soft = [], [], []
-    for row, each in enumerate(batch):
-        count = len(each.labels) - each.first
-        if each.shares:
-            soft.append((len(where), each.shares))
-        for at in range(each.first, len(each.labels)):
+    for row, sequence in enumerate(batch):
+        count = len(sequence.labels) - sequence.first
+        if sequence.shares:
+            soft.append((len(where), sequence.shares))
+        for at in range(sequence.first, len(sequence.labels)):
             where.append(row * length + at - 1)
-            targets.append(each.labels[at])
+            targets.append(sequence.labels[at])
             weights.append(1.0 / count / len(batch))
     most = max((len(shares) for _, shares in soft), default=1)
     ids = [[*shares, *[0] * (most - len(shares))] for _, shares in soft]
@@ -147,11 +147,11 @@ def planned(base: Path, rows: Sequence[Mapping[str, Any]], settings: OrpoSetting
     """What a run would read, without running it: examples and tokens of each form, batches, steps."""
     sequences = encoded(rows, AutoTokenizer.from_pretrained(base), settings.max_length)
     forms: dict[str, dict[str, int]] = {}
-    for row, each in zip(rows, sequences, strict=True):
+    for row, sequence in zip(rows, sequences, strict=True):
         counted = forms.setdefault(row.get("form") or "chat", {"examples": 0, "tokens": 0, "of_replies": 0})
         counted["examples"] += 1
-        counted["tokens"] += len(each.input_ids)
-        counted["of_replies"] += len(each.input_ids) - each.first
+        counted["tokens"] += len(sequence.input_ids)
+        counted["of_replies"] += len(sequence.input_ids) - sequence.first
     laid = batches(sequences)
     return {
         "forms": dict(sorted(forms.items())),

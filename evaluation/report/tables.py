@@ -272,10 +272,10 @@ def calls_table(subject: Subject) -> Table | None:
         return None
 
     def line(name: str, row: Mapping[str, int]) -> Line:
-        needed, asked = row.get("needed", 0), row.get("asked", 0)
-        saved = row.get("saved", needed - asked)
-        share = number(100 * asked / needed, digits=1) if needed else Cell("–")
-        return Line(name, (_count(needed), _count(asked), _count(saved), share))
+        needed, asked_count = row.get("needed", 0), row.get("asked", 0)
+        saved = row.get("saved", needed - asked_count)
+        share = number(100 * asked_count / needed, digits=1) if needed else Cell("–")
+        return Line(name, (_count(needed), _count(asked_count), _count(saved), share))
 
     kinds = calls.get("by_kind") or {}
     by_method = [

@@ -88,7 +88,7 @@ def ask(
     from cultural_palette.questions import Question
     from cultural_palette.settings import get_settings, use_settings
 
-    asked = Question(_text(question), options)
+    to_ask = Question(_text(question), options)
     place = find_country(country)
     settings = get_settings(
         map=map_name,
@@ -113,8 +113,8 @@ def ask(
     import asyncio
 
     with use_settings(settings):
-        view = _view(as_json, stream, place.name, asked, cultural_map)
-        inputs: PaletteInput = {"country": place.iso3, "query": asked.text, "options": list(asked.options)}
+        view = _view(as_json, stream, place.name, to_ask, cultural_map)
+        inputs: PaletteInput = {"country": place.iso3, "query": to_ask.text, "options": list(to_ask.options)}
         try:
             with view:
                 result = asyncio.run(_run(variant, cultural_map, inputs, view))
@@ -162,7 +162,7 @@ def _tell_of(search: Search | None) -> None:
     if search is not None:
         from cultural_palette.cli.local_servers import in_words
 
-        for server in search.found():
+        for server in search.servers():
             click.echo(visible(in_words(server)), err=True)
 
 

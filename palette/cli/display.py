@@ -181,11 +181,11 @@ class Scene:
             return None
         option, most = max(orders["spread"].items(), key=lambda item: item[1])
         plus_minus = "+-" if self.ascii else "±"
-        told = (
+        summary = (
             f"Over the orders the same option leads in {100 * orders['mode_agreement']:.0f} %; "
             f"most moved: {visible(option)}, {plus_minus} {100 * most:.1f} points."
         )
-        return Text(told, style="dim")
+        return Text(summary, style="dim")
 
     def bars(
         self, values: Mapping[str, float], colours: Mapping[str, str], styles: Mapping[str, str]

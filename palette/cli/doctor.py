@@ -47,7 +47,7 @@ class Finding:
 
     what: str
     state: str
-    said: str
+    detail: str
     mend: str | None = None
 
 
@@ -63,12 +63,14 @@ def doctor(map_name: str | None, as_json: bool) -> None:
     for finding in examine(map_name):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{MARKS[finding.state]}  {finding.what:<20} {visible(finding.said)}")
+            click.echo(f"{MARKS[finding.state]}  {finding.what:<20} {visible(finding.detail)}")
             if finding.mend:
                 click.echo(f"{'':<9}{'':<20} -> {visible(finding.mend)}")
     ill = any(finding.state == "missing" for finding in findings)
     if as_json:
-        click.echo(json.dumps({"ok": not ill, "findings": [asdict(each) for each in findings]}, indent=2))
+        click.echo(
+            json.dumps({"ok": not ill, "findings": [asdict(finding) for finding in findings]}, indent=2)
+        )
     else:
         click.echo(
             "Something is missing; see the arrows." if ill else "All that your settings need is there."
@@ -89,14 +91,14 @@ def examine(map_name: str | None) -> Iterator[Finding]:
     try:
         settings = get_settings(map=map_name)
         source = str(config_file() or "no palette.toml: defaults, PALETTE_* variables and .env")
-        told = Finding("settings", "ok", source)
+        settings_finding = Finding("settings", "ok", source)
         parts = resolve_parts(load_map(settings.map), settings.models, settings.model)
     except PaletteError as error:
         trouble = [Finding("models" if settings else "settings", "missing", str(error))]
     palettes = {ref.name.rpartition("/")[0] for ref in _refs(parts) if ref.in_process}
     yield from _extras(embedded=parts is None or bool(palettes))
     if settings is not None:
-        yield told
+        yield settings_finding
     yield from trouble
     yield from _local_servers(settings)
     if settings is not None and parts is not None:
@@ -122,13 +124,13 @@ def _local_servers(settings: Settings | None) -> Iterator[Finding]:
         if settings
         else set()
     )
-    found = [server for server in Search().found() if server.url not in named]
-    for server in found:
+    servers = [server for server in Search().servers() if server.url not in named]
+    for server in servers:
         models = ", ".join(server.models[:20])
         yield Finding(
             server.name, "ok", f"runs at {server.url} with {models}", f"palette ask {server.flags} ..."
         )
-    if not found:
+    if not servers:
         yield Finding("local servers", "off", f"no other one answers; looked for {', '.join(PORTS)}")
 
 

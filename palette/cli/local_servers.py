@@ -40,7 +40,7 @@ class Search:
     def __init__(self, ports: Mapping[str, int] = PORTS) -> None:
         self._answers = {name: self._begin(name, port) for name, port in ports.items()}
 
-    def found(self) -> Sequence[LocalServer]:
+    def servers(self) -> Sequence[LocalServer]:
         """Those that answered; waits for the last."""
         servers = (answer.result() for answer in self._answers.values())
         return [server for server in servers if server is not None]

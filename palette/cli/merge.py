@@ -170,8 +170,10 @@ def _model_folder(reference: str) -> Path:
             )
         )
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors and ValueErrors
-        said = str(error).strip().splitlines()[0]
-        raise UsageError(f"--base {reference!r} is no folder, and the hub did not give it: {said}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"--base {reference!r} is no folder, and the hub did not give it: {reason}"
+        ) from None
 
 
 def _tell(out: Path) -> None:

@@ -33,9 +33,9 @@ def _commands(
     yield context.command_path, command, context
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
-            found = command.get_command(context, child)
-            assert found is not None
-            yield from _commands(found, context, child)
+            child_command = command.get_command(context, child)
+            assert child_command is not None
+            yield from _commands(child_command, context, child)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ class Shape:
 PLAIN = Shape()
 
 
-def shaped(logits: torch.Tensor, said: Sequence[int], temperature: float, shape: Shape) -> torch.Tensor:
+def shaped(logits: torch.Tensor, so_far: Sequence[int], temperature: float, shape: Shape) -> torch.Tensor:
     """Probabilities to draw the next token from; at temperature 0 all on the likeliest. (V,) -> (V,)"""
     logits = logits.clone()
     if shape.repetition_penalty != 1.0:
-        ids = torch.tensor(sorted(set(said)), dtype=torch.long)
+        ids = torch.tensor(sorted(set(so_far)), dtype=torch.long)
         old = logits[ids]
         factor = shape.repetition_penalty
         logits[ids] = torch.where(old > 0, old / factor, old * factor)

@@ -107,8 +107,8 @@ async def _ask(
     text = HALF_PAIR.sub("\ufffd", without_thoughts(whole))
     if not text:
         what = "thought and gave no answer" if whole else "gave an empty reply"
-        said = "answered" if whole else "said anything"
-        hint = f" It used up its tokens before it {said}: raise max_tokens." if finish == "length" else ""
+        action = "answered" if whole else "said anything"
+        hint = f" It used up its tokens before it {action}: raise max_tokens." if finish == "length" else ""
         raise ModelError(f"{ref.described} {what}.{hint}")
     row = message.response_metadata.get(BLEND)
     blend = Blend.from_row(row) if row else None

@@ -61,8 +61,8 @@ class Refused(Exception):
         retry_after_s: float | None = None,
         location: str | None = None,
     ) -> None:
-        said = body.get("message") if isinstance(body, Mapping) else body
-        super().__init__(str(said) if said else f"no reason given (HTTP {status_code})")
+        reason = body.get("message") if isinstance(body, Mapping) else body
+        super().__init__(str(reason) if reason else f"no reason given (HTTP {status_code})")
         self.status_code = status_code
         self.body = body
         self.retry_after_s = retry_after_s
@@ -118,10 +118,10 @@ def retry_after_of(headers: Mapping[str, str]) -> float | None:
     """Seconds that a refusal asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
     if (ms := _number(headers.get("retry-after-ms"))) is not None:
         return ms / 1000
-    said = headers.get("Retry-After")
-    if (seconds := _number(said)) is not None:
+    header = headers.get("Retry-After")
+    if (seconds := _number(header)) is not None:
         return seconds
-    parsed = email.utils.parsedate_tz(said) if said else None
+    parsed = email.utils.parsedate_tz(header) if header else None
     return max(0.0, email.utils.mktime_tz(parsed) - time.time()) if parsed else None
 
 
@@ -274,12 +274,12 @@ class Server:
             async for line in _lines(chunks):
                 if not line.startswith(b"data:"):
                     continue  # comments keep a connection alive
-                said = line[5:].strip()
-                if said == b"[DONE]":
+                data = line[5:].strip()
+                if data == b"[DONE]":
                     return
-                event = _parsed(said)
+                event = _parsed(data)
                 if not isinstance(event, dict):
-                    raise Unreadable(f"no event but {said[:60]!r}")
+                    raise Unreadable(f"no event but {data[:60]!r}")
                 if (fault := error_in(event)) is not None:
                     raise Refused(*fault)
                 yield event

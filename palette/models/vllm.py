@@ -313,11 +313,11 @@ def _one_token(ids: Sequence[int]) -> dict[str, Any]:
 
 
 def _by_id(logprobs: Mapping[str, float]) -> dict[int, float]:
-    found = {}
+    by_id = {}
     for token, logprob in logprobs.items():
         if match := TOKEN_ID.fullmatch(token):
-            found[int(match[1])] = logprob if logprob > LOWEST else -math.inf
-    return found
+            by_id[int(match[1])] = logprob if logprob > LOWEST else -math.inf
+    return by_id
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -61,11 +61,11 @@ def render(name: str, *, template: str | None = None, **fields: str) -> list[Bas
 
 def _sections(text: str, where: str) -> tuple[str, str]:
     before, *parts = HEADING.split(text)
-    found = tuple(parts[0::2])
-    if found != SECTIONS or before.strip():
+    names = tuple(parts[0::2])
+    if names != SECTIONS or before.strip():
         raise PromptError(
             f"The {where} needs a line [system], then a line [user], each with its text below it, and "
-            f"nothing before; found {', '.join(f'[{name}]' for name in found) or 'no such line'}."
+            f"nothing before; found {', '.join(f'[{name}]' for name in names) or 'no such line'}."
         )
     return parts[1], parts[3]
 

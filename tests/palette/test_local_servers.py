@@ -98,7 +98,7 @@ def test_what_is_no_model_server_is_passed_over(body, status) -> None:
 def test_a_closed_port_and_a_slow_one_cost_little() -> None:
     with answering(OLLAMA, seconds=5) as slow, answering(VLLM) as quick:
         start = time.monotonic()
-        found = Search({"Ollama": slow, "closed": 1, "vLLM": quick}).found()
+        found = Search({"Ollama": slow, "closed": 1, "vLLM": quick}).servers()
         took = time.monotonic() - start
     assert [server.name for server in found] == ["vLLM"]
     assert took < 3, "as long as one timeout, not as long as the server takes"

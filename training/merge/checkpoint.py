@@ -163,10 +163,10 @@ def unfinished(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
 
 def carry(base: Path, out: Path) -> list[str]:
     """Copy tokenizer, chat template and generation settings of the base; the names of what there was."""
-    found = [name for name in CARRIED if (base / name).is_file()]
-    for name in found:
+    names = [name for name in CARRIED if (base / name).is_file()]
+    for name in names:
         shutil.copy2(base / name, out / name)
-    return found
+    return names
 
 
 def dtype_of(name: str | None) -> Any:

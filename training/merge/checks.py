@@ -78,11 +78,11 @@ def check(
     `vllm`: try it there too, where vLLM is installed. Raises MergeError when a tensor is missing or
     misshapen.
     """
-    found: dict[str, Any] = {"finite": True, "carried": list(carried)}
-    found["transformers"] = _load(folder, whole=size_bytes <= WHOLE_BYTES)
-    found["tokenizer"] = _tokenizer(base, folder, carried)
-    found["vllm"] = _load_in_vllm(folder) if vllm and importlib.util.find_spec("vllm") else None
-    return found
+    results: dict[str, Any] = {"finite": True, "carried": list(carried)}
+    results["transformers"] = _load(folder, whole=size_bytes <= WHOLE_BYTES)
+    results["tokenizer"] = _tokenizer(base, folder, carried)
+    results["vllm"] = _load_in_vllm(folder) if vllm and importlib.util.find_spec("vllm") else None
+    return results
 
 
 def _load(folder: Path, *, whole: bool) -> str:
@@ -116,7 +116,7 @@ def _tokenizer(base: Path, folder: Path, carried: Sequence[str]) -> str | None:
         return None
     from transformers import AutoTokenizer
 
-    ours, theirs = (AutoTokenizer.from_pretrained(each) for each in (folder, base))
+    ours, theirs = (AutoTokenizer.from_pretrained(source) for source in (folder, base))
     for text in PROBES:
         if ours.encode(text) != theirs.encode(text):
             raise MergeError(f"The result's tokenizer reads {text!r} otherwise than the base's.")

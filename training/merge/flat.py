@@ -59,7 +59,7 @@ class Method:
     source: str
     fewest: int
     shared: Callable[[FlatSettings], dict[str, Any]]
-    each: Callable[[FlatSettings], dict[str, Any]]
+    per_model: Callable[[FlatSettings], dict[str, Any]]
 
 
 METHODS = {
@@ -107,11 +107,11 @@ def merge_flat(
         shards.close()
         carried = carry(source.folder, work)
         (work / "mergekit_config.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-        found = checks.check(work, source.folder, shards.bytes, carried, vllm=vllm_check)
+        results = checks.check(work, source.folder, shards.bytes, carried, vllm=vllm_check)
         extra = {"model_stock": angles} if angles else {}
         report.write(
             work, method, source, opened, dtype=str(out_dtype).removeprefix("torch."), moved=moved,
-            result=result, checks=found, bytes=shards.bytes, **extra,
+            result=result, checks=results, bytes=shards.bytes, **extra,
         )  # fmt: skip
     return recipe
 
@@ -143,7 +143,7 @@ def mergekit_config(
     for member in members:
         name = member.key if isinstance(member, FullModel) else f"{source.folder.name}+{member.key}"
         model: dict[str, Any] = {"model": name}
-        if parameters := how.each(settings):
+        if parameters := how.per_model(settings):
             model["parameters"] = parameters
         models.append(model)
     config = {
@@ -164,7 +164,7 @@ def angle(base: Any, weights: Sequence[Any]) -> tuple[float, float]:
 
     count = len(weights)
     products = torch.zeros(count, count, dtype=torch.float64)
-    pieces = (each.reshape(-1).split(ANGLE_VALUES) for each in (base, *weights))
+    pieces = (weight.reshape(-1).split(ANGLE_VALUES) for weight in (base, *weights))
     for origin, *rows in zip(*pieces, strict=True):
         changes = torch.stack([row - origin for row in rows]).double()
         products += changes @ changes.T
@@ -214,12 +214,12 @@ def _write(
     for member in members:
         moved[member.key].require(member.path, "tensor")
     means = (
-        {k: round(sum(each[k] for each in angles.values()) / len(angles), 6) for k in ("cosine", "t")}
+        {k: round(sum(item[k] for item in angles.values()) / len(angles), 6) for k in ("cosine", "t")}
         if angles
         else {}
     )
     return (
-        {key: each.figures() for key, each in moved.items()},
+        {key: item.figures() for key, item in moved.items()},
         {"mean": means, "tensors": angles} if angles else {},
         result.figures(),
     )
@@ -235,13 +235,13 @@ def _merge_tensor(
     if how.name == "ties" and settings.density < 1:  # trimming needs the whole change
         changes = []
         for index, weight in enumerate(weights):
-            kept = trim(weight - base, settings.density)
-            changes.append(kept if parts == 1 else _mapped(kept, scratch / f"{index}"))
+            trimmed = trim(weight - base, settings.density)
+            changes.append(trimmed if parts == 1 else _mapped(trimmed, scratch / f"{index}"))
         origin = base.new_zeros(1).expand_as(base)
         return base + _by_rows(how, replace(settings, density=1.0), origin, changes, parts)
     if parts > 1 and how.name == "model_stock" and not settings.filter_wise:
         _, t = angle(base, weights)  # MergeKit's formula, its cosine summed in parts
-        rows = zip(*(each.chunk(parts) for each in (base, *weights)), strict=True)
+        rows = zip(*(tensor.chunk(parts) for tensor in (base, *weights)), strict=True)
         return torch.cat([t * sum(others) / len(others) + (1 - t) * origin for origin, *others in rows])
     return _by_rows(how, settings, base, weights, parts)
 
@@ -258,10 +258,10 @@ def trim(change: Any, density: float) -> Any:
     sizes = change.abs().reshape(-1)
     count = max(1, int(density * sizes.numel()))
     edge = float(np.partition(sizes.numpy(), sizes.numel() - count)[sizes.numel() - count])
-    kept = sizes > edge
-    short = count - int(kept.sum())
-    kept[(sizes == edge).nonzero()[:short, 0]] = True
-    return torch.where(kept.view_as(change), change, 0)
+    largest = sizes > edge
+    short = count - int(largest.sum())
+    largest[(sizes == edge).nonzero()[:short, 0]] = True
+    return torch.where(largest.view_as(change), change, 0)
 
 
 def _by_rows(how: Method, settings: FlatSettings, base: Any, weights: Sequence[Any], parts: int) -> Any:
@@ -276,8 +276,8 @@ def _by_mergekit(how: Method, settings: FlatSettings, base: Any, weights: Sequen
     import torch
     from mergekit.merge_methods import merge_tensors
 
-    each = how.each(settings)
-    parameters = how.shared(settings) | {key: [value] * len(weights) for key, value in each.items()}
+    per_model = how.per_model(settings)
+    parameters = how.shared(settings) | {key: [value] * len(weights) for key, value in per_model.items()}
     return merge_tensors([base, *weights], how.name, parameters=parameters, base_index=0, dtype=torch.float32)
 
 

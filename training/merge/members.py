@@ -107,14 +107,14 @@ class Adapter:
 
     def _sort_in(self, stored: str) -> None:
         name = stored.removeprefix(PREFIX)
-        found = FACTOR.fullmatch(name)
-        if self.ffn_only and not (found and FFN.fullmatch(found["module"])):
-            tensor = name if found is None else found["module"] + ".weight"
+        match = FACTOR.fullmatch(name)
+        if self.ffn_only and not (match and FFN.fullmatch(match["module"])):
+            tensor = name if match is None else match["module"] + ".weight"
             if tensor not in self.outside:
                 self.outside.append(tensor)
-        elif found:
-            sides = self._pairs.setdefault(found["module"] + ".weight", {})
-            if sides.setdefault(f"lora_{found['side']}", stored) != stored:
+        elif match:
+            sides = self._pairs.setdefault(match["module"] + ".weight", {})
+            if sides.setdefault(f"lora_{match['side']}", stored) != stored:
                 raise MergeError(f"{self.path} holds several adapters: save each in a folder of its own.")
         elif "lora_" in name:
             raise MergeError(
@@ -289,14 +289,14 @@ def _pieces(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        found = read_object(file, nan=True)
-        model = found["model"]
+        content = read_object(file, nan=True)
+        model = content["model"]
         return {
             "vocabulary": model["vocab"],
             "merges": [
                 pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges") or []
             ],
-            "special tokens": [(t["id"], t["content"]) for t in found.get("added_tokens") or []],
+            "special tokens": [(t["id"], t["content"]) for t in content.get("added_tokens") or []],
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MergeError(f"{file} can not be read: {error!r}") from None

@@ -159,9 +159,10 @@ def merge_moerges(
         text += yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (work / "mergekit_config.yaml").write_text(text, encoding="utf-8")
         checks.all_active(work, len(members))
-        found = checks.check(work, source.folder, shards.bytes, carried, vllm=vllm_check)
+        results = checks.check(work, source.folder, shards.bytes, carried, vllm=vllm_check)
         report.write(
-            work, "moerges", source, members, dtype=dtype_name, moved=moved, checks=found, bytes=shards.bytes,
+            work, "moerges", source, members, dtype=dtype_name, moved=moved, checks=results,
+            bytes=shards.bytes,
             router={"rows": rows, "against_others": against_others, "prompts": prompts} | router
             | {"choices": choices},
         )  # fmt: skip
@@ -225,7 +226,7 @@ def mergekit_config(
 def router_rows(moerges: Path) -> dict[str, Any]:
     """The router's tensors, (communities, hidden) a layer, by their names in the checkpoint."""
     merged = Checkpoint(Path(moerges))
-    ends = tuple(f".{each.block}.gate.weight" for each in ARCHITECTURES.values())
+    ends = tuple(f".{architecture.block}.gate.weight" for architecture in ARCHITECTURES.values())
     return {name: merged.tensor(name) for name in merged.files if name.endswith(ends)}
 
 
@@ -263,7 +264,7 @@ def _write(
     for member in members:
         moved[member.key].left_out = sum(not name.endswith(STORED) for name in member.changed())
         moved[member.key].require(member.path, "FFN projection")
-    return {key: each.figures() for key, each in moved.items()}
+    return {key: member_moved.figures() for key, member_moved in moved.items()}
 
 
 def _size(source: Checkpoint, count: int, dtype: Any) -> int:

@@ -144,9 +144,11 @@ def surveys(
             in_process=_in_process(plan.models),
         )
     else:
-        folder, kept = local_path("--out", out), calls and local_path("--calls", calls)
+        folder, call_folder = local_path("--out", out), calls and local_path("--calls", calls)
         manifest = asyncio.run(
-            evaluate(plan, folder, calls=kept, concurrency=at_once, retry_failed=retry_failed, quiet=as_json)
+            evaluate(
+                plan, folder, calls=call_folder, concurrency=at_once, retry_failed=retry_failed, quiet=as_json
+            )
         )
     if as_json:
         import json

@@ -104,24 +104,26 @@ def up(
     if (gpus or gpu_memory) and not only_print:
         raise UsageError("--gpus and --gpu-memory describe another machine: they go with --print.")
     settings = get_settings()
-    found = read_palette(palette, dense=dense)
-    told = {"host": host, "dtype": dtype, "max_model_len": max_model_len, "python": python}
-    knobs = found.knobs.model_copy(update={name: value for name, value in told.items() if value is not None})
-    found = replace(found, knobs=knobs)
+    served = read_palette(palette, dense=dense)
+    given = {"host": host, "dtype": dtype, "max_model_len": max_model_len, "python": python}
+    knobs = served.knobs.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    served = replace(served, knobs=knobs)
     if not only_print:
-        if found.parts is not None:
-            prepare_part(found.parts, lambda line: click.echo(line, err=True))
-        check_folders(found)
-    folder = out or HOME / found.name
+        if served.parts is not None:
+            prepare_part(served.parts, lambda line: click.echo(line, err=True))
+        check_folders(served)
+    folder = out or HOME / served.name
     fleet = open_fleet(folder, settings, no_key=no_key)
     machine = _device(device, shape if only_print else "", gpus, gpu_memory, knobs.python)
-    plan = _plan(found, machine, fleet, port, no_key)
+    plan = _plan(served, machine, fleet, port, no_key)
     if only_print:
-        _print(plan, found, shape, advertise, fleet.key is not None)
+        _print(plan, served, shape, advertise, fleet.key is not None)
         return
     if write is not None:
         _check_writable(write)
-    _up(fleet, plan, found, timeout, lambda: _ready(plan, fleet, advertise, write, foreground), foreground)
+    _up(fleet, plan, served, timeout, lambda: _ready(plan, fleet, advertise, write, foreground), foreground)
 
 
 def _up(
@@ -189,8 +191,8 @@ def _ready(plan: Plan, fleet: Fleet, advertise: str | None, write: Path | None, 
     click.echo(f"'palette serve status' shows the servers, {end} ends them.", err=True)
 
 
-def _progress(name: str, said: str) -> None:
-    click.echo(f"  {name:<8} {said}", err=True)
+def _progress(name: str, message: str) -> None:
+    click.echo(f"  {name:<8} {message}", err=True)
 
 
 def _print(plan: Plan, palette: ServedPalette, shape: str, advertise: str | None, asks_key: bool) -> None:

@@ -30,7 +30,7 @@ def status(palette: str | None, out: Path | None, as_json: bool) -> None:
 
     settings = get_settings()
     rows = {folder: open_fleet(folder, settings).status() for folder in folders(palette, out)}
-    found = [health for healths in rows.values() for health in healths]
+    all_health = [health for healths in rows.values() for health in healths]
     if as_json:
         import json
         from dataclasses import asdict
@@ -45,9 +45,9 @@ def status(palette: str | None, out: Path | None, as_json: bool) -> None:
                 click.echo(f"{folder}")
             for health in healths:
                 _show(health)
-        if not found:
+        if not all_health:
             click.echo("No server was started. 'palette serve up' starts them.")
-    sys.exit(0 if found and all(health.state == "up" for health in found) else 1)
+    sys.exit(0 if all_health and all(health.state == "up" for health in all_health) else 1)
 
 
 @click.command()
