@@ -14,6 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from mergekit.io import TensorWriter
+from safetensors import SafetensorError, safe_open
+
 from cultural_palette.artifacts import claim
 from cultural_palette.errors import ArtifactError, PaletteError
 from cultural_palette.jsonl import read_object
@@ -87,8 +91,6 @@ class Checkpoint:
 
 def open_shard(path: Path) -> Any:
     """A safetensors file, mapped. Raises MergeError when it is missing, cut short or something else."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
@@ -109,8 +111,6 @@ class Shards:
     """Writes a result's tensors through MergeKit's writer; a value that is not finite ends the merge."""
 
     def __init__(self, folder: Path, dtype: Any) -> None:
-        from mergekit.io import TensorWriter
-
         self.dtype = dtype
         self.written: dict[str, tuple[int, ...]] = {}
         self.bytes = 0
@@ -118,8 +118,6 @@ class Shards:
 
     def write(self, name: str, tensor: Any) -> None:
         """Store one tensor, floats in the result's dtype. Raises MergeError when a value is not finite."""
-        import torch
-
         if tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
             # A sum is finite only when all its parts are; it may overflow, so the parts have the last word.
@@ -141,8 +139,6 @@ def unfinished(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     What stood at `out` is replaced then, and not before. Raises MergeError: another run writes there; before
     the work, when the disk has less than `needed_bytes`; in place of the system's error when it runs full.
     """
-    from safetensors import SafetensorError
-
     try:
         with claim(out) as place:
             if place.out.exists() and not place.out.is_dir():
@@ -171,8 +167,6 @@ def carry(base: Path, out: Path) -> list[str]:
 
 def dtype_of(name: str | None) -> Any:
     """A torch dtype by its name; None keeps each tensor's own."""
-    import torch
-
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name is None:
         return None

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
 from cultural_palette.training.merge.checkpoint import MergeError, read_json
 
 LOG = logging.getLogger(__name__)
@@ -87,9 +91,6 @@ def check(
 
 def _load(folder: Path, *, whole: bool) -> str:
     """transformers takes every tensor (of the first layer, for a large model) and gives finite logits."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     config = AutoConfig.from_pretrained(folder)
     if not whole:
         config.num_hidden_layers = 1
@@ -114,8 +115,6 @@ def _tokenizer(base: Path, folder: Path, carried: Sequence[str]) -> str | None:
     """The result's tokenizer is the base's, though transformers goes by the model type. None without one."""
     if not any(name.startswith(("tokenizer", "vocab")) for name in carried):
         return None
-    from transformers import AutoTokenizer
-
     ours, theirs = (AutoTokenizer.from_pretrained(source) for source in (folder, base))
     for text in PROBES:
         if ours.encode(text) != theirs.encode(text):
@@ -143,12 +142,8 @@ class _quiet:
     """transformers lists a large model's other layers as unexpected; we ask for one layer on purpose."""
 
     def __enter__(self) -> None:
-        from transformers.utils import logging as theirs
-
-        self.before = theirs.get_verbosity()
-        theirs.set_verbosity(logging.ERROR)
+        self.before = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging as theirs
-
-        theirs.set_verbosity(self.before)
+        transformers_logging.set_verbosity(self.before)

@@ -14,6 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import yaml
+from mergekit.config import MergeConfiguration
+from mergekit.merge_methods import merge_tensors
+
 from cultural_palette.training.merge import checks, report
 from cultural_palette.training.merge.checkpoint import (
     Checkpoint,
@@ -85,8 +91,6 @@ def merge_flat(
     Raises MergeError: unknown method, too few members, members that do not fit, values not finite, a full
     disk.
     """
-    import yaml
-
     if method not in METHODS:
         raise MergeError(f"Unknown method {method!r}. It is one of {', '.join(METHODS)}, moerges.")
     how, settings = METHODS[method], settings or FlatSettings()
@@ -137,8 +141,6 @@ def mergekit_config(
     how: Method, settings: FlatSettings, source: Checkpoint, members: Sequence[Member], dtype: str
 ) -> dict[str, Any]:
     """What `mergekit-yaml` would be given for this merge, models by name; MergeKit's own reader takes it."""
-    from mergekit.config import MergeConfiguration
-
     models = []
     for member in members:
         name = member.key if isinstance(member, FullModel) else f"{source.folder.name}+{member.key}"
@@ -160,8 +162,6 @@ def angle(base: Any, weights: Sequence[Any]) -> tuple[float, float]:
     The mean cosine between the members' changes, and how far the result goes from the base (0) to their mean
     (1): t = n cos / (1 + (n - 1) cos). A change of zero has no direction and counts as cosine 0.
     """
-    import torch
-
     count = len(weights)
     products = torch.zeros(count, count, dtype=torch.float64)
     pieces = (weight.reshape(-1).split(ANGLE_VALUES) for weight in (base, *weights))
@@ -184,8 +184,6 @@ def _write(
     scratch: Path,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Every tensor. How far each member and the result are from the base, and Model Stock's angles."""
-    import torch
-
     moved = {member.key: checks.Moved() for member in members}
     result = checks.Moved()
     angles: dict[str, dict[str, float]] = {}
@@ -229,8 +227,6 @@ def _merge_tensor(
     how: Method, settings: FlatSettings, base: Any, weights: Sequence[Any], scratch: Path
 ) -> Any:
     """One tensor by MergeKit, float32. A large one goes by rows, after what needs the whole of it."""
-    import torch
-
     parts = -(-base.numel() * 4 * (len(weights) + 1) // PART_BYTES) if base.dim() > 1 else 1
     if how.name == "ties" and settings.density < 1:  # trimming needs the whole change
         changes = []
@@ -252,9 +248,6 @@ def trim(change: Any, density: float) -> Any:
     By selection, in place of a sort of the whole tensor: that is where TIES' time goes. Of equal values
     at the edge the first stay; MergeKit's sort is not stable, so its choice among them is arbitrary.
     """
-    import numpy as np
-    import torch
-
     sizes = change.abs().reshape(-1)
     count = max(1, int(density * sizes.numel()))
     edge = float(np.partition(sizes.numpy(), sizes.numel() - count)[sizes.numel() - count])
@@ -265,17 +258,12 @@ def trim(change: Any, density: float) -> Any:
 
 
 def _by_rows(how: Method, settings: FlatSettings, base: Any, weights: Sequence[Any], parts: int) -> Any:
-    import torch
-
     rows = zip(*(each.chunk(parts) for each in (base, *weights)), strict=True)
     merged = [_by_mergekit(how, settings, origin, others) for origin, *others in rows]
     return merged[0] if len(merged) == 1 else torch.cat(merged)
 
 
 def _by_mergekit(how: Method, settings: FlatSettings, base: Any, weights: Sequence[Any]) -> Any:
-    import torch
-    from mergekit.merge_methods import merge_tensors
-
     per_model = how.per_model(settings)
     parameters = how.shared(settings) | {key: [value] * len(weights) for key, value in per_model.items()}
     return merge_tensors([base, *weights], how.name, parameters=parameters, base_index=0, dtype=torch.float32)
@@ -283,8 +271,6 @@ def _by_mergekit(how: Method, settings: FlatSettings, base: Any, weights: Sequen
 
 def _mapped(tensor: Any, file: Path) -> Any:
     """The same float32 tensor, but on the disk, from where it is read when needed."""
-    import torch
-
     mapped = torch.from_file(str(file), shared=True, size=tensor.numel(), dtype=torch.float32).view_as(tensor)
     return mapped.copy_(tensor)
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from cultural_palette.jsonl import read_object
 from cultural_palette.moerges.peft_settings import (
     FACTOR,
@@ -79,8 +81,6 @@ class Adapter:
 
     def weight(self, name: str, base: Any) -> Any:
         """W + (B A) * scaling, as PEFT merges it. (out, in)"""
-        import torch
-
         if name in self._whole:
             return self._file.get_tensor(self._whole[name]).float()
         if name not in self._pairs:
@@ -273,8 +273,6 @@ def fingerprint(member: Member) -> dict[str, Any]:
 
 def norm(tensor: Any) -> float:
     """Frobenius norm."""
-    import torch
-
     return float(torch.linalg.vector_norm(tensor))
 
 

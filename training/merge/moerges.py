@@ -18,6 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+import yaml
+from mergekit.moe.config import MoEMergeConfig
+
 from cultural_palette.training.merge import checks, report
 from cultural_palette.training.merge.checkpoint import (
     Checkpoint,
@@ -123,8 +128,6 @@ def merge_moerges(
     reads the rows. Raises MergeError: an architecture without a mixture, members that do not fit, tensors
     that are not finite, a full disk. What stood at `out` stays until the new one is whole.
     """
-    import yaml
-
     if rows not in PLACES:
         raise MergeError(f"Unknown router rows {rows!r}. They are {', '.join(PLACES)}.")
     if len(adapters) < 2:
@@ -174,8 +177,6 @@ def mixture_config(source: Checkpoint, count: int) -> tuple[Architecture, Any]:
 
     Raises MergeError for what a mixture could not reproduce exactly.
     """
-    import transformers
-
     if source.model_type not in ARCHITECTURES:
         known = "Llama 3.x (llama), Mistral (mistral), Qwen2.5 (qwen2), Qwen3 (qwen3)"
         raise MergeError(f"{source.folder} is a {source.model_type!r} model; MoErges knows {known}.")
@@ -202,8 +203,6 @@ def mergekit_config(
     prompts: Mapping[str, Sequence[str]], *, against_others: bool, dtype: str,
 ) -> dict[str, Any]:  # fmt: skip
     """What `mergekit-moe` would be given for this mixture, models by name; MergeKit's own reader takes it."""
-    from mergekit.moe.config import MoEMergeConfig
-
     experts = []
     for member in members:
         expert: dict[str, Any] = {"source_model": member.key, "positive_prompts": list(prompts[member.key])}
@@ -234,8 +233,6 @@ def _write(
     source: Checkpoint, architecture: Architecture, members: Sequence[Member], gates: Any, shards: Shards
 ) -> dict[str, Any]:  # fmt: skip
     """Every tensor of the mixture; how far each community's experts are from the base's FFN."""
-    import torch
-
     moved = {member.key: checks.Moved() for member in members}
     for name in source.files:
         if ".mlp." not in name and "rotary_emb" not in name:
