@@ -87,13 +87,13 @@ def _write(name_or_path: str, manifest: Manifest, folder: Path) -> None:
 
 def _digest(manifest: Manifest) -> str:
     """Twelve hex digits over everything that the MoErges is made of."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     parts = [*manifest.base.glob("*"), manifest.router]
     for adapter in manifest.adapters.values():
         parts += sorted(adapter.glob("adapter_*"))
     for file in sorted(parts):
         if file.is_file():
-            found.update(f"{file.name} {file.stat().st_size} ".encode())
-            hash_file(found, file)
-    found.update(" ".join(manifest.communities).encode())
-    return found.hexdigest()[:12]
+            digest.update(f"{file.name} {file.stat().st_size} ".encode())
+            hash_file(digest, file)
+    digest.update(" ".join(manifest.communities).encode())
+    return digest.hexdigest()[:12]

@@ -10,47 +10,47 @@ from typing import Any
 
 from cultural_palette.models import BASE
 from cultural_palette.serving.manifest import Source
-from cultural_palette.serving.plan import HERE_ONLY, KEY, Plan, Server
+from cultural_palette.serving.plan import KEY_VARIABLE, LOCAL_VARIABLES, ServerSpec, ServingPlan
 
-VLLM = "v0.32.0"
-IMAGE = f"${{VLLM_IMAGE:-vllm/vllm-openai:{VLLM}}}"
-OWN_IMAGE = f"${{VLLM_IMAGE:-cultural-palette-vllm:{VLLM}}}"
+VLLM_VERSION = "v0.32.0"
+IMAGE = f"${{VLLM_IMAGE:-vllm/vllm-openai:{VLLM_VERSION}}}"
+OWN_IMAGE = f"${{VLLM_IMAGE:-cultural-palette-vllm:{VLLM_VERSION}}}"
 """Made of vLLM's by `vllm.Dockerfile`."""
 MODELS = "/models"
 ROUTER = "router.safetensors"
-HUB = "huggingface"
+HUB_CACHE = "huggingface"
 BUILD = f"""\
 # once the image is there, which this makes in the project's folder:
-#   docker build -f palette/serving/vllm.Dockerfile -t cultural-palette-vllm:{VLLM} .
+#   docker build -f palette/serving/vllm.Dockerfile -t cultural-palette-vllm:{VLLM_VERSION} .
 """
-CHECK = "import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
-HEAD = """\
+HEALTH_CHECK = "import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/health', timeout=5)"
+HEADER = """\
 # The palette {palette!r} on vLLM. Written by
 #   {command}
 # Then:
 #   PALETTE_API_KEY=... HF_TOKEN=... docker compose up --detach --wait
 {image}# Without a key the servers ask for none; they listen on this machine's own address only. Ask with the
-# palette.toml that 'palette serve up ... --print --format settings' prints. docs/serving.md tells the rest.
+# palette.toml that 'palette serve up ... --print --format settings' prints. docs/serving.md has the rest.
 """
 
 
-def compose_file(plan: Plan, command: str, home: Path) -> str:
+def compose_file(plan: ServingPlan, command: str, home: Path) -> str:
     """docker-compose.yml for `plan`. Folders below `home`, where the file will lie, are relative to it."""
     import yaml
 
     services = {server.name: _service(server, plan, home) for server in plan.servers}
-    whole: dict[str, Any] = {
+    document: dict[str, Any] = {
         "name": f"palette-{plan.palette}".lower().replace(".", "-"),
         "services": services,
     }
-    if any(service.get("volumes") and _on_hub(service) for service in services.values()):
-        whole["volumes"] = {HUB: {}}
-    text = yaml.dump(whole, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=108)
+    if any(service.get("volumes") and _mounts_hub_cache(service) for service in services.values()):
+        document["volumes"] = {HUB_CACHE: {}}
+    text = yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=108)
     build = BUILD if any(server.router is not None for server in plan.servers) else ""
-    return HEAD.format(palette=plan.palette, command=command, image=build) + text
+    return HEADER.format(palette=plan.palette, command=command, image=build) + text
 
 
-def container_arguments(server: Server) -> list[str]:
+def container_arguments(server: ServerSpec) -> list[str]:
     """The server's arguments as they are inside its container: folders under /models, open to Docker's own
     network.
     """
@@ -62,23 +62,23 @@ def container_arguments(server: Server) -> list[str]:
     return arguments
 
 
-def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
-    environment = {name: value for name, value in server.environment.items() if name not in HERE_ONLY}
+def _service(server: ServerSpec, plan: ServingPlan, home: Path) -> dict[str, Any]:
+    environment = {name: value for name, value in server.environment.items() if name not in LOCAL_VARIABLES}
     volumes = [f"{_relative(folder, home)}:{MODELS}/{name}:ro" for folder, name in _folders(server).items()]
     if any(not isinstance(source, Path) for source in (server.model, *server.adapters.values())):
         environment["HF_TOKEN"] = "${HF_TOKEN:-}"
-        volumes.append(f"{HUB}:/root/.cache/huggingface")
+        volumes.append(f"{HUB_CACHE}:/root/.cache/huggingface")
     service: dict[str, Any] = {
         "image": IMAGE if server.router is None else OWN_IMAGE,
         "entrypoint": ("vllm",),
         "command": tuple(container_arguments(server)),
-        "environment": environment | {KEY: "${PALETTE_API_KEY:-}"},
+        "environment": environment | {KEY_VARIABLE: "${PALETTE_API_KEY:-}"},
         "volumes": volumes,
         "ports": [f"{server.host}:{server.port}:{server.port}"],
         "ipc": "host",
         "restart": "unless-stopped",
         "healthcheck": {
-            "test": ("CMD", "python3", "-c", CHECK.format(port=server.port)),
+            "test": ("CMD", "python3", "-c", HEALTH_CHECK.format(port=server.port)),
             "interval": "10s", "timeout": "10s", "retries": 3, "start_period": "30m",
         },
         "deploy": {
@@ -91,21 +91,21 @@ def _service(server: Server, plan: Plan, home: Path) -> dict[str, Any]:
             }
         },
     }  # fmt: skip
-    if server.after is not None:
-        service["depends_on"] = {server.after: {"condition": "service_healthy"}}
+    if server.starts_after is not None:
+        service["depends_on"] = {server.starts_after: {"condition": "service_healthy"}}
     return service
 
 
-def _folders(server: Server) -> dict[Source, str]:
+def _folders(server: ServerSpec) -> dict[Source, str]:
     """Each folder or file that the server reads, and its name under /models."""
     model = server.models[0] if server.router is None else BASE
-    named: dict[Source, str] = {
+    names: dict[Source, str] = {
         server.model: model,
         **{source: name for name, source in server.adapters.items()},
     }
     if server.router is not None:
-        named[server.router] = ROUTER
-    return {source: name for source, name in named.items() if isinstance(source, Path)}
+        names[server.router] = ROUTER
+    return {source: name for source, name in names.items() if isinstance(source, Path)}
 
 
 def _relative(folder: Source, home: Path) -> str:
@@ -113,11 +113,11 @@ def _relative(folder: Source, home: Path) -> str:
     return f"./{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else path.as_posix()
 
 
-def _on_hub(service: dict[str, Any]) -> bool:
-    return any(volume.startswith(f"{HUB}:") for volume in service["volumes"])
+def _mounts_hub_cache(service: dict[str, Any]) -> bool:
+    return any(volume.startswith(f"{HUB_CACHE}:") for volume in service["volumes"])
 
 
-def shown_command(arguments: list[str]) -> str:
+def command_line(arguments: list[str]) -> str:
     """A command as a person types it."""
     return shlex.join(arguments)
 

@@ -16,9 +16,9 @@ from typing import Literal
 from cultural_palette.serving.manifest import ServingError, Source
 
 GIB = 2**30
-ALONE = 0.9
+SHARE_ALONE = 0.9
 """Share of a GPU's memory for a server that has it to itself."""
-USABLE = 0.92
+SHARE_TOGETHER = 0.92
 """Share of a GPU's memory that two servers divide; the rest is for what neither counts, such as contexts."""
 OVERHEAD_GIB = 2.0
 """What a server needs besides weights and cache: activations, CUDA graphs, kernels' workspace."""
@@ -55,9 +55,9 @@ class Device:
 
 
 def find_device(wanted: Literal["auto", "cuda", "cpu"] = "auto") -> Device:
-    """The GPUs that nvidia-smi tells of and CUDA_VISIBLE_DEVICES lets through, else the CPU.
+    """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES lets through, else the CPU.
 
-    Raises ServingError when GPUs were asked for by name and there are none.
+    Raises ServingError when GPUs are required and there are none.
     """
     if wanted != "cpu":
         gpus = _visible(_listed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -77,7 +77,7 @@ def described_gpus(count: int, memory_gib: float | None) -> Device:
     return Device("cuda", tuple(Gpu(str(number), memory_gib) for number in range(count)))
 
 
-def shares_of_one(
+def split_memory(
     needs_gib: Mapping[str, float], total_gib: float, fixed: Mapping[str, float | None]
 ) -> dict[str, float]:
     """Share (0..1) of one GPU's memory for each server on it: its weights and overhead, and an equal part of
@@ -85,10 +85,12 @@ def shares_of_one(
 
     Raises ServingError when they do not fit together.
     """
-    given = {name: share for name, share in fixed.items() if share is not None}
-    open_ = [name for name in needs_gib if name not in given]
-    room = (USABLE - sum(given.values())) * total_gib - sum(needs_gib[n] + OVERHEAD_GIB for n in open_)
-    if open_ and room < LEAST_CACHE_GIB * len(open_):
+    fixed_shares = {name: share for name, share in fixed.items() if share is not None}
+    others = [name for name in needs_gib if name not in fixed_shares]
+    room = (SHARE_TOGETHER - sum(fixed_shares.values())) * total_gib - sum(
+        needs_gib[n] + OVERHEAD_GIB for n in others
+    )
+    if others and room < LEAST_CACHE_GIB * len(others):
         weights = ", ".join(f"{name} {need:.1f}" for name, need in needs_gib.items())
         raise ServingError(
             f"Both servers do not fit on one GPU of {total_gib:.0f} GiB: the weights take {weights} GiB, "
@@ -96,16 +98,16 @@ def shares_of_one(
             "(serving.lora.gpus: [0], serving.moerges.gpus: [1]), spread one over several "
             "(tensor_parallel), or halve the weights (quantization: fp8)."
         )
-    found = {
-        name: math.floor(1000 * (needs_gib[name] + OVERHEAD_GIB + room / len(open_)) / total_gib) / 1000
-        for name in open_
+    divided = {
+        name: math.floor(1000 * (needs_gib[name] + OVERHEAD_GIB + room / len(others)) / total_gib) / 1000
+        for name in others
     }
-    return {name: given.get(name) or found[name] for name in needs_gib}
+    return {name: fixed_shares.get(name) or divided[name] for name in needs_gib}
 
 
-def weights_gib(source: Source, bytes_each: float | None) -> float | None:
+def weights_gib(source: Source, bytes_per_value: float | None) -> float | None:
     """Size of a model's weights as they are served, from the headers of its safetensors; None when it is not
-    on this disk. `bytes_each`: of a value once it is loaded, None for as it is stored.
+    on this disk. `bytes_per_value`: once it is loaded, None for as it is stored.
     """
     if not isinstance(source, Path):
         return None
@@ -114,15 +116,15 @@ def weights_gib(source: Source, bytes_each: float | None) -> float | None:
         return None
     sizes = [_header_sizes(file) for file in files]
     values, stored = sum(v for v, _ in sizes), sum(b for _, b in sizes)
-    return (stored if bytes_each is None else values * bytes_each) / GIB
+    return (stored if bytes_per_value is None else values * bytes_per_value) / GIB
 
 
-def cache_bytes_per_token(config: Mapping[str, object], bytes_each: float) -> int:
+def cache_bytes_per_token(config: Mapping[str, object], bytes_per_value: float) -> int:
     """Keys and values of one token in all layers. 2 * layers * kv heads * head size * bytes."""
     layers, heads = (int(str(config[name])) for name in ("num_hidden_layers", "num_attention_heads"))
     kv_heads = int(str(config.get("num_key_value_heads") or heads))
     head = int(str(config.get("head_dim") or int(str(config["hidden_size"])) // heads))
-    return int(2 * layers * kv_heads * head * bytes_each)
+    return int(2 * layers * kv_heads * head * bytes_per_value)
 
 
 def core_list(cores: Sequence[int]) -> str:
@@ -146,11 +148,11 @@ def _listed_gpus() -> list[tuple[Gpu, str]]:
         done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    found = []
+    gpus = []
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         number, uuid, memory, name = (part.strip() for part in line.split(",", 3))
-        found.append((Gpu(number, float(memory) / 1024 if memory.isdigit() else None, name), uuid))
-    return found
+        gpus.append((Gpu(number, float(memory) / 1024 if memory.isdigit() else None, name), uuid))
+    return gpus
 
 
 def _visible(listed: Sequence[tuple[Gpu, str]], variable: str | None) -> tuple[Gpu, ...]:

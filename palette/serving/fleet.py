@@ -1,4 +1,4 @@
-"""A palette's servers together: started, waited for, found again, stopped.
+"""A palette's servers together: started, waited for, recognised again, stopped.
 
 The folder holds `state.json` (see `state.py`), one log a server, and a lock for whoever starts or stops. The
 servers do not depend on the command that started them, and any later command finds them by that file.
@@ -17,8 +17,8 @@ from typing import Literal
 from cultural_palette.artifacts import file_lock
 from cultural_palette.serving.last_words import last_words
 from cultural_palette.serving.manifest import ServingError
-from cultural_palette.serving.plan import KEY, Plan, Server
-from cultural_palette.serving.probe import Answer, port_is_free, probe, served
+from cultural_palette.serving.plan import KEY_VARIABLE, ServerSpec, ServingPlan
+from cultural_palette.serving.probe import ProbeResult, listed_models, port_is_free, probe
 from cultural_palette.serving.processes import end, start
 from cultural_palette.serving.state import Record, StateFile, timestamp
 
@@ -27,8 +27,8 @@ POLL_S = 0.5
 GRACE_S = 30.0
 
 State = Literal["up", "starting", "silent", "locked", "dead"]
-Tell = Callable[[str, str], None]
-"""Called with a server's name and what is to be said of it."""
+Progress = Callable[[str, str], None]
+"""Called with a server's name and what happened to it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Health:
     uptime_s: float | None
     log: str
     asks_key: bool
-    said: str = ""
+    detail: str = ""
 
 
 @dataclass
@@ -59,30 +59,34 @@ class Fleet:
 
     def up(
         self,
-        plan: Plan,
+        plan: ServingPlan,
         command: Sequence[str],
         *,
         timeout_s: float = 1800.0,
-        tell: Tell = lambda name, said: None,
+        progress: Progress = lambda name, news: None,
     ) -> list[str]:
         """Start what does not run yet, wait until everything answers; the names of what was started.
 
         `command`: what comes before `serve`. Running servers stay as they are. When one can not be started,
         those that this call started are ended again. Raises ServingError.
         """
-        begun: list[str] = []
+        started: list[str] = []
         try:
             for server in plan.servers:
-                if server.after is not None:
-                    self._wait([each for each in plan.servers if each.name == server.after], timeout_s, tell)
-                if self._start(plan, server, command, tell):
-                    begun.append(server.name)
-            self._wait(plan.servers, timeout_s, tell)
+                if server.starts_after is not None:
+                    self._wait(
+                        [other for other in plan.servers if other.name == server.starts_after],
+                        timeout_s,
+                        progress,
+                    )
+                if self._start(plan, server, command, progress):
+                    started.append(server.name)
+            self._wait(plan.servers, timeout_s, progress)
         except BaseException:
             with self._locked():
-                self._end([record for record in self.records() if record.name in begun], GRACE_S)
+                self._end([record for record in self.records() if record.name in started], GRACE_S)
             raise
-        return begun
+        return started
 
     def status(self) -> list[Health]:
         """Every server that was started and not stopped."""
@@ -101,14 +105,16 @@ class Fleet:
 
     # -- starting ---
 
-    def _start(self, plan: Plan, server: Server, command: Sequence[str], tell: Tell) -> bool:
+    def _start(
+        self, plan: ServingPlan, server: ServerSpec, command: Sequence[str], progress: Progress
+    ) -> bool:
         """Start a server unless it runs; whether it had to be started."""
         with self._locked():
-            whole = (*command, *server.arguments())
+            full_command = (*command, *server.arguments())
             old = next((record for record in self.records() if record.name == server.name), None)
             if old is not None and old.process.alive:
-                self._check_same(old, server, whole)
-                tell(server.name, "runs already")
+                self._check_same(old, server, full_command)
+                progress(server.name, "runs already")
                 return False
             if old is not None:
                 end([old.process], GRACE_S)  # what a killed server left behind
@@ -118,61 +124,65 @@ class Fleet:
             if log.exists():
                 log.replace(log.with_suffix(".log.old"))
             try:
-                process = start(whole, self._environment(server), log)
+                process = start(full_command, self._environment(server), log)
             except OSError as error:
                 raise ServingError(f"The server {server.name!r} can not be started: {error}.") from error
             record = Record(
                 name=server.name, pid=process.pid, began=process.began, started=timestamp(), url=server.url,
-                models=server.models, log=str(log), command=whole, environment=dict(server.environment),
-                asks_key=self.key is not None,
+                models=server.models, log=str(log), command=full_command,
+                environment=dict(server.environment), asks_key=self.key is not None,
             )  # fmt: skip
-            self._state.put(record, [each.name for each in plan.servers])
-        tell(server.name, f"starts at {server.url}, process {process.pid}")
+            self._state.put(record, [planned.name for planned in plan.servers])
+        progress(server.name, f"starts at {server.url}, process {process.pid}")
         return True
 
-    def _check_same(self, old: Record, server: Server, whole: tuple[str, ...]) -> None:
-        mine = (whole, dict(server.environment), self.key is not None)
+    def _check_same(self, old: Record, server: ServerSpec, full_command: tuple[str, ...]) -> None:
+        mine = (full_command, dict(server.environment), self.key is not None)
         if mine != (old.command, dict(old.environment), old.asks_key):
             was = {*old.command, *(f"{name}={value}" for name, value in old.environment.items())}
-            now = {*whole, *(f"{name}={value}" for name, value in server.environment.items())}
-            changed = f"now {_told(was - now)}, wanted {_told(now - was)}" if was != now else "another key"
+            now = {*full_command, *(f"{name}={value}" for name, value in server.environment.items())}
+            changed = (
+                f"now {_shortened(was - now)}, wanted {_shortened(now - was)}"
+                if was != now
+                else "another key"
+            )
             raise ServingError(
                 f"The server {server.name!r} runs with other settings ({changed}). "
                 "Stop it first ('palette serve stop'), or serve in another folder with --out."
             )
 
-    def _check_port(self, server: Server) -> None:
+    def _check_port(self, server: ServerSpec) -> None:
         if port_is_free(server.host, server.port):
             return
-        found = served(server.url, self.key)
-        who = f"serves {', '.join(found[:8]) or 'nothing'}" if isinstance(found, list) else found
+        listed = listed_models(server.url, self.key)
+        occupant = f"serves {', '.join(listed[:8]) or 'nothing'}" if isinstance(listed, list) else listed
         raise ServingError(
-            f"Port {server.port} is taken: what listens there {who or 'does not speak HTTP'}. Stop it, or "
-            "choose other ports with --port."
+            f"Port {server.port} is taken: what listens there {occupant or 'does not speak HTTP'}. Stop it, "
+            "or choose other ports with --port."
         )
 
-    def _environment(self, server: Server) -> dict[str, str]:
+    def _environment(self, server: ServerSpec) -> dict[str, str]:
         """Ours without our own settings and keys, the server's, and the key that it will ask for."""
         inherited = {
             name: value for name, value in os.environ.items()
-            if not name.startswith(("PALETTE_", "OPENAI_")) and name != KEY
+            if not name.startswith(("PALETTE_", "OPENAI_")) and name != KEY_VARIABLE
         }  # fmt: skip
-        given = dict(server.environment)
-        if "PYTHONPATH" in given and "PYTHONPATH" in inherited:
-            given["PYTHONPATH"] += os.pathsep + inherited["PYTHONPATH"]
-        return inherited | given | ({KEY: self.key} if self.key else {})
+        variables = dict(server.environment)
+        if "PYTHONPATH" in variables and "PYTHONPATH" in inherited:
+            variables["PYTHONPATH"] += os.pathsep + inherited["PYTHONPATH"]
+        return inherited | variables | ({KEY_VARIABLE: self.key} if self.key else {})
 
     # -- waiting ---
 
-    def _wait(self, servers: Sequence[Server], timeout_s: float, tell: Tell) -> None:
-        """Until each answers with its models. Raises ServingError: it died, is another, or takes too long."""
+    def _wait(self, servers: Sequence[ServerSpec], timeout_s: float, progress: Progress) -> None:
+        """Until all answer with their models. Raises ServingError: one died, is another or takes too long."""
         began = time.monotonic()
         waiting = {server.name for server in servers}
         while True:
             records = {record.name: record for record in self.records() if record.name in waiting}
             if gone := waiting - set(records):
                 raise ServingError(f"The server {min(gone)!r} was stopped by another command meanwhile.")
-            waiting -= {name for name, record in records.items() if self._answers(record, tell)}
+            waiting -= {name for name, record in records.items() if self._answers(record, progress)}
             if not waiting:
                 return
             if time.monotonic() - began > timeout_s:
@@ -182,35 +192,35 @@ class Fleet:
                 )
             time.sleep(POLL_S)
 
-    def _answers(self, record: Record, tell: Tell) -> bool:
+    def _answers(self, record: Record, progress: Progress) -> bool:
         """Whether a server is up now. Raises ServingError when it never will be."""
-        found = self._health(record)
-        if found.state == "dead":
+        health = self._health(record)
+        if health.state == "dead":
             raise ServingError(last_words(record, self.key))
-        if found.state == "locked":
+        if health.state == "locked":
             raise ServingError(
                 f"The server {record.name!r} asks for another key: set PALETTE_API_KEY to the one it was "
                 "started with, or stop it first ('palette serve stop')."
             )
-        if found.said:
+        if health.detail:
             raise ServingError(
-                f"What answers at {record.url} {found.said}, and should serve {', '.join(record.models)}. "
+                f"What answers at {record.url} {health.detail}, and should serve {', '.join(record.models)}. "
                 "Choose another port with --port."
             )
-        if found.state != "up":
+        if health.state != "up":
             return False
         if record.ready is None:
             with self._locked():
                 self._state.mark_ready(record)
-            tell(record.name, f"up after {record.age_s:.0f} s")
+            progress(record.name, f"up after {record.age_s:.0f} s")
         return True
 
     def _health(self, record: Record) -> Health:
-        answer = probe(record.url, record.models, self.key) if record.process.alive else None
+        probed = probe(record.url, record.models, self.key) if record.process.alive else None
         return Health(
-            name=record.name, state=_state_of(record, answer), pid=record.pid, url=record.url,
-            models=record.models, uptime_s=record.age_s if answer else None, log=record.log,
-            asks_key=record.asks_key, said=answer.said if answer else "",
+            name=record.name, state=_state_of(record, probed), pid=record.pid, url=record.url,
+            models=record.models, uptime_s=record.age_s if probed else None, log=record.log,
+            asks_key=record.asks_key, detail=probed.detail if probed else "",
         )  # fmt: skip
 
     # -- the folder ---
@@ -230,16 +240,16 @@ class Fleet:
             yield
 
 
-def _state_of(record: Record, answer: Answer | None) -> State:
-    """`answer`: None when the process is gone."""
-    if answer is None:
+def _state_of(record: Record, probed: ProbeResult | None) -> State:
+    """`probed`: None when the process is gone."""
+    if probed is None:
         return "dead"
-    if answer.state == "ready":
+    if probed.state == "ready":
         return "up"
-    if answer.state == "locked":
+    if probed.state == "locked":
         return "locked"
     return "silent" if record.ready else "starting"
 
 
-def _told(parts: set[str]) -> str:
+def _shortened(parts: set[str]) -> str:
     return " ".join(sorted(parts))[:200] or "without"

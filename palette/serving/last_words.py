@@ -10,8 +10,8 @@ from cultural_palette.serving.processes import exit_code
 from cultural_palette.serving.state import Record
 
 TAIL_LINES, TAIL_BYTES = 15, 200_000
-# What vLLM's last words mean. The first that fits is told.
-WAYS_OUT = (
+# What vLLM's errors mean. The first pattern that matches counts.
+REMEDIES = (
     (
         r"MoErgesForCausalLM'?\] (are not supported|failed to be inspected)",
         "This vLLM did not load our plug-in, without which it knows no MoErges: start it with "
@@ -25,19 +25,19 @@ WAYS_OUT = (
     ),
     (
         r"GatedRepo|401 Client Error|restricted",
-        "The model wants a permission: ask for it on the hub and set HF_TOKEN.",
+        "The model is gated: ask for access on the hub and set HF_TOKEN.",
     ),
     (
         r"LocalEntryNotFound|couldn't connect to|outgoing traffic has been disabled",
         "The model is not on this disk, and the hub does not answer: download it first.",
     ),
     (r"unrecognized arguments|invalid choice", "This vLLM does not know a flag; 0.32 knows all of them."),
-    (r"is greater than max_lora_rank|LoRA rank", "Say serving.max_lora_rank, the adapters' largest rank."),
+    (r"is greater than max_lora_rank|LoRA rank", "Set serving.max_lora_rank, the adapters' largest rank."),
 )
-SIGNALLED = {
+EXIT_HINTS = {
     -4: "The processor lacks an instruction: start the CPU build through 'palette serve' only.",
     -9: "It was killed from outside, which mostly means that the machine ran out of memory.",
-    -15: "It was told to stop.",
+    -15: "It was asked to stop.",
 }
 
 
@@ -47,9 +47,11 @@ def last_words(record: Record, key: str | None = None) -> str:
     if key:
         text = text.replace(key, "***")
     code = exit_code(record.process)
-    hint = SIGNALLED.get(code or 0) or next((out for sign, out in WAYS_OUT if re.search(sign, text)), "")
+    hint = EXIT_HINTS.get(code or 0) or next(
+        (remedy for pattern, remedy in REMEDIES if re.search(pattern, text)), ""
+    )
     causes = re.findall(r"^.*?((?:\w+\.)*\w*(?:Error|Exception): .+)$", text, flags=re.MULTILINE)
-    told = [
+    lines = [
         f"The server {record.name!r} ended while it started"
         + (f" (exit code {code})." if code is not None else "."),
         *([f"First error: {causes[0]}"] if causes else []),
@@ -57,7 +59,7 @@ def last_words(record: Record, key: str | None = None) -> str:
         f"The end of {record.log}:",
         *(f"  {line}" for line in text.splitlines()[-TAIL_LINES:]),
     ]
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 def _tail(log: Path) -> str:

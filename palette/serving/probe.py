@@ -14,37 +14,39 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 TIMEOUT_S = 5.0
 LOCKED = "asks for another key"
-# Servers on this machine are not to be asked through a proxy.
+# Servers on this machine are reached without a proxy.
 OPENER = build_opener(ProxyHandler({}))
 
 
-class Answer(NamedTuple):
+class ProbeResult(NamedTuple):
     """`state`: "ready" serves these models; "silent" does not answer (yet); "locked" wants another key;
-    "other" is not the one looked for, and `said` is what it is instead.
+    "other" is not the one looked for, and `detail` says what it is instead.
     """
 
     state: Literal["ready", "silent", "locked", "other"]
-    said: str = ""
+    detail: str = ""
 
 
-def probe(url: str, models: Sequence[str], key: str | None = None, timeout_s: float = TIMEOUT_S) -> Answer:
+def probe(
+    url: str, models: Sequence[str], key: str | None = None, timeout_s: float = TIMEOUT_S
+) -> ProbeResult:
     """Ask /health, then whether /v1/models lists exactly `models`."""
     status, _ = _get(f"{url}/health", key, timeout_s)
     if status is None or status >= 500:
-        return Answer("silent")
-    found = served(url, key, timeout_s)
-    if found == LOCKED:
-        return Answer("locked", found)
-    if isinstance(found, str):
-        return Answer("other", found)
-    if found is None:
-        return Answer("silent")
-    if sorted(found) != sorted(models):
-        return Answer("other", f"serves {', '.join(found) or 'nothing'}")
-    return Answer("ready")
+        return ProbeResult("silent")
+    models_listed = listed_models(url, key, timeout_s)
+    if models_listed == LOCKED:
+        return ProbeResult("locked", models_listed)
+    if isinstance(models_listed, str):
+        return ProbeResult("other", models_listed)
+    if models_listed is None:
+        return ProbeResult("silent")
+    if sorted(models_listed) != sorted(models):
+        return ProbeResult("other", f"serves {', '.join(models_listed) or 'nothing'}")
+    return ProbeResult("ready")
 
 
-def served(url: str, key: str | None = None, timeout_s: float = TIMEOUT_S) -> list[str] | str | None:
+def listed_models(url: str, key: str | None = None, timeout_s: float = TIMEOUT_S) -> list[str] | str | None:
     """The names that a server lists; what it is when it lists none; None when nothing answers."""
     status, body = _get(f"{url}/v1/models", key, timeout_s)
     if status is None:

@@ -114,14 +114,14 @@ def _group(pgid: int) -> list[int]:
         done = subprocess.run(["ps", "-axo", "pid=,pgid=,stat="], capture_output=True, text=True, check=False)
         rows = [line.split() for line in done.stdout.splitlines()]
         return [int(pid) for pid, group, state in rows if int(group) == pgid and not state.startswith("Z")]
-    found = []
+    members = []
     for entry in PROC.iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 fields = _stat(int(entry.name))
                 if fields is not None and int(fields[2]) == pgid and fields[0] not in "ZX":
-                    found.append(int(entry.name))
-    return found
+                    members.append(int(entry.name))
+    return members
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -53,10 +53,10 @@ class StateFile:
     def records(self) -> dict[str, Record]:
         """Name -> record, in the order of starting; none without a file. ServingError when it is broken."""
         try:
-            found = read_object(self.path)
-            if found["format"] != FORMAT:
-                raise ValueError(f"format {found['format']!r}, expected {FORMAT!r}")
-            return {name: Record(**_tuples(row)) for name, row in found["servers"].items()}
+            content = read_object(self.path)
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']!r}, expected {FORMAT!r}")
+            return {name: Record(**_tuples(row)) for name, row in content["servers"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -78,9 +78,9 @@ class StateFile:
 
     def drop(self, names: Collection[str]) -> None:
         """Forget servers; the file goes with the last of them."""
-        kept = {name: record for name, record in self.records().items() if name not in names}
-        if kept:
-            self._write(kept)
+        remaining = {name: record for name, record in self.records().items() if name not in names}
+        if remaining:
+            self._write(remaining)
         else:
             self.path.unlink(missing_ok=True)
 

@@ -95,10 +95,10 @@ class VllmServers:
 @pytest.fixture(scope="session")
 def vllm_python() -> Path:
     """The Python with vLLM's CPU build."""
-    from cultural_palette.serving.install import look
+    from cultural_palette.serving.install import inspect_python
 
     python = Path(os.environ.get("VLLM_PYTHON") or ROOT / ".venv-vllm" / "bin" / "python")
-    if look(python) is not None:
+    if inspect_python(python) is not None:
         return python
     reason = f"no vLLM at {python}: 'make vllm' installs it"
     able = sys.platform == "linux" and platform.machine() == "x86_64"

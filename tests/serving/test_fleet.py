@@ -18,7 +18,7 @@ import pytest
 from cultural_palette.serving.devices import Device
 from cultural_palette.serving.fleet import Fleet
 from cultural_palette.serving.manifest import ServedPalette, ServingError
-from cultural_palette.serving.plan import Plan, plan_servers
+from cultural_palette.serving.plan import ServingPlan, plan_servers
 from cultural_palette.serving.probe import free_ports
 from cultural_palette.serving.processes import Process, began_at
 
@@ -35,7 +35,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan() -> ServingPlan:
     adapters = {"north": "org/n", "south": "org/s"}
     hub = ServedPalette("toy", "continents", "org/base", adapters, moerges="org/moerges", dense=True)
     hub = replace(hub, knobs=hub.knobs.model_copy(update={"max_lora_rank": 8}))
@@ -50,7 +50,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     fleet.stop(grace_s=0.2)
 
 
-def with_fault(plan: Plan, name: str, fault: str) -> Plan:
+def with_fault(plan: ServingPlan, name: str, fault: str) -> ServingPlan:
     servers = [
         replace(each, environment={**each.environment, "FAKE_VLLM": fault}) if each.name == name else each
         for each in plan.servers
@@ -69,9 +69,9 @@ def eventually(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_both_start_answer_are_found_again_and_end(fleet: Fleet, plan: Plan) -> None:
+def test_both_start_answer_are_found_again_and_end(fleet: Fleet, plan: ServingPlan) -> None:
     said: list[tuple[str, str]] = []
-    assert fleet.up(plan, COMMAND, timeout_s=SOON_S, tell=lambda *words: said.append(words)) == [
+    assert fleet.up(plan, COMMAND, timeout_s=SOON_S, progress=lambda *words: said.append(words)) == [
         "lora",
         "moerges",
     ]
@@ -90,7 +90,7 @@ def test_both_start_answer_are_found_again_and_end(fleet: Fleet, plan: Plan) -> 
     assert again.status() == [] and again.stop() == []
 
 
-def test_a_killed_server_is_started_again_and_the_other_one_stays(fleet: Fleet, plan: Plan) -> None:
+def test_a_killed_server_is_started_again_and_the_other_one_stays(fleet: Fleet, plan: ServingPlan) -> None:
     fleet.up(plan, COMMAND, timeout_s=SOON_S)
     before = processes(fleet)
     eventually(lambda: len(before["lora"].members) == 2)
@@ -109,7 +109,7 @@ def test_a_killed_server_is_started_again_and_the_other_one_stays(fleet: Fleet, 
 
 
 def test_one_that_dies_while_it_starts_shows_its_last_words_and_takes_the_other_along(
-    fleet: Fleet, plan: Plan
+    fleet: Fleet, plan: ServingPlan
 ) -> None:
     fleet.key = "sesame"
     with pytest.raises(ServingError) as told:
@@ -120,19 +120,21 @@ def test_one_that_dies_while_it_starts_shows_its_last_words_and_takes_the_other_
     assert fleet.records() == []
 
 
-def test_the_way_out_is_told_where_it_is_known(fleet: Fleet, plan: Plan) -> None:
+def test_the_way_out_is_told_where_it_is_known(fleet: Fleet, plan: ServingPlan) -> None:
     with pytest.raises(ServingError, match="Not enough memory: a smaller max_model_len"):
         fleet.up(with_fault(plan, "lora", "memory"), COMMAND, timeout_s=SOON_S)
 
 
-def test_a_failed_start_leaves_alone_what_ran_before(fleet: Fleet, plan: Plan) -> None:
+def test_a_failed_start_leaves_alone_what_ran_before(fleet: Fleet, plan: ServingPlan) -> None:
     fleet.up(replace(plan, servers=plan.servers[:1]), COMMAND, timeout_s=SOON_S)
     with pytest.raises(ServingError, match="ended while it started"):
         fleet.up(with_fault(plan, "moerges", "dies"), COMMAND, timeout_s=SOON_S)
     assert [(h.name, h.state) for h in fleet.status()] == [("lora", "up")]
 
 
-def test_a_port_that_another_server_has_is_found_before_anything_starts(fleet: Fleet, plan: Plan) -> None:
+def test_a_port_that_another_server_has_is_found_before_anything_starts(
+    fleet: Fleet, plan: ServingPlan
+) -> None:
     port = str(plan.servers[1].port)
     arguments = ["serve", "m", "--host", "127.0.0.1", "--port", port, "--served-model-name", "stranger"]
     other = subprocess.Popen([*COMMAND, *arguments], start_new_session=True, stdout=subprocess.DEVNULL)
@@ -146,18 +148,18 @@ def test_a_port_that_another_server_has_is_found_before_anything_starts(fleet: F
     assert fleet.records() == []
 
 
-def test_a_server_with_other_models_is_not_taken_for_ours(fleet: Fleet, plan: Plan) -> None:
+def test_a_server_with_other_models_is_not_taken_for_ours(fleet: Fleet, plan: ServingPlan) -> None:
     with pytest.raises(ServingError, match="serves gpt-4, and should serve moerges"):
         fleet.up(with_fault(plan, "moerges", "strange"), COMMAND, timeout_s=SOON_S)
 
 
-def test_one_that_never_answers_is_given_up_with_its_log_named(fleet: Fleet, plan: Plan) -> None:
+def test_one_that_never_answers_is_given_up_with_its_log_named(fleet: Fleet, plan: ServingPlan) -> None:
     with pytest.raises(ServingError, match=r"lora did not answer within 0 s .* See .*lora\.log"):
         fleet.up(with_fault(plan, "lora", "hangs"), COMMAND, timeout_s=0.3)
     assert fleet.records() == []
 
 
-def test_one_that_does_not_listen_to_sigterm_is_killed(fleet: Fleet, plan: Plan) -> None:
+def test_one_that_does_not_listen_to_sigterm_is_killed(fleet: Fleet, plan: ServingPlan) -> None:
     fleet.up(with_fault(plan, "lora", "deaf"), COMMAND, timeout_s=SOON_S)
     before = processes(fleet)
     eventually(lambda: len(before["lora"].members) == 2)
@@ -165,25 +167,28 @@ def test_one_that_does_not_listen_to_sigterm_is_killed(fleet: Fleet, plan: Plan)
     assert [each.members for each in before.values()] == [[], []]
 
 
-def test_servers_that_share_a_gpu_start_one_after_the_other(fleet: Fleet, plan: Plan) -> None:
-    servers = (plan.servers[0], replace(plan.servers[1], after="lora"))
+def test_servers_that_share_a_gpu_start_one_after_the_other(fleet: Fleet, plan: ServingPlan) -> None:
+    servers = (plan.servers[0], replace(plan.servers[1], starts_after="lora"))
     said: list[str] = []
     slow = with_fault(replace(plan, servers=servers), "lora", "slow")
     fleet.up(
-        slow, COMMAND, timeout_s=SOON_S, tell=lambda name, words: said.append(f"{name} {words.split()[0]}")
+        slow,
+        COMMAND,
+        timeout_s=SOON_S,
+        progress=lambda name, words: said.append(f"{name} {words.split()[0]}"),
     )
     assert said == ["lora starts", "lora up", "moerges starts", "moerges up"]
 
 
 def test_the_key_is_asked_for_and_stands_in_no_file(
-    fleet: Fleet, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, plan: ServingPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PALETTE_API_KEY", "sesame")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
     locked = Fleet(fleet.folder, key="sesame")
     locked.up(plan, COMMAND, timeout_s=SOON_S)
     assert [h.state for h in locked.status()] == ["up", "up"]
-    assert [(h.state, h.said) for h in fleet.status()] == [("locked", "asks for another key")] * 2
+    assert [(h.state, h.detail) for h in fleet.status()] == [("locked", "asks for another key")] * 2
     with pytest.raises(ServingError, match="runs with other settings"):
         fleet.up(plan, COMMAND, timeout_s=SOON_S)
     with pytest.raises(ServingError, match="asks for another key: set PALETTE_API_KEY"):
@@ -194,7 +199,7 @@ def test_the_key_is_asked_for_and_stands_in_no_file(
     assert (fleet.folder / "lora.log").read_text() == "environment:\n", "its child gets none of our keys"
 
 
-def test_other_flags_are_refused_while_it_runs(fleet: Fleet, plan: Plan) -> None:
+def test_other_flags_are_refused_while_it_runs(fleet: Fleet, plan: ServingPlan) -> None:
     fleet.up(plan, COMMAND, timeout_s=SOON_S)
     changed = replace(plan.servers[0], flags=(*plan.servers[0].flags, "--max-num-seqs", "3"))
     with pytest.raises(ServingError, match=r"'lora' runs with other settings .*--max-num-seqs"):
@@ -209,7 +214,7 @@ def test_one_server_plays_every_part_and_is_another_with_other_content(fleet: Fl
     one = replace(one, knobs=one.knobs.model_copy(update={"max_lora_rank": 8}))
     ports = {"palette": free_ports(1)[0]}
 
-    def planned() -> Plan:
+    def planned() -> ServingPlan:
         return plan_servers(one, Device("cpu", cores=(0, 1)), ports=ports)
 
     assert fleet.up(planned(), COMMAND, timeout_s=SOON_S) == ["palette"]
@@ -221,7 +226,7 @@ def test_one_server_plays_every_part_and_is_another_with_other_content(fleet: Fl
 
 
 def test_the_plug_in_s_place_on_the_path_comes_before_the_user_s(
-    fleet: Fleet, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, plan: ServingPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = replace(plan.servers[0], environment={"PYTHONPATH": "/plug-in"})
     monkeypatch.setenv("PYTHONPATH", "/mine")
@@ -245,7 +250,7 @@ def test_a_number_that_another_process_has_now_is_nobody_of_ours() -> None:
         bystander.wait()
 
 
-def test_two_commands_at_once_start_one_pair(fleet: Fleet, plan: Plan) -> None:
+def test_two_commands_at_once_start_one_pair(fleet: Fleet, plan: ServingPlan) -> None:
     begun: list[list[str]] = []
 
     def up() -> None:

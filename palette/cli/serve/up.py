@@ -1,4 +1,4 @@
-"""`palette serve up`: start what does not run, wait, tell the client's settings; or show the commands."""
+"""`palette serve up`: start what is not running, wait, print the client's settings; or show the commands."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from cultural_palette.serving.devices import Device
     from cultural_palette.serving.fleet import Fleet
     from cultural_palette.serving.manifest import ServedPalette
-    from cultural_palette.serving.plan import Plan
+    from cultural_palette.serving.plan import ServingPlan
 
-OURS = "# Written by palette serve up"
-WATCH_S = 2.0
+SETTINGS_HEADER = "# Written by palette serve up"
+WATCH_INTERVAL_S = 2.0
 FORMATS = ("shell", "compose", "settings")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -67,7 +67,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 )
 @click.option("--print", "only_print", is_flag=True, help="Show what would be run, and start nothing.")
 @click.option(
-    "--format", "shape", type=click.Choice(FORMATS), default="shell", show_default=True, help="For --print."
+    "--format",
+    "print_format",
+    type=click.Choice(FORMATS),
+    default="shell",
+    show_default=True,
+    help="For --print.",
 )
 @click.option(
     "--gpus",
@@ -82,7 +87,7 @@ def up(
     palette: str, out: Path | None, device: Literal["auto", "cuda", "cpu"], python: str | None,
     host: str | None, port: int | None, dense: bool, advertise: str | None, dtype: str | None,
     max_model_len: int | None, no_key: bool, write: Path | None, foreground: bool, timeout: float,
-    only_print: bool, shape: str, gpus: int | None, gpu_memory: float | None,
+    only_print: bool, print_format: str, gpus: int | None, gpu_memory: float | None,
 ) -> None:  # fmt: skip
     """Start what of PALETTE's servers does not run yet, and wait until it answers.
 
@@ -105,9 +110,9 @@ def up(
         raise UsageError("--gpus and --gpu-memory describe another machine: they go with --print.")
     settings = get_settings()
     served = read_palette(palette, dense=dense)
-    given = {"host": host, "dtype": dtype, "max_model_len": max_model_len, "python": python}
+    overrides = {"host": host, "dtype": dtype, "max_model_len": max_model_len, "python": python}
     knobs = served.knobs.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
+        update={name: value for name, value in overrides.items() if value is not None}
     )
     served = replace(served, knobs=knobs)
     if not only_print:
@@ -116,10 +121,10 @@ def up(
         check_folders(served)
     folder = out or HOME / served.name
     fleet = open_fleet(folder, settings, no_key=no_key)
-    machine = _device(device, shape if only_print else "", gpus, gpu_memory, knobs.python)
-    plan = _plan(served, machine, fleet, port, no_key)
+    target = _device(device, print_format if only_print else "", gpus, gpu_memory, knobs.python)
+    plan = _plan(served, target, fleet, port, no_key)
     if only_print:
-        _print(plan, served, shape, advertise, fleet.key is not None)
+        _print(plan, served, print_format, advertise, fleet.key is not None)
         return
     if write is not None:
         _check_writable(write)
@@ -128,7 +133,7 @@ def up(
 
 def _up(
     fleet: Fleet,
-    plan: Plan,
+    plan: ServingPlan,
     palette: ServedPalette,
     timeout: float,
     ready: Callable[[], None],
@@ -146,12 +151,12 @@ def _up(
             "name another Python with --python, or another --device."
         )
 
-    def told_to_end(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, told_to_end)
+    signal.signal(signal.SIGTERM, interrupt)
     click.echo(f"{palette.name} on {plan.device}, vLLM {vllm.version}; logs in {fleet.folder}", err=True)
-    fleet.up(plan, vllm.command, timeout_s=timeout, tell=_progress)
+    fleet.up(plan, vllm.command, timeout_s=timeout, progress=_progress)
     try:
         ready()
         if foreground:
@@ -168,7 +173,7 @@ def _stay(fleet: Fleet) -> None:
     from cultural_palette.serving.manifest import ServingError
 
     while True:
-        time.sleep(WATCH_S)
+        time.sleep(WATCH_INTERVAL_S)
         healths = fleet.status()
         if not healths:
             raise ServingError("The servers were stopped by another command.")
@@ -178,7 +183,9 @@ def _stay(fleet: Fleet) -> None:
             )
 
 
-def _ready(plan: Plan, fleet: Fleet, advertise: str | None, write: Path | None, foreground: bool) -> None:
+def _ready(
+    plan: ServingPlan, fleet: Fleet, advertise: str | None, write: Path | None, foreground: bool
+) -> None:
     from cultural_palette.artifacts import write_whole
 
     text = plan.settings(advertise, key=fleet.key is not None)
@@ -191,21 +198,23 @@ def _ready(plan: Plan, fleet: Fleet, advertise: str | None, write: Path | None, 
     click.echo(f"'palette serve status' shows the servers, {end} ends them.", err=True)
 
 
-def _progress(name: str, message: str) -> None:
-    click.echo(f"  {name:<8} {message}", err=True)
+def _progress(name: str, news: str) -> None:
+    click.echo(f"  {name:<8} {news}", err=True)
 
 
-def _print(plan: Plan, palette: ServedPalette, shape: str, advertise: str | None, asks_key: bool) -> None:
-    if shape == "settings":
+def _print(
+    plan: ServingPlan, palette: ServedPalette, print_format: str, advertise: str | None, asks_key: bool
+) -> None:
+    if print_format == "settings":
         click.echo(plan.settings(advertise, key=asks_key), nl=False)
         return
-    if shape == "compose":
+    if print_format == "compose":
         import sys
 
-        from cultural_palette.serving.compose import compose_file, shown_command
+        from cultural_palette.serving.compose import command_line, compose_file
 
         arguments = ["palette", *sys.argv[1:]]
-        click.echo(compose_file(plan, shown_command(arguments), Path.cwd()), nl=False)
+        click.echo(compose_file(plan, command_line(arguments), Path.cwd()), nl=False)
         return
     from cultural_palette.serving.install import LAUNCHER, find_vllm
     from cultural_palette.serving.manifest import ServingError
@@ -219,14 +228,14 @@ def _print(plan: Plan, palette: ServedPalette, shape: str, advertise: str | None
     if command is None:  # not installed here: as it is where it is
         command = ("vllm",) if plan.device.kind == "cuda" else ("python", str(LAUNCHER))
     for server in plan.servers:
-        wait = f", once {server.after} answers" if server.after else ""
+        wait = f", once {server.starts_after} answers" if server.starts_after else ""
         click.echo(f"# {server.name}: {', '.join(server.models)} at {server.url}{wait}")
         click.echo(shell(server, command, asks_key=asks_key))
 
 
 def _device(
     wanted: Literal["auto", "cuda", "cpu"],
-    shape: str,
+    print_format: str,
     gpus: int | None,
     gpu_memory: float | None,
     python: str | None,
@@ -236,7 +245,7 @@ def _device(
 
     if gpus or gpu_memory:
         return described_gpus(gpus or 1, gpu_memory)
-    if shape == "compose":
+    if print_format == "compose":
         return find_device("cuda")
     if wanted == "auto":
         from cultural_palette.serving.install import find_vllm
@@ -245,12 +254,14 @@ def _device(
         try:
             return find_device("cpu" if find_vllm(python).cpu else "auto")
         except ServingError:
-            if not shape:
+            if not print_format:
                 raise
     return find_device(wanted)
 
 
-def _plan(palette: ServedPalette, device: Device, fleet: Fleet, port: int | None, no_key: bool) -> Plan:
+def _plan(
+    palette: ServedPalette, device: Device, fleet: Fleet, port: int | None, no_key: bool
+) -> ServingPlan:
     from dataclasses import replace
 
     from cultural_palette.serving.checkpoint import moerges_checkpoint
@@ -273,7 +284,7 @@ def _plan(palette: ServedPalette, device: Device, fleet: Fleet, port: int | None
 
 def _check_writable(file: Path) -> None:
     """Refuse to write over settings that a person wrote."""
-    if file.is_file() and not file.read_text(encoding="utf-8", errors="replace").startswith(OURS):
+    if file.is_file() and not file.read_text(encoding="utf-8", errors="replace").startswith(SETTINGS_HEADER):
         raise UsageError(
             f"{file} is there and was not written by palette serve: take another file, or move it."
         )

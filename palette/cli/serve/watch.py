@@ -30,7 +30,7 @@ def status(palette: str | None, out: Path | None, as_json: bool) -> None:
 
     settings = get_settings()
     rows = {folder: open_fleet(folder, settings).status() for folder in folders(palette, out)}
-    all_health = [health for healths in rows.values() for health in healths]
+    healths_shown = [health for healths in rows.values() for health in healths]
     if as_json:
         import json
         from dataclasses import asdict
@@ -45,9 +45,9 @@ def status(palette: str | None, out: Path | None, as_json: bool) -> None:
                 click.echo(f"{folder}")
             for health in healths:
                 _show(health)
-        if not all_health:
+        if not healths_shown:
             click.echo("No server was started. 'palette serve up' starts them.")
-    sys.exit(0 if all_health and all(health.state == "up" for health in all_health) else 1)
+    sys.exit(0 if healths_shown and all(health.state == "up" for health in healths_shown) else 1)
 
 
 @click.command()
@@ -84,4 +84,4 @@ def _show(health: Health) -> None:
     where = f"process {health.pid}  {health.url}  {', '.join(health.models)}"
     click.echo(f"  {health.name:<8} {health.state:<9}{age:<8} {where}")
     if health.state != "up":
-        click.echo(f"  {'':<8} {health.said + '; ' if health.said else ''}see {health.log}")
+        click.echo(f"  {'':<8} {health.detail + '; ' if health.detail else ''}see {health.log}")
