@@ -95,5 +95,5 @@ def _digest(manifest: Manifest) -> str:
         if file.is_file():
             found.update(f"{file.name} {file.stat().st_size} ".encode())
             hash_file(found, file)
-    found.update(" ".join(manifest.communities).encode())
+    found.update(" ".join((*manifest.communities, manifest.blend)).encode())
     return found.hexdigest()[:12]
