@@ -26,7 +26,7 @@ NOT_IN_CONFIG = {
     *("allowed_addresses", "allowed_origins", "most_request_bytes", "server_key", "checkpoints"),
     *("map", "model", "models", "blend_checkpoint"),
 }
-"""Settings that shape no prediction, and paths, whose content stands elsewhere; keys stay out of every file."""
+"""Settings that shape no prediction, keys among them, and paths, whose content stands elsewhere."""
 TOLD = ("models",)
 """What a config tells by name, and holds by content under another key."""
 LARGEST_SEED = 2**31
@@ -83,8 +83,8 @@ class Plan:
         return {"seed": self.settings.seed + run, "permutations": self.orders}
 
     def config(self) -> dict[str, Any]:
-        """Everything that shapes a prediction: a folder goes on, and is taken as finished, with the same only,
-        but for `TOLD`.
+        """Everything that shapes a prediction: a folder, begun or finished, is taken with the same only, but
+        for `TOLD`.
         """
         return {
             "kind": KIND,

@@ -60,7 +60,7 @@ class RunFolder:
         return _read_json(self.path / MANIFEST)
 
     def same_manifest(self) -> dict[str, Any]:
-        """The manifest of a finished run with this very config; ArtifactError says what differs. Reads only."""
+        """A finished run's manifest, if it has this very config; else ArtifactError. Reads only."""
         if self.config is not None:
             self._refuse_another()
         return self.manifest
