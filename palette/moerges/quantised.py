@@ -47,10 +47,10 @@ def _by_config(config: Mapping[str, Any]) -> str | None:
     for part in (config, text if isinstance(text, dict) else {}):
         for name in SETTINGS:
             if value := part.get(name):
-                told = (
-                    value.get("quant_method") or value.get("quant_algo") if isinstance(value, dict) else value
-                )
-                return str(told or name)
+                told = value
+                if isinstance(value, dict):
+                    told = value.get("quant_method") or value.get("quant_algo") or name
+                return str(told)
     return None
 
 
