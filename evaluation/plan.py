@@ -10,7 +10,7 @@ from typing import Any
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import SettingsError
 from cultural_palette.evaluation.methods import BEST_SINGLE, Method, source_sha256
-from cultural_palette.evaluation.surveys import Survey
+from cultural_palette.evaluation.surveys import Survey, nothing_left
 from cultural_palette.models import ModelRef, resolve_parts
 from cultural_palette.prompts import names, template_of
 from cultural_palette.provenance import model_sha256, short_sha256
@@ -54,7 +54,7 @@ class Plan:
         if self.runs < 1:
             raise SettingsError(f"{self.runs} runs: expected 1 or more.")
         if not self.survey.items:
-            raise SettingsError("The survey has no item for this selection: widen countries or options.")
+            raise SettingsError(nothing_left(self.survey))
         if self.settings.seed + self.runs > LARGEST_SEED:
             raise SettingsError(f"Seed {self.settings.seed} leaves no room for {self.runs} runs.")
 

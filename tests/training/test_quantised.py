@@ -91,7 +91,7 @@ WAYS: dict[str, Way] = {
     "MoErges as a palette folder": lambda b: write_palette(
         b, ADAPTERS, CONTINENTS, PROMPTS, b.parent / "out", map_name="continents"),
     "one adapter merged": lambda b: merge_adapter(b, ADAPTERS["asia"], b.parent / "out"),
-    "the small palette's task adapter": lambda b: smollm2.merge_adapter(b, ADAPTERS["asia"], b.parent / "out"),
+    "the task adapter of small": lambda b: smollm2.merge_adapter(b, ADAPTERS["asia"], b.parent / "out"),
     "training, task adapter and agents": lambda b: check_base(str(b)),
     "the embedded engine": _engine,
 }  # fmt: skip
