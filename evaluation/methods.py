@@ -7,9 +7,11 @@ each is defined and where it departs from its source: docs/methods.md.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
 from cultural_palette.cultural_map import CulturalMap
@@ -19,6 +21,7 @@ from cultural_palette.evaluation.surveys import SurveyItem
 from cultural_palette.graph.variants import SINGLE, build_variant
 from cultural_palette.models import BASE, ModelRef
 from cultural_palette.nodes.knobs import PaletteContext
+from cultural_palette.provenance import file_sha256
 from cultural_palette.settings import current_settings
 from cultural_palette.suggestions import did_you_mean
 
@@ -167,6 +170,16 @@ def orders_shown(orders: int, ordered: bool | None) -> int:
 
 def _is_predict(made: Any) -> TypeGuard[Predict]:
     return inspect.iscoroutinefunction(made)
+
+
+def source_sha256(path: str) -> str | None:
+    """The SHA-256 of the file that "module:attribute" stands in; None where there is no such file."""
+    try:
+        spec = importlib.util.find_spec(path.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
+    file = Path(spec.origin) if spec and spec.origin else None
+    return file_sha256(file) if file and file.is_file() else None
 
 
 def _imported(path: str) -> Any:

@@ -22,6 +22,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cultural_palette.errors import ModelError
+from cultural_palette.provenance import model_sha256
 
 DEFAULT_NLI = "sileod/deberta-v3-large-tasksource-nli"
 HYPOTHESIS_TOKENS = 160
@@ -31,8 +32,8 @@ ENTAILMENT = ("entailment", "entail", "entails", "entailed")  # as models for in
 
 @dataclass(frozen=True)
 class Entailment:
-    """A loaded model. `label`: its output for entailment; `context`: most tokens of a pair with its
-    separators.
+    """A loaded model. `revision`: its commit on the hub, or a hash of its folder's files; `label`: its output
+    for entailment; `context`: most tokens of a pair with its separators.
     """
 
     name: str
@@ -173,7 +174,9 @@ def load_entailment(
     limits = (tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None))
     return Entailment(
         name=Path(name).name if Path(name).is_dir() else name,
-        revision=revision or getattr(model.config, "_commit_hash", None),
+        revision=f"sha256:{model_sha256(Path(name))[:16]}"
+        if Path(name).is_dir()
+        else revision or getattr(model.config, "_commit_hash", None),
         label=entailment_label(model.config.id2label, name),
         context=min(int(limit) for limit in limits if limit),
         batch_size=batch_size,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import SettingsError
-from cultural_palette.evaluation.methods import BEST_SINGLE, Method
-from cultural_palette.evaluation.surveys import Survey
-from cultural_palette.models import resolve_parts
+from cultural_palette.evaluation.methods import BEST_SINGLE, Method, source_sha256
+from cultural_palette.evaluation.surveys import Survey, nothing_left
+from cultural_palette.models import ModelRef, resolve_parts
 from cultural_palette.prompts import names, template_of
-from cultural_palette.provenance import short_sha256
+from cultural_palette.provenance import model_sha256, short_sha256
 from cultural_palette.settings import Settings
 
 KIND = "survey-evaluation"
@@ -20,8 +21,14 @@ ORDERS = 2
 """The survey's own order, and the reverse."""
 LONGEST_S = 600.0
 """A reply may wait this long: one given up because the machine was busy would make results depend on it."""
-NOT_IN_CONFIG = {"api_key", "retries", "draft_timeout_s", "request_timeout_s"}
-"""Settings that shape no prediction; the key stays out of every file."""
+NOT_IN_CONFIG = {
+    *("api_key", "retries", "draft_timeout_s", "request_timeout_s", "cache_dir"),
+    *("allowed_addresses", "allowed_origins", "most_request_bytes", "server_key", "checkpoints"),
+    *("map", "model", "models", "blend_checkpoint"),
+}
+"""Settings that shape no prediction, keys among them, and paths, whose content stands elsewhere."""
+TOLD = ("models",)
+"""What a config tells by name, and holds by content under another key."""
 LARGEST_SEED = 2**31
 
 
@@ -47,7 +54,7 @@ class Plan:
         if self.runs < 1:
             raise SettingsError(f"{self.runs} runs: expected 1 or more.")
         if not self.survey.items:
-            raise SettingsError("The survey has no item for this selection: widen countries or options.")
+            raise SettingsError(nothing_left(self.survey))
         if self.settings.seed + self.runs > LARGEST_SEED:
             raise SettingsError(f"Seed {self.settings.seed} leaves no room for {self.runs} runs.")
 
@@ -76,13 +83,19 @@ class Plan:
         return {"seed": self.settings.seed + run, "permutations": self.orders}
 
     def config(self) -> dict[str, Any]:
-        """Everything that shapes a prediction: a folder goes on with the same only."""
+        """Everything that shapes a prediction: a folder, begun or finished, is taken with the same only, but
+        for `TOLD`.
+        """
         return {
             "kind": KIND,
             "survey": {"sha256": self.survey.sha256, "selection": self.survey.selection.as_dict()},
             "methods": [method.name for method in self.methods],
+            "own_methods": {m.name: source_sha256(m.path) for m in self.methods if m.path},
             "models": self.models,
+            "weights": {part: ModelRef.parse(ref).content for part, ref in self.models.items()},
+            "blend_checkpoint": _content(self.settings.blend_checkpoint),
             "map": self.cultural_map.key,
+            "map_sha256": self.cultural_map.sha256,
             "runs": self.runs,
             "settings": self.settings.model_copy(update=self._shaping(0)).model_dump(
                 mode="json", exclude=NOT_IN_CONFIG
@@ -92,3 +105,8 @@ class Plan:
                 for name in (*names(), *names("baselines"), *names("prefix"))
             },
         }
+
+
+def _content(checkpoint: str | None) -> str | None:
+    """What a checkpoint is, by whatever path: of a folder its files, else the name."""
+    return model_sha256(Path(checkpoint)) if checkpoint and Path(checkpoint).is_dir() else checkpoint

@@ -33,6 +33,8 @@ from cultural_palette.prompts import render, template_of
 from cultural_palette.provenance import file_sha256, installed_versions, short_sha256
 
 KIND = "semantic-evaluation"
+TOLD = ("dataset", "models", "nli")
+"""What a config tells by name, and holds by content under another key."""
 METHODS = ("prompting", "joint", "ties", "model_stock", "moerges")  # Figure 4's, in its order
 TOGETHER = 32  # answers asked at once, then scored at once: what a kill can cost
 PROMPT = "semantic/answer"
@@ -97,11 +99,17 @@ class SemanticPlan:
     timeout_s: float = 600.0
 
     def config(self) -> dict[str, Any]:
-        """Everything that shapes an answer; a folder goes on with the same only."""
+        """Everything that shapes an answer; a folder goes on, and is taken as finished, with the same only,
+        but for `TOLD`.
+        """
         return {
             "kind": KIND,
             "dataset": {"name": self.gold.name, "sha256": self.gold.sha256, "items": len(self.gold.answers)},
+            "dataset_sha256": self.gold.sha256,
+            "answers": short_sha256(json.dumps([answer.id for answer in self.gold.answers])),
             "map": self.cultural_map.key,
+            "map_sha256": self.cultural_map.sha256,
+            "weights": {method: ref.content for method, ref in self.models.items()},
             "models": {method: str(ref) for method, ref in self.models.items()},
             "sampling": {
                 "temperature": self.sampling.temperature,
@@ -173,10 +181,11 @@ async def evaluate_semantic(
     Rows: {"method", "item", "query_id", "community", "query", "gold", "status" ("ok", "failed"), "error",
     "answer", "s_semantic" (0..100, None when failed), "usage", "seconds"}. `tell`: called with (done, all).
     """
-    folder = RunFolder(out, {**plan.config(), "nli": scorer.as_manifest()})
+    metric = scorer.as_manifest()
+    content = {key: metric[key] for key in metric if key != "model" or not metric.get("revision")}
+    folder = RunFolder(out, {**plan.config(), "nli": metric, "metric": content}, TOLD)
     if folder.finished:
-        folder.open().close()  # the same config, or an error that says what differs
-        return folder.manifest
+        return folder.same_manifest()
     with folder, CallStore(folder.path / "calls") as store:
         done = {(row["method"], row["item"]) for row in folder.rows()}
         jobs = [

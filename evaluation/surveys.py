@@ -33,6 +33,10 @@ HUB = "global-opinions"
 MADE_UP = Path(__file__).parent / "data"
 # Shares that sum to 0.98..1.02 are rounding and are renormalised; beyond that something is missing.
 ROUNDING, NOTABLE = 0.02, 1e-4
+# Where missing answers are left out, shares that sum to this much of 100 and more are percent.
+LEAST_OF_PARTIAL = 0.5
+SHOWN_ASIDE, MOST_SHOWN = 5, 20
+MORE_OPTIONS = "questions with more options than wanted"
 # Below this share of answers with an opinion a country's row is flagged.
 HALF = 0.5
 # Which of a country's several samples is primary: national before old before non-national.
@@ -162,6 +166,8 @@ def load_survey(source: str | Path, selection: Selection | None = None, *, name:
             + (f" The first thing set aside: {first}." if first else "")
         )
     everywhere = builder.items()
+    if not everywhere and builder.every_row_is_lost:
+        raise SurveyError(all_set_aside(path, tuple(builder.asides())))
     wanted = set(selection.countries)
     order = {code: place for place, code in enumerate(selection.countries)}
     whole = [item for item in everywhere if not wanted or item.country in wanted]
@@ -215,13 +221,24 @@ class _Builder:
         if (known.text, known.options) != (entry.text, entry.options):
             self._set_aside(entry.where, "corrupt row", f"id {key} has another question at {known.where}")
             return
-        country = _country(entry.label)
+        country, unknown = _country(entry.label)
         if country is None:
-            self._set_aside(entry.where, "unknown country", entry.label)
-        elif (fault := self._fault(entry)) is not None:
-            self._set_aside(entry.where, fault, entry.label)
+            self._set_aside(entry.where, "unknown country", unknown)
+            return
+        entry = self._without_percent(entry)
+        if (fault := self._fault(entry)) is not None:
+            shown = f"{', '.join(f'{share:g}' for share in entry.shares)}, in all {sum(entry.shares):g}"
+            self._set_aside(entry.where, fault, f"{entry.label}: {shown}")
         else:
             self._hold(key, country, entry)
+
+    def _without_percent(self, entry: Answer) -> Answer:
+        """The entry with its shares 0 to 1: those that sum to 100, within the rounding, are percent."""
+        low = LEAST_OF_PARTIAL if entry.partial else 1 - ROUNDING
+        if not 100 * low <= sum(entry.shares) <= 100 * (1 + ROUNDING):
+            return entry
+        self.counts["country rows in percent, divided by 100"] += 1
+        return replace(entry, shares=tuple(share / 100 for share in entry.shares))
 
     def _without_totals(self, entry: Answer) -> Answer:
         """The entry without columns of totals, which are no options; what is left sums to less than 1."""
@@ -264,10 +281,20 @@ class _Builder:
         """Of several samples of one country, the primary one; the first of equals."""
         known = self._rows.get((key, country))
         if known is not None:
+            rank, ahead = _rank(entry.label), _rank(known.label)
+            if rank == ahead and entry.shares != known.shares:
+                was = f"{entry.label}: {known.label} stands at {known.where}, with other shares"
+                self._set_aside(entry.where, "country twice, the first counts", was)
+                return
             self.counts["country rows behind a primary one"] += 1
-            if _rank(entry.label) >= _rank(known.label):
+            if rank >= ahead:
                 return
         self._rows[key, country] = entry
+
+    @property
+    def every_row_is_lost(self) -> bool:
+        """Whether no row is held, or none with an opinion; a selection of fewer options is no loss."""
+        return not self._rows or bool(self.counts["set aside: no opinion at all"])
 
     def items(self) -> list[SurveyItem]:
         """Every item of the selected options, by question, then country in alphabetical order."""
@@ -295,7 +322,7 @@ class _Builder:
             self._set_aside(entry.where, "fewer than two options with an opinion")
             return None
         if self.selection.max_options is not None and len(options) > self.selection.max_options:
-            self.counts["questions with more options than wanted"] += 1
+            self.counts[MORE_OPTIONS] += 1
             return None
         ordered = entry.ordered if entry.ordered is not None else (is_scale(options) or None)
         return SurveyQuestion(key, entry.text, options, entry.survey, self._battery[key], ordered)
@@ -320,6 +347,31 @@ class _Builder:
             yield str(Aside(where, reason, "; ".join(named[:3]) + more))
 
 
+def all_set_aside(path: Path, asides: tuple[str, ...]) -> str:
+    """What is said of a survey of which nothing can be used."""
+    more = f"\n... and {len(asides) - SHOWN_ASIDE} more" if len(asides) > SHOWN_ASIDE else ""
+    listed = "\n".join(asides[:SHOWN_ASIDE])
+    return (
+        f"{path} has no row that can be used; every one was set aside:\n{listed}{more}\n"
+        "Mend those rows: countries by name or ISO code, options that differ, one share for each option, 0 "
+        "to 1 or in percent, which sum to 1 or to 100."
+    )
+
+
+def nothing_left(survey: Survey) -> str:
+    """Why a selection takes nothing of a survey that can be read, and what it could take."""
+    there = sorted({item.country for item in survey.everywhere})
+    shown = ", ".join(there[:MOST_SHOWN]) + (", ..." if len(there) > MOST_SHOWN else "")
+    wide = survey.counts.get(MORE_OPTIONS, 0)
+    return f"Nothing of {survey.source} is left by this selection." + (
+        f" It has answers of {shown}: name some with --countries."
+        if there
+        else f" {wide} questions have more options than --max-options takes: raise it."
+        if wide
+        else " No question has two options with an opinion: take them all (--options all)."
+    )
+
+
 def question_id(survey: str, text: str, options: Iterable[str]) -> str:
     """A question's name for ever: a hash of the survey's own text and options, not of a selection."""
     content = "\x1f".join((survey, text.strip(), *(option.strip() for option in options)))
@@ -327,11 +379,17 @@ def question_id(survey: str, text: str, options: Iterable[str]) -> str:
 
 
 @cache
-def _country(label: str) -> str | None:
+def _country(label: str) -> tuple[str | None, str]:
+    """The label's ISO3 code; or None, and why in words."""
     try:
-        return find_country(label).iso3
-    except UnknownCountry:
-        return None
+        return find_country(label).iso3, ""
+    except UnknownCountry as error:
+        return None, label if "Did you mean" not in str(error) else f"{label}: {_hint(error)}"
+
+
+def _hint(error: UnknownCountry) -> str:
+    """The nearest names, out of the whole sentence."""
+    return "did you mean" + str(error).partition("Did you mean")[2].partition("?")[0] + "?"
 
 
 def _rank(label: str) -> int:

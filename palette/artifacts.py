@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -35,9 +35,15 @@ class RunFolder:
     the same one only.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: str | Path, config: Mapping[str, Any] | None = None, told: Collection[str] = ()
+    ) -> None:
+        """`told`: keys of the config that are written down and may differ: names of what other keys hold by
+        content.
+        """
         self.path = Path(path)
         self.config = config
+        self.told = told
         self._lock: int | None = None
         self._rows: int | None = None
 
@@ -52,6 +58,12 @@ class RunFolder:
         if not self.finished:
             raise ArtifactError(f"{self.path} has no {MANIFEST}: that run is not finished. Run it again.")
         return _read_json(self.path / MANIFEST)
+
+    def same_manifest(self) -> dict[str, Any]:
+        """A finished run's manifest, if it has this very config; else ArtifactError. Reads only."""
+        if self.config is not None:
+            self._refuse_another()
+        return self.manifest
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows in the order of their arrival, but for a last one cut short; none before the first."""
@@ -149,17 +161,45 @@ class RunFolder:
     def _check_config(self) -> None:
         if self.config is None:
             return
-        wanted = json.loads(_json(self.config, f"config of {self.path}"))
+        if (self.path / CONFIG).exists() or self.finished or _holds_rows(self.path):
+            self._refuse_another()
+        else:
+            write_whole(self.path / CONFIG, _json(self._wanted, f"config of {self.path}", indent=2) + b"\n")
+
+    def _refuse_another(self) -> None:
+        """Raise ArtifactError unless the folder was begun with this config."""
         file = self.path / CONFIG
         if not file.exists():
-            write_whole(file, _json(wanted, f"config of {self.path}", indent=2) + b"\n")
-            return
-        if (there := _read_json(file)) != wanted:
-            changed = sorted(key for key in there | wanted if there.get(key) != wanted.get(key))
-            was = ", ".join(f"{key} {there.get(key)!r}, now {wanted.get(key)!r}" for key in changed)
+            raise ArtifactError(
+                f"{self.path} holds a run and no {CONFIG} that says which: take another folder."
+            )
+        if was := differing(_read_json(file), self._wanted, self.told):
             raise ArtifactError(
                 f"{self.path} was begun with another config: {was}. Use the same, or take another folder."
             )
+
+    @property
+    def _wanted(self) -> dict[str, Any]:
+        """The config as a file gives it back."""
+        wanted: dict[str, Any] = json.loads(_json(self.config or {}, f"config of {self.path}"))
+        return wanted
+
+
+def differing(there: Mapping[str, Any], wanted: Mapping[str, Any], told: Collection[str] = ()) -> str:
+    """What differs between two configs, in words; empty when nothing does, but for the keys in `told`. Of
+    objects, only the parts that differ are named.
+    """
+    words = []
+    for key in sorted({*there, *wanted} - set(told)):
+        old, new = there.get(key), wanted.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+            words += [f"{key}.{name} {old.get(name)!r}, now {new.get(name)!r}" for name in names]
+        else:
+            words.append(f"{key} {old!r}, now {new!r}")
+    return ", ".join(words)
 
 
 def write_whole(path: str | Path, data: str | bytes) -> None:
@@ -312,6 +352,11 @@ def _json(value: Mapping[str, Any], what: str, indent: int | None = None) -> byt
             return json.dumps(value, allow_nan=False, indent=indent).encode("ascii")
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"The {what} does not fit into JSON: {error}") from None
+
+
+def _holds_rows(folder: Path) -> bool:
+    rows = folder / ROWS
+    return rows.exists() and rows.stat().st_size > 0
 
 
 def _row(line: bytes, file: Path, number: int) -> dict[str, Any]:

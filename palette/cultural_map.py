@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from cultural_palette.countries import find_country
 from cultural_palette.errors import MapError, UnknownCountry
+from cultural_palette.provenance import sha256
 from cultural_palette.safe_text import hidden_in
 
 FOLDER = Path(__file__).parent / "maps"
@@ -85,6 +87,12 @@ class CulturalMap:
             if community.key == key:
                 return community
         raise MapError(f"map {self.key!r} has no community {key!r}; it has {self._keys}")
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits of all that shapes a prompt or a home: the communities, in their order."""
+        rows = [[c.key, c.name, c.adjective, list(c.countries)] for c in self.communities]
+        return sha256(json.dumps(rows))
 
     @property
     def _keys(self) -> str:

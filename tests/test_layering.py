@@ -152,7 +152,9 @@ LIGHT = (
 )  # fmt: skip
 
 # Of the layers' room, what a command or a graph may import: the nouns, no tensor.
-MOERGES_LIGHT = {f"cultural_palette.moerges{name}" for name in ("", ".modes", ".peft_settings", ".prompts")}
+MOERGES_LIGHT = {
+    f"cultural_palette.moerges{name}" for name in ("", ".modes", ".peft_settings", ".prompts", ".quantised")
+}
 
 
 def light(module: str) -> bool:

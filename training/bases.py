@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.training.jobs import JOINT, Job
 from cultural_palette.training.orpo_settings import TrainingError
 from cultural_palette.training.preferences import Group, read_groups
@@ -18,17 +20,26 @@ def check_base(base: str) -> None:
 
     Raises TrainingError.
     """
+    _refuse_quantised(base, quantised_by(Path(base)))
     try:
         config, tokenizer = AutoConfig.from_pretrained(base), AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TrainingError(f"base {base!r} can not be loaded: {reason}") from None
+    _refuse_quantised(base, getattr(config, "quantization_config", None))  # of the hub's
     if not any(name.endswith("ForCausalLM") for name in config.architectures or ()):
         raise TrainingError(
             f"base {base!r} is {', '.join(config.architectures or ['of no named kind'])}, no causal LM"
         )
     if not tokenizer.chat_template:
         raise TrainingError(f"base {base!r} has no chat template: take an instruction-tuned one")
+
+
+def _refuse_quantised(base: str, method: Any) -> None:
+    """Raise TrainingError for a base stored quantised: adapters of it would be merged over plain weights."""
+    if method:
+        named = method.get("quant_method") if isinstance(method, dict) else method
+        raise TrainingError(why_not(base, str(named), "an adapter trained on them"))
 
 
 def check_tokens(jobs: Sequence[Job]) -> None:

@@ -9,11 +9,8 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from cultural_palette.provenance import file_sha256, sha256
+from cultural_palette.provenance import file_sha256, model_sha256
 from cultural_palette.training.jobs import Job
-
-BASE_FILES = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
-NOT_OF_THE_BASE = ("training_args.bin", "trainer_state.json")
 
 
 def identity(job: Job) -> dict[str, Any]:
@@ -30,14 +27,7 @@ def base_identity(base: str) -> str:
 
     Reads every weight once a process: about a minute for 16 GB.
     """
-    folder = Path(base)
-    if folder.is_dir():
-        files = {
-            path.name: file_sha256(path)
-            for pattern in BASE_FILES
-            for path in sorted(folder.glob(pattern))
-            if path.name not in NOT_OF_THE_BASE
-        }
-        return sha256(json.dumps(files, sort_keys=True))
+    if Path(base).is_dir():
+        return model_sha256(Path(base))
     config = try_to_load_from_cache(base, "config.json")
     return f"{base}@{Path(config).parent.name}" if isinstance(config, str) else base

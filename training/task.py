@@ -171,8 +171,7 @@ def tune(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: Orp
     digest = short_sha256(repr([(row["prompt"], row["response"], row.get("shares")) for row in rows]))
     config = {"kind": "task", "base": base_identity(str(base)), "rows": digest, "settings": asdict(settings)}
     if RunFolder(out).finished:
-        with RunFolder(out, config) as folder:  # refuses a finished run of another config
-            return folder.manifest
+        return RunFolder(out, config).same_manifest()
     started = time.perf_counter()
     with RunFolder(out, config) as folder:
         tokenizer = AutoTokenizer.from_pretrained(base)

@@ -60,11 +60,11 @@ def read_text(path: Path) -> str:
         raise SurveyError(f"{path} can not be read: {error.strerror or error}.") from None
 
 
-def read_json(path: Path) -> Any:
-    """A whole JSON file; NaN is refused."""
+def read_json(path: Path, *, nan: bool = False) -> Any:
+    """A whole JSON file. `nan`: NaN stays, for a row's own check; else it is refused."""
     text = read_text(path)
     try:
-        return json.loads(text, parse_constant=_refused)
+        return json.loads(text) if nan else json.loads(text, parse_constant=_refused)
     except json.JSONDecodeError as error:
         raise SurveyError(f"{path}:{error.lineno}: not JSON: {error.msg}.") from None
     except (ValueError, RecursionError) as error:

@@ -106,9 +106,16 @@ def _list_of(text: str) -> Any:
 
 def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(_Numbers().visit(ast.parse(text, mode="eval")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that a text can do to it
         return None
+
+
+class _Numbers(ast.NodeTransformer):
+    """Python prints nan and inf as names: one country's costs that country's row, not the question."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(float(node.id)) if node.id in ("nan", "inf") else node
 
 
 def _is_number(text: str) -> bool:

@@ -44,7 +44,7 @@ def files(path: Path) -> tuple[Path, ...]:
 
 def read(path: Path) -> Iterator[Answer | Aside]:
     """Every country's answer to every question."""
-    proportions = read_json(path / PROPORTIONS)
+    proportions = read_json(path / PROPORTIONS, nan=True)
     if not isinstance(proportions, dict):
         raise SurveyError(f"{path / PROPORTIONS}: expected an object of countries.")
     for line, entry in read_json_list(path / QUESTIONS):
@@ -105,7 +105,7 @@ def _shares(table: Any, places: Mapping[str, int], size: int) -> tuple[float, ..
         return f"expected codes and shares, found {type(table).__name__}"
     shares = [0.0] * size
     for code, share in table.items():
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 100:
             return f"code {code}: {share!r} is no share"
         if code in places:
             shares[places[code]] += share

@@ -165,6 +165,7 @@ def synthesize(
     from cultural_palette.training.synthesis.prices import price_of
     from cultural_palette.training.synthesis.run import SynthesisSpec
     from cultural_palette.training.synthesis.session import Sitting
+    from cultural_palette.training.synthesis.sitting import finished_manifest
     from cultural_palette.training.synthesis.teacher import parse_teacher
 
     check_where(cluster.where, shard_size=cluster.shard_size)
@@ -212,6 +213,9 @@ def synthesize(
         folder = local_path("--out", out)
         if mode.preview:
             _preview(spec, folder, sitting, mode.preview)
+        elif manifest := finished_manifest(spec, folder):
+            click.echo(f"{folder} is finished; nothing is left to ask.", err=True)
+            _print_manifest(folder, manifest, as_json)
         elif mode.batch:
             _batch(spec, folder, sitting, mode, as_json)
         else:
@@ -310,10 +314,6 @@ def _run(spec: SynthesisSpec, out: Path, sitting: Sitting, as_json: bool) -> Non
     from cultural_palette.training.synthesis.session import INTERRUPTED
     from cultural_palette.training.synthesis.sitting import sit
 
-    if RunFolder(out).finished:
-        click.echo(f"{out} is finished; nothing is left to ask.", err=True)
-        _print_manifest(out, RunFolder(out).manifest, as_json)
-        return
     ticker = _Ticker()
     try:
         outcome = sit(spec, out, sitting, ticker, lambda text: click.echo(f"\n{text}", err=True))
@@ -337,21 +337,20 @@ def _run_on_cluster(
         sit_on_cluster,
     )
 
-    if manifest := finished_manifest(out):
+    shard = cluster.shard_size or QUERIES_A_SHARD
+    if manifest := finished_manifest(spec, out, shard):
         click.echo(f"{out} is finished; nothing is left to ask.", err=True)
         _print_manifest(out, manifest, as_json)
         return
     ticker = _Ticker()
     try:
-        outcome = sit_on_cluster(
-            spec, out, sitting, ticker, cluster.where or "", cluster.shard_size or QUERIES_A_SHARD
-        )
+        outcome = sit_on_cluster(spec, out, sitting, ticker, cluster.where or "", shard)
     finally:
         ticker.end()
     if not outcome.finished:
         click.echo(_so_far(outcome), err=True)
         raise PaletteError(_unfinished(out, outcome))
-    _print_manifest(out, finished_manifest(out) or {}, as_json)
+    _print_manifest(out, finished_manifest(spec, out, shard) or {}, as_json)
 
 
 def _so_far(outcome: Outcome) -> str:

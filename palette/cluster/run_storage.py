@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.artifacts import CONFIG, MANIFEST, ROWS, RunFolder
+from cultural_palette.artifacts import CONFIG, MANIFEST, ROWS, RunFolder, differing
 from cultural_palette.cluster.storage import Storage
 from cultural_palette.errors import ArtifactError
 from cultural_palette.jsonl import JsonFault, parse_object
@@ -28,10 +28,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunStorage:
-    """A run at `storage`. `config`: all that shapes its rows, and how it is cut into shards."""
+    """A run at `storage`. `config`: all that shapes its rows, and how it is cut into shards; `told`: keys of
+    it that may differ, as in RunFolder.
+    """
 
     storage: Storage
     config: Mapping[str, Any]
+    told: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -53,9 +56,7 @@ class RunStorage:
                     f"{self.storage.url} holds rows of another kind of run: take another folder."
                 )
             self.storage.write(CONFIG, _bytes(wanted))
-        elif there != wanted:
-            changed = sorted(key for key in there | wanted if there.get(key) != wanted.get(key))
-            was = ", ".join(f"{key} {there.get(key)!r}, now {wanted.get(key)!r}" for key in changed)
+        elif was := differing(there, wanted, self.told):
             raise ArtifactError(
                 f"{self.storage.url} was begun with another config: {was}. Use the same (a run begun on one "
                 "machine goes on there), or take another folder."

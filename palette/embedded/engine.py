@@ -33,6 +33,7 @@ from cultural_palette.models.tokens import tokenisations
 from cultural_palette.moerges.adapters import read_adapter
 from cultural_palette.moerges.layer import Batch
 from cultural_palette.moerges.model import Colours, install
+from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.moerges.router import load_routers
 
 GATHER_S = 0.015
@@ -364,6 +365,8 @@ def _blends(read: Batch, parts: Sequence[Part]) -> list[list[list[float]] | None
 def _load(manifest: Manifest) -> tuple[Any, Any, Colours]:
     """Tokenizer, base and the communities' changes put into it. One copy of the base, in float32."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if method := quantised_by(manifest.base):
+        raise ModelError(why_not(manifest.base, method, "playing a palette on them here"))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(manifest.base)
         model = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)

@@ -11,7 +11,7 @@ from typing import Any
 
 from cultural_palette.errors import ModelError
 from cultural_palette.jsonl import read_object
-from cultural_palette.provenance import file_sha256, hash_file
+from cultural_palette.provenance import file_sha256, hash_file, model_sha256
 from cultural_palette.settings import cache_folder
 
 BUILT_IN = {name: Path(__file__).parent / name for name in ("nano", "small")}
@@ -114,15 +114,28 @@ def _sampling(raw: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str,
 @functools.cache
 def revision_of(name: str) -> str:
     """What tells a palette's weights from others, for a model name such as "nano/africa": a hash of its
-    folder's files.
+    folder's files, and of its base where that lies elsewhere.
     """
-    palette = name.rpartition("/")[0] or name
-    folder = BUILT_IN.get(palette, Path(palette))
+    palette = _palette_of(name)
+    folder = BUILT_IN.get(palette, Path(palette)).resolve()
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
         hash_file(digest, file)
+    manifest = read_manifest(palette)
+    if manifest.task is None and folder not in manifest.base.resolve().parents:
+        digest.update(model_sha256(manifest.base).encode())
     return digest.hexdigest()
+
+
+def _palette_of(name: str) -> str:
+    """The palette that a model name says, with a part behind it or without."""
+    palette = name.rpartition("/")[0]
+    try:
+        read_manifest(name)
+    except ModelError:
+        return palette or name
+    return name
 
 
 IN_MEMORY: set[str] = set()

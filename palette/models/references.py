@@ -192,6 +192,16 @@ class ModelRef:
         return self.runs_on.in_process
 
     @property
+    def content(self) -> str:
+        """What a run's identity says of it: of an embedded palette its weights, by whatever path they were
+        named; of a server, whose weights nobody can tell, the reference. Reads files.
+        """
+        revision = self.runs_on.revision_of(self)
+        if revision is None:
+            return str(self)
+        return f"{self.provider}:{revision[:16]}/{self.name.rpartition('/')[2]}"
+
+    @property
     def address(self) -> str:
         """The server that is asked: its own, or the settings'."""
         return self.base_url or current_settings().base_url or OPENAI_URL

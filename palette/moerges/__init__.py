@@ -11,6 +11,7 @@ factors, so nothing but the changes and the router is held beside the base:
 |---|---|
 | `modes.py` | what a row of a batch is: the base, an agent, the MoErges, a fixed blend |
 | `peft_settings.py` | which settings of PEFT leave W + B A exact |
+| `quantised.py` | whether a model's weights are stored quantised |
 | `adapters.py` | a PEFT LoRA folder as low-rank changes |
 | `layer.py` | the FFN above, weighted per token |
 | `model.py` | the layers put into a transformers model, and the modes of a batch |
@@ -18,6 +19,6 @@ factors, so nothing but the changes and the router is held beside the base:
 | `prompts.py` | prompts that router rows are fitted on and tested on |
 | `fitting.py` | router rows as a linear discriminant, and what they are worth |
 
-`modes.py`, `peft_settings.py` and `prompts.py` need no torch; the others import it, and are imported by those
-who run a model.
+`modes.py`, `peft_settings.py`, `quantised.py` and `prompts.py` need no torch; the others import it, and are
+imported by those who run a model.
 """

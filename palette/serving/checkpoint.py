@@ -95,5 +95,5 @@ def _digest(manifest: Manifest) -> str:
         if file.is_file():
             digest.update(f"{file.name} {file.stat().st_size} ".encode())
             hash_file(digest, file)
-    digest.update(" ".join(manifest.communities).encode())
+    digest.update(" ".join((*manifest.communities, manifest.blend)).encode())
     return digest.hexdigest()[:12]

@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cultural_palette.cli import main
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.evaluation.selection import PAPER, Selection, SelectionError, resolve_countries
@@ -77,11 +79,11 @@ def test_an_unknown_country_is_set_aside_with_its_line_and_nothing_else(tmp_path
         write(tmp_path, row("Is it so?", {"Atlantis": [0.5, 0.5], "Kenya": [0.4, 0.6]}, YES_NO))
     )
     assert golds(survey) == {"KEN": [0.4, 0.6]}
-    assert survey.set_aside == ("survey.csv:2: unknown country (Atlantis)",)
+    assert survey.set_aside == ("survey.csv:2: unknown country (Atlantis: did you mean ALB (Albania)?)",)
 
 
 def test_sums_near_one_are_renormalised_others_set_aside(tmp_path: Path) -> None:
-    cells = {"Kenya": [0.598, 0.399], "Brazil": [0.6, 0.2], "Canada": [0.0, 0.0], "China": [60, 40]}
+    cells = {"Kenya": [0.598, 0.399], "Brazil": [0.6, 0.2], "Canada": [0.0, 0.0], "China": [6, 4]}
     survey = load_survey(write(tmp_path, row("Is it so?", cells, YES_NO)))
     # 0.598 + 0.399 = 0.997, as World Values Survey rows do; 0.598 / 0.997 = 0.59980
     assert golds(survey)["KEN"] == pytest.approx([0.59980, 0.40020], abs=1e-5)
@@ -89,6 +91,157 @@ def test_sums_near_one_are_renormalised_others_set_aside(tmp_path: Path) -> None
     assert survey.counts["country rows renormalised"] == 1
     assert survey.counts["set aside: all zeros"] == 1
     assert survey.counts["set aside: shares that do not sum to 1"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ([60, 40], [0.6, 0.4]),
+        ([59.8, 40.3], [59.8 / 100.1, 40.3 / 100.1]),
+        ([98.5, 0], [1, 0]),
+        ([0.6, 0.4], [0.6, 0.4]),
+        ([1.0, 0.0], [1, 0]),
+        ([97, 0], None),  # what is missing is not known
+        ([60, 45], None),
+        ([600, 400], None),
+    ],
+)
+def test_percent_is_divided_and_said_so_in_every_format(
+    tmp_path: Path, given: list[float], taken: list[float] | None
+) -> None:
+    kept = {"Brazil": [0.5, 0.5]}
+    csv_file = write(tmp_path, row("Is it so?", {"Kenya": given, **kept}, YES_NO))
+    ours = tmp_path / "ours.jsonl"
+    rows = [
+        {"id": "q", "question": "Is it so?", "options": YES_NO, "country": country, "distribution": shares}
+        for country, shares in (("KEN", given), ("BRA", [0.5, 0.5]))
+    ]
+    ours.write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    theirs = tmp_path / "modular.json"
+    entries = [
+        {"question": "Is it so?", "options": YES_NO, "attribute": country, "gold_distribution": shares}
+        for country, shares in (("Kenya", given), ("Brazil", [0.5, 0.5]))
+    ]
+    theirs.write_text(json.dumps(entries))
+    for file in (csv_file, ours, theirs):
+        survey = load_survey(file)
+        counted = survey.counts.get("country rows in percent, divided by 100", 0)
+        if taken is None:
+            assert list(golds(survey)) == ["BRA"] and not counted
+            assert f"{given[0]:g}, {given[1]:g}, in all {sum(given):g}" in survey.set_aside[0]
+        else:
+            assert golds(survey)["KEN"] == pytest.approx(taken) and not survey.set_aside
+            assert counted == (1 if sum(given) > 2 else 0)
+
+
+TWICE = {"Kenya": [0.4, 0.6], "KEN": [0.7, 0.3]}
+
+
+def test_one_country_twice_with_other_shares_is_named_and_counted_in_every_format(tmp_path: Path) -> None:
+    same = {"Kenya": [0.4, 0.6], "Republic of Kenya": [0.4, 0.6], "Kenya (Non-national sample)": [0.1, 0.9]}
+    csv_file = write(tmp_path, row("Is it so?", TWICE, YES_NO), row("Was it so?", same, YES_NO))
+    ours, theirs = tmp_path / "ours.jsonl", tmp_path / "modular.json"
+    ours.write_text(
+        "".join(
+            json.dumps(
+                {"id": "q", "question": "Is it so?", "options": YES_NO, "country": c, "distribution": d}
+            )
+            + "\n"
+            for c, d in TWICE.items()
+        )
+    )
+    entries = [
+        {"question": "Is it so?", "options": YES_NO, "attribute": c, "gold_distribution": d}
+        for c, d in TWICE.items()
+    ]
+    theirs.write_text(json.dumps(entries, indent=0))
+    folder = tmp_path / "wvs"
+    folder.mkdir()
+    (folder / "wvs_questions.json").write_text(
+        json.dumps([{"Q_id": "Q1", "question": "Is it so?", "option_lst": YES_NO}])
+    )
+    (folder / "proportions_group_by_country.json").write_text(
+        json.dumps({c: {"Q1": {"1": d[0], "2": d[1]}} for c, d in TWICE.items()})
+    )
+    for source, where in (
+        (csv_file, "survey.csv:2"),
+        (ours, "ours.jsonl:2"),
+        (theirs, "modular.json:"),
+        (folder, ""),
+    ):
+        survey = load_survey(source)
+        assert golds(survey)["KEN"] == [0.4, 0.6]
+        assert survey.counts["set aside: country twice, the first counts"] == 1
+        (line,) = survey.set_aside
+        assert where in line and "KEN: Kenya stands at" in line
+        assert survey.counts.get("country rows behind a primary one", 0) == (2 if source == csv_file else 0)
+
+
+@pytest.mark.parametrize("number", ["nan", "NaN", "inf", "-inf"])
+def test_one_countrys_number_that_is_none_costs_that_countrys_row_in_every_format(
+    tmp_path: Path, number: str
+) -> None:
+    printed = number.lower()
+    csv_file = write(
+        tmp_path, row("Is it so?", f"{{'Kenya': [{printed}, 0.5], 'Brazil': [0.5, 0.5]}}", YES_NO)
+    )
+    said = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[printed]
+    ours, theirs, folder = tmp_path / "ours.jsonl", tmp_path / "modular.json", tmp_path / "wvs"
+    asked = '"question": "Is it so?", "options": ["Yes", "No"]'
+    line = f'{{{{"id": "q", {asked}, "country": "{{}}", "distribution": [{{}}, 0.5]}}}}\n'
+    ours.write_text(line.format("KEN", said) + line.format("BRA", 0.5))
+    entry = f'{{{{{asked}, "attribute": "{{}}", "gold_distribution": [{{}}, 0.5]}}}}'
+    theirs.write_text(f"[{entry.format('Kenya', said)},\n{entry.format('Brazil', 0.5)}]")
+    folder.mkdir()
+    (folder / "wvs_questions.json").write_text(
+        json.dumps([{"Q_id": "Q1", "question": "Is it so?", "option_lst": YES_NO}])
+    )
+    (folder / "proportions_group_by_country.json").write_text(
+        f'{{"KEN": {{"Q1": {{"1": {said}, "2": 0.5}}}}, "BRA": {{"Q1": {{"1": 0.5, "2": 0.5}}}}}}'
+    )
+    for source in (csv_file, ours, theirs, folder):
+        survey = load_survey(source)
+        assert golds(survey) == {"BRA": [0.5, 0.5]}, source
+        assert len(survey.set_aside) == 1, survey.set_aside
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "told"),
+    [
+        ({"Kenya": [6, 4], "Brazil": [6, 4]}, YES_NO,
+         ["survey.csv:2", "Kenya: 6, 4, in all 10", "sum to 1 or to 100"]),
+        ({"Kenya": [0.5, 0.5]}, ["Yes", "yes"], ["survey.csv:2", "'yes', stands there already as 'Yes'"]),
+        ({"Wakanda": [0.5, 0.5], "Frnace": [0.5, 0.5]}, YES_NO,
+         ["survey.csv:2", "Wakanda", "Frnace: did you mean FRA (France)?", "by name or ISO code"]),
+        ({"Kenya": [0.2, 0.3, 0.5]}, YES_NO, ["survey.csv:2", "Kenya: 3 shares for 2 options"]),
+        ({"Kenya": [0, 0]}, YES_NO, ["survey.csv:2", "all zeros (Kenya"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [["floors"], ["plan", "--difference", "1"], ["surveys", "--out", "run"]])
+def test_a_survey_of_which_nothing_can_be_used_says_file_line_value_and_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: dict[str, object], options: list[str],
+    told: list[str], command: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path, row("Is it so?", cells, options))
+    done = CliRunner().invoke(main, ["evaluate", *command, "--survey", str(file), "--countries", "all"])
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit), done.output
+    for words in (*told, str(file)):
+        assert words in done.output, done.output
+    assert "more countries" not in done.output and "{'" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--countries", "FRA"], "It has answers of BRA, KEN: name some with --countries."),
+        (["--countries", "all", "--max-options", "2"], "1 questions have more options than --max-options"),
+    ],
+)
+def test_a_selection_of_nothing_says_what_there_is(tmp_path: Path, flags: list[str], told: str) -> None:
+    file = write(tmp_path, row("So?", {"Kenya": [0.5, 0.3, 0.2], "Brazil": [0.5, 0.3, 0.2]}, ["a", "b", "c"]))
+    done = CliRunner().invoke(main, ["evaluate", "floors", "--survey", str(file), *flags])
+    assert done.exit_code == 2 and told in done.output
 
 
 def test_number_options_become_text_and_an_empty_question_is_counted(tmp_path: Path) -> None:
@@ -152,7 +305,7 @@ def test_most_options_counts_the_options_that_are_shown(tmp_path: Path) -> None:
     ("bad", "told"),
     [
         (["Is it?", "not a dictionary", "['Yes', 'No']", "GAS"], "selections"),
-        (["Is it?", "defaultdict(list, {'Kenya': [0.5, nan]})", "['Yes', 'No']", "GAS"], "selections"),
+        (["Is it?", "defaultdict(list, {'Kenya': [0.5, half]})", "['Yes', 'No']", "GAS"], "selections"),
         (["Is it?", "{'Kenya': [0.5, 0.5]}", "['Yes', 'No'", "GAS"], "options"),
         (["Is it?", "{'Kenya': [0.5, 0.5]}", "['Yes', 'No']"], "3 fields for 4 columns"),
         (["Is it?", "{'Kenya': " + "[" * 5000 + "}", "['Yes', 'No']", "GAS"], "selections"),

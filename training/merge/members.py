@@ -24,6 +24,7 @@ from cultural_palette.moerges.peft_settings import (
     check_settings,
     find_weights,
 )
+from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.provenance import file_sha256
 from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError, open_shard, read_json
 
@@ -220,30 +221,24 @@ def open_members(
     adapter only the FFN is wanted, and what else it changes is counted and stays out.
     """
     members: list[Member] = []
-    refuse_quantised(base)
+    refuse_quantised(base.folder)
     for key, path in paths.items():
         path = Path(path)
         if (path / ADAPTER_CONFIG).is_file():
             members.append(Adapter(key, path, base, any_base=any_base, ffn_only=ffn_only))
         elif (path / "config.json").is_file():
+            refuse_quantised(path)
             members.append(FullModel(key, path, base))
-            refuse_quantised(Checkpoint(path))
         else:
             raise MergeError(f"{path} has neither {ADAPTER_CONFIG} nor config.json: no adapter and no model.")
         check_tokenizer(base.folder, path)
     return members
 
 
-def refuse_quantised(model: Checkpoint) -> None:
+def refuse_quantised(folder: Path) -> None:
     """Raise MergeError for weights that are stored quantised: without their scales they mean nothing."""
-    quantised = model.config.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        raise MergeError(
-            f"{model.folder} is quantised ({method}): its tensors are no weights without their scales, so "
-            "merging them would give another model. Take the model as it was before, or dequantise it with "
-            "the library that made it (transformers: model.dequantize()) and save that."
-        )
+    if method := quantised_by(folder):
+        raise MergeError(why_not(folder, method, "merging them"))
 
 
 def check_tokenizer(base: Path, other: Path) -> None:

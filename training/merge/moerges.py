@@ -32,7 +32,7 @@ from cultural_palette.training.merge.checkpoint import (
     dtype_of,
     unfinished,
 )
-from cultural_palette.training.merge.members import Member, norm, open_members
+from cultural_palette.training.merge.members import Member, norm, open_members, refuse_quantised
 from cultural_palette.training.merge.router import (
     PLACES,
     check_prompts,
@@ -133,6 +133,7 @@ def merge_moerges(
     if len(adapters) < 2:
         raise MergeError(f"{len(adapters)} communities: a mixture needs at least 2.")
     source = Checkpoint(Path(base))
+    refuse_quantised(source.folder)
     architecture, config = mixture_config(source, len(adapters))
     check_prompts(prompts, list(adapters))
     members = open_members(source, adapters, any_base=any_base, ffn_only=True)

@@ -32,6 +32,7 @@ from cultural_palette.moerges.prompts import FIT, router_prompts, texts_of
 from cultural_palette.moerges.router import FITTED, PAPER, Router, RouterError, save_routers
 from cultural_palette.provenance import file_sha256, installed_versions
 from cultural_palette.training.merge.checkpoint import MergeError
+from cultural_palette.training.merge.members import refuse_quantised
 from cultural_palette.training.merge.router import compare, examine, read_states, rows_from, summary
 
 LARGE_BYTES = 6_000_000_000  # of a base's weights on disk, above which it is read in bfloat16
@@ -62,6 +63,7 @@ def write_palette(
     are for another base, or do not fit (the message names the dense way), MergeError for what can not be
     written.
     """
+    refuse_quantised(base)
     read = {key: read_adapter(folder) for key, folder in adapters.items()}
     for key, folder in adapters.items():
         trained_on = read_config(folder).get("base_model_name_or_path")

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cultural_palette.artifacts import MANIFEST
 from cultural_palette.cluster import ray_engine
 from cultural_palette.cluster.run_storage import CALLS, RunStorage
 from cultural_palette.cluster.shared_calls import SharedCalls
@@ -23,6 +22,7 @@ from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.settings import Settings, current_settings, use_settings
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.run import (
+    TOLD,
     Outcome,
     Show,
     SynthesisSpec,
@@ -83,8 +83,8 @@ def sit_on_cluster(
     `sitting.concurrency` calls at once.
     """
     check_sitting(sitting)
-    storage = Storage(out)
-    run = RunStorage(storage, {**spec.config(), "queries_a_shard": queries_a_shard})
+    run = _storage(spec, out, queries_a_shard)
+    storage = run.storage
     with ray_engine.connected(where) as cluster, cluster.claim(storage.url):
         cluster.check_nodes([storage])
         run.open()
@@ -177,7 +177,16 @@ def merge(
         return end(spec, folder, tally, ledger, None, saved)
 
 
-def finished_manifest(out: str) -> Row | None:
-    """The manifest of a run that is finished; None while it is not."""
-    run = RunStorage(Storage(out), {})
-    return run.manifest if run.storage.exists(MANIFEST) else None
+def finished_manifest(spec: SynthesisSpec, out: str, queries_a_shard: int) -> Row | None:
+    """The manifest of this run where it is finished; None while it is not. Raises ArtifactError for another
+    run.
+    """
+    run = _storage(spec, out, queries_a_shard)
+    if not run.finished:
+        return None
+    run.open()
+    return run.manifest
+
+
+def _storage(spec: SynthesisSpec, out: str, queries_a_shard: int) -> RunStorage:
+    return RunStorage(Storage(out), {**spec.config(), "queries_a_shard": queries_a_shard}, TOLD)

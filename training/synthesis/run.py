@@ -25,7 +25,7 @@ from typing import Any
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import PaletteError
-from cultural_palette.graph.synthesis import answerings
+from cultural_palette.graph.synthesis import answerings, cast_teacher
 from cultural_palette.models import ModelRef
 from cultural_palette.nodes.synthesis.state import Answer, SynthesisContext
 from cultural_palette.prompts import template_of
@@ -34,6 +34,8 @@ from cultural_palette.training.queries import Queries, Query
 from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
 
 PROMPTS = ("respond", "feedback", "aggregate", "validate")
+TOLD = ("teacher",)
+"""What a run's config tells by name, and holds by content under another key."""
 MOST_ERRORS_SHOWN = 5
 AnswerKey = tuple[str, str]  # (query id, community)
 Show = Callable[["Tally", Ledger], None]
@@ -71,14 +73,17 @@ class SynthesisSpec:
         return {name: short_sha256(template_of(f"synthesis/{name}")) for name in used}
 
     def config(self) -> dict[str, Any]:
-        """What a run that goes on must share with the one that began it."""
+        """What a run that goes on, and a finished one, must share with the command, but for `TOLD`."""
+        agents = cast_teacher(self.cultural_map, str(self.teacher))
         return {
             "kind": "synthesis",
             "queries": dict(self.queries.origin),
             "limit": self.limit,
             "map": self.cultural_map.key,
+            "map_sha256": self.cultural_map.sha256,
             "communities": {c.key: list(c.countries) for c in self.cultural_map.communities},
             "teacher": str(self.teacher),
+            "teachers": {key: ModelRef.parse(ref).content for key, ref in agents.items()},
             "prompts": self.prompts,
             **self.context.model_dump(exclude={"teacher", "validation", "timeout_s"}),
             "validation": self.validation,

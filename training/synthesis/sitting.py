@@ -15,7 +15,7 @@ from cultural_palette.graph.synthesis import build_synthesis
 from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.processes import sit_in_processes
-from cultural_palette.training.synthesis.run import Outcome, Show, SynthesisSpec, write_missing_rows
+from cultural_palette.training.synthesis.run import TOLD, Outcome, Show, SynthesisSpec, write_missing_rows
 from cultural_palette.training.synthesis.session import INTERRUPTED, Sitting, open_teacher
 from cultural_palette.training.synthesis.teacher import Teacher
 
@@ -30,10 +30,18 @@ def sit(spec: SynthesisSpec, out: Path, sitting: Sitting, show: Show, note: Call
                     spec, folder, teacher, concurrency=sitting.concurrency, show=show
                 )
 
-    with RunFolder(out, spec.config()) as folder:
+    with RunFolder(out, spec.config(), TOLD) as folder:
         if sitting.processes > 1 and sitting.urls and sitting.answering is None:
             return sit_in_processes(spec, folder, sitting, show, note)
         return asyncio.run(work())
+
+
+def finished_manifest(spec: SynthesisSpec, out: Path) -> dict[str, Any] | None:
+    """The manifest of this run where it is finished; None while it is not. Raises ArtifactError for a folder
+    of other queries, another teacher or other settings.
+    """
+    folder = RunFolder(out, spec.config(), TOLD)
+    return folder.same_manifest() if folder.finished else None
 
 
 def preview(
@@ -55,7 +63,7 @@ def preview(
             finally:
                 await teacher.drain()
 
-    with RunFolder(out, spec.config()):
+    with RunFolder(out, spec.config(), TOLD):
         return asyncio.run(work())
 
 

@@ -107,12 +107,10 @@ def floors(
     )
     from cultural_palette.errors import UsageError
     from cultural_palette.evaluation.floors import score_floors
+    from cultural_palette.evaluation.surveys import nothing_left
 
     if not survey.items:
-        raise UsageError(
-            f"Nothing of {survey.source} is left: its questions and countries, and what was set aside, are "
-            f"{dict(survey.counts)}. Ask for more countries or options."
-        )
+        raise UsageError(nothing_left(survey))
     table = score_floors(survey)
     if as_json:
         import json
@@ -120,6 +118,12 @@ def floors(
         click.echo(json.dumps(_as_json(survey, table), ensure_ascii=False, indent=2))
     else:
         _print(survey, table)
+
+
+def percent_words(survey: Survey) -> str:
+    """What was done to rows that give percent; empty where there are none."""
+    rows = survey.counts.get("country rows in percent, divided by 100", 0)
+    return f"{rows:,} rows give percent; their shares were divided by 100." if rows else ""
 
 
 def _as_json(survey: Survey, table: FloorTable) -> dict[str, Any]:
@@ -174,6 +178,8 @@ def _print(survey: Survey, table: FloorTable) -> None:
             )
     if flagged := survey.counts.get("items under half answered"):
         click.echo(f"\n{flagged} items had an opinion from less than half of those who were asked.")
+    if percent := percent_words(survey):
+        click.echo(percent, err=True)
     if survey.without_data:
         click.echo(f"No items: {', '.join(survey.without_data)}", err=True)
     for line in survey.set_aside[:SHOWN_ASIDE]:

@@ -58,6 +58,7 @@ def plan(
     palette evaluate plan --survey global_opinions.csv --difference 1.5 --pilot runs/y --methods vanilla,moe
     """
     from cultural_palette.evaluation.power import Assumptions, plan_power
+    from cultural_palette.evaluation.surveys import nothing_left
 
     if pilot is not None:
         if sd is not None or icc is not None:
@@ -71,7 +72,7 @@ def plan(
         source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
     )
     if not survey.whole:
-        raise UsageError(f"Nothing of {survey.source} is left: ask for more countries or options.")
+        raise UsageError(nothing_left(survey))
     made = plan_power(survey, difference, assumptions, comparisons=comparisons)
     if as_json:
         import json

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cultural_palette.cli.cluster import Place, check_where, local_path, on_option, on_storage, shard_option
-from cultural_palette.cli.evaluate.floors import load_selected, survey_options
+from cultural_palette.cli.evaluate.floors import load_selected, percent_words, survey_options
 from cultural_palette.cli.lookup import json_option, map_option
 from cultural_palette.cli.refs import refs_of
 from cultural_palette.errors import SettingsError
@@ -167,6 +167,8 @@ def _announce(plan: Any) -> None:
     )
     if survey.without_data:
         click.echo(f"No items: {', '.join(survey.without_data)}", err=True)
+    if percent := percent_words(survey):
+        click.echo(percent, err=True)
     if survey.set_aside:
         click.echo(f"{len(survey.set_aside)} rows were set aside; the manifest lists them.", err=True)
     for name, why in plan.left_out.items():
