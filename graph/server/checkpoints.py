@@ -20,6 +20,8 @@ from cultural_palette.settings import current_settings
 
 SQLITE, POSTGRES = "sqlite:", ("postgres://", "postgresql://")
 MOST_CONNECTIONS = 10
+LOCK = 0x70616C65747465
+"""Postgres' advisory lock of whoever makes the tables."""
 BUSY_S = 30
 """How long a writer waits for another one to finish with the file."""
 
@@ -94,9 +96,28 @@ async def _postgres(address: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
         kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": rows.dict_row},
     )
     async with pool:
-        checkpointer: BaseCheckpointSaver[Any] = saver.AsyncPostgresSaver(pool)
-        await checkpointer.setup()  # type: ignore[attr-defined]
-        yield checkpointer
+        async with _alone(pool):
+            await saver.AsyncPostgresSaver(pool).setup()
+        yield saver.AsyncPostgresSaver(pool)
+
+
+@asynccontextmanager
+async def _alone(pool: Any) -> AsyncIterator[None]:
+    """One server at a time makes the tables: several that start on an empty database would collide. Asked for
+    again and again, since a waiting lock would hold up the indexes that the other one makes.
+    """
+    async with pool.connection() as connection:
+        while True:
+            row = await (
+                await connection.execute("SELECT pg_try_advisory_lock(%s) AS got", (LOCK,))
+            ).fetchone()
+            if row["got"]:
+                break
+            await asyncio.sleep(0.1)
+        try:
+            yield
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock(%s)", (LOCK,))
 
 
 async def _needs(module: str, packages: str) -> Any:

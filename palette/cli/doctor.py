@@ -36,6 +36,7 @@ PURPOSES = {
     "studio": "the graphs as a server, LangGraph Studio",
     "postgres": "that server's threads in Postgres",
     "mcp": "a tool of an assistant",
+    "docs": "these pages as a site",
     "dev": "tests",
 }
 MARKS = {"ok": "ok     ", "missing": "missing", "off": "-      "}
