@@ -54,7 +54,7 @@ def split_shares(
     held_out: Collection[str] = (),
     seed: int = 0,
 ) -> SharesSplit:
-    """Shares (0..1) of the questions for test and calibration, by whole batteries drawn by `seed`; 0 for none.
+    """Shares (0..1) of the questions for test and calibration, by whole batteries drawn by `seed`; 0: none.
 
     Raises SelectionError for shares that leave nothing to learn, and for a country that the survey has not.
     """

@@ -1,4 +1,6 @@
-"""Train one agent on its groups and survey questions: load, hold out, train from the last whole checkpoint, save whole."""
+"""Train one agent on its groups and survey questions: load, hold out, train from the last whole checkpoint,
+save whole.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def check_base(base: str) -> None:
 
 
 def check_tokens(jobs: Sequence[Job]) -> None:
-    """Tokenise every group and question of these jobs once, as training will, and refuse what would stop a job later.
+    """Tokenise every group and question of these jobs once, as training will, and refuse what would stop a
+    job later.
 
     Raises PreferenceRowError with file and line: a prompt that the chat template refuses, an answer that is
     nothing but end tokens, a frame longer than max_length allows; TrainingError for a token that the base's

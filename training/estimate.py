@@ -26,7 +26,8 @@ GIB = 2**30
 class TrainingEstimate:
     """One job's. `tokens`: positions computed over all epochs; `memory_bytes`: of one device.
 
-    `questions`: survey questions in the orders that a pass shows them in. `prompts_cut`, `answers_cut`: how many lose tokens to max_length. `exact`: every group was tokenised.
+    `questions`: survey questions in the orders that a pass shows them in. `prompts_cut`, `answers_cut`: how
+    many lose tokens to max_length. `exact`: every group was tokenised.
     """
 
     job: Job

@@ -129,8 +129,8 @@ def lay_out_jobs(
 ) -> list[Job]:
     """One job for each run and agent, run by run; run k has the seed `settings.seed + k - 1`.
 
-    `only`: these agents ("joint" is one). Raises TrainingError for an agent that the map has not, and for data
-    that the objective needs and has not got.
+    `only`: these agents ("joint" is one). Raises TrainingError for an agent that the map has not, and for
+    data that the objective needs and has not got.
     """
     if settings.learns_texts and data is None:
         raise TrainingError(f"objective {settings.objective} needs --data, the communities' answers")

@@ -23,13 +23,13 @@ from cultural_palette.training.share_questions import Shown, share_prompt
 Ids = tuple[int, ...]
 ELSEWHERE = ("KEN", "DEU")
 NO_LABEL = -1e30
-"""The log-probability of a place that has no label; finite, so that its gradient is zero and not undefined."""
+"""The log-probability of a place without a label; finite, so that its gradient is zero and not undefined."""
 
 
 @dataclass(frozen=True)
 class Spellings:
-    """How labels are tokenised. `of_labels`: for each label its token sequences. `paths`: beginnings of labels
-    (proper ones) that begin no longer one: all others lie on the way to one of them.
+    """How labels are tokenised. `of_labels`: for each label its token sequences. `paths`: proper beginnings of
+    labels that begin no longer one: all others lie on the way to one of them.
     """
 
     of_labels: tuple[tuple[Ids, ...], ...]

@@ -6,9 +6,9 @@ for the survey's shares p, the model's probabilities q over the options' labels 
 normalised), and m, the probability that the reply is a label at all. Cross-entropy has the gradient of
 KL(p || q). Questions count alike, and a question's countries alike.
 
-Source: direct optimisation towards survey distributions, as in Suh et al. 2025, "Language Model Fine-Tuning on
-Scaled Survey Data for Predicting Distributions of Public Opinions" (arXiv 2502.16761), with the term of mass
-added.
+Source: direct optimisation towards survey distributions, as in Suh et al. 2025, "Language Model Fine-Tuning
+on Scaled Survey Data for Predicting Distributions of Public Opinions" (arXiv 2502.16761), with the term of
+mass added.
 """
 
 from __future__ import annotations

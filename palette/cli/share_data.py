@@ -40,8 +40,13 @@ def share_options(command: Command) -> Command:
             "--calibration", type=click.FloatRange(0, 1), default=0.0, show_default=True,
             help="Share held out beside it, to fit temperature, place prior and blends on.",
         ),
-        click.option("--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is held out."),
-        click.option("--survey-questions", type=click.IntRange(1), metavar="N", help="Learn from so many, drawn by the split's seed."),
+        click.option(
+            "--split-seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is held out."
+        ),
+        click.option(
+            "--survey-questions", type=click.IntRange(1), metavar="N",
+            help="Learn from so many questions, drawn by the split's seed.",
+        ),
         click.option(
             "--max-options", type=click.IntRange(2), default=MAX_OPTIONS, show_default=True,
             help="Leave out a survey's questions with more.",

@@ -73,7 +73,8 @@ def train(
     """Train one agent for every community, and the joint model: by ORPO on texts, by shares on surveys.
 
     With --survey, what the agents may learn of it is written to OUT/shares.jsonl, and what is held out to
-    OUT/split.json. Each agent is a job that goes on where it was stopped; what is finished is kept. Each leaves a manifest.
+    OUT/split.json. Each agent is a job that goes on where it was stopped; what is finished is kept. Each
+    leaves a manifest.
     """
     import yaml
 
