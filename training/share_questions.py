@@ -86,11 +86,12 @@ def read_share_questions(path: Path, communities: Sequence[str]) -> dict[str, li
         if unknown := [key for key in row["shares"] if key not in found]:
             raise ShareRowError(f"{place}: community {unknown[0]!r} is not one of {', '.join(communities)}")
         for community, of_countries in row["shares"].items():
-            found[community].append(_question(row, of_countries, place))
+            found[community].append(question_of_row(row, of_countries, place))
     return found
 
 
-def _question(row: Mapping[str, Any], of_countries: Mapping[str, Any], place: str) -> ShareQuestion:
+def question_of_row(row: Mapping[str, Any], of_countries: Mapping[str, Any], place: str) -> ShareQuestion:
+    """A row's question, with the shares of one community's countries. Raises ShareRowError."""
     try:
         question = Question.read(row["question"], row["options"])
         shares = {find_country(key).iso3: Distribution(tuple(some)) for key, some in of_countries.items()}
