@@ -5,8 +5,8 @@
     python -m benchmarks.learned score --survey FILE --base BASE --out OUT
     python -m benchmarks.learned report --survey FILE --out OUT --page docs/results-learned.md
 
-`score` reads every model of OUT/train that is finished, base and MoErges too, on the same test and calibration
-questions; it goes on where it was stopped. `report` asks no model.
+`score` reads every model of OUT/train that is finished, base and MoErges too, on the same test and
+calibration questions; it goes on where it was stopped. `report` asks no model.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def readings_of(out: Path, name: str) -> list[dict[str, Any]] | None:
 )
 def report(survey: str, out: Path, questions: int, calibration: int, page: Path | None) -> None:
     """Tables of what was read."""
-    from cultural_palette.benchmarks.learned_report import results, tables, write_page
+    from benchmarks.learned_report import results, tables, write_page
 
     found = results(load_data(survey, questions, calibration), out)
     (out / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -185,11 +185,11 @@ def report(survey: str, out: Path, questions: int, calibration: int, page: Path 
         write_page(page, tables(found))
 
 
-def back(logps: Distribution, order: Sequence[int]) -> Distribution:
+def back(shown: Distribution, order: Sequence[int]) -> Distribution:
     """Shares by place as shown -> by option, in the question's own order."""
     shares = [0.0] * len(order)
     for place, option in enumerate(order):
-        shares[option] = logps.probabilities[place]
+        shares[option] = shown.probabilities[place]
     return Distribution(tuple(shares))
 
 

@@ -2,10 +2,11 @@
 
     w = argmax  sum_n sum_k p_nk log( sum_c w_c q_nkc )  +  strength / C * sum_c log w_c
 
-for the country's shares p of N questions and the communities' distributions q: maximum likelihood of a mixture
-under a symmetric Dirichlet prior, found by expectation and maximisation (Dempster, Laird and Rubin 1977). The
-objective is concave, so the start does not matter. `strength` counts like so many questions answered
-alike by every community; it is chosen by cross-validation over batteries. An infinite one is equal weights.
+for the country's shares p of N questions and the communities' distributions q: maximum likelihood of a
+mixture under a symmetric Dirichlet prior, found by expectation and maximisation (Dempster, Laird and Rubin
+1977). The objective is concave, so the start does not matter. `strength` counts like so many questions
+answered alike by every community; it is chosen by cross-validation over batteries. An infinite one is equal
+weights.
 
 Intervals: percentiles of the weights over batteries drawn with replacement (a cluster bootstrap), at the
 strength chosen.
@@ -50,8 +51,9 @@ class AnsweredQuestion:
 class FittedBlend:
     """A country's weights over communities (sum 1), with the ends of their intervals.
 
-    `strength`: of the prior, as chosen. `losses`: cross-validated KL in nats (of the country's shares from the
-    blend's) of the fitted blend, of equal weights, and of the one community that was best in the other folds.
+    `strength`: of the prior, as chosen. `losses`: cross-validated KL in nats (of the country's shares from
+    the blend's) of the fitted blend, of equal weights, and of the one community that was best in the other
+    folds.
     """
 
     weights: Mapping[str, float]
@@ -179,5 +181,5 @@ def _best_one(tables: Sequence[Table], folds: Sequence[int]) -> float:
     total = 0.0
     for fold in set(folds):
         own = np.array([one == fold for one in folds])
-        total += losses[own, losses[~own].sum(axis=0).argmin()].sum()
+        total += float(losses[own, losses[~own].sum(axis=0).argmin()].sum())
     return total / len(tables)

@@ -24,7 +24,7 @@ from cultural_palette.distributions import Distribution
 
 Floats = NDArray[np.float64]
 RIDGE = 1.0
-"""Of b, in units of one question's loss: a place's worth of 1 nat costs as much as half a nat on one question."""
+"""Of b: a place's worth of 1 nat costs as much as half a nat on one question."""
 LOWEST, HIGHEST = 0.02, 50.0
 
 

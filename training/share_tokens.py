@@ -28,7 +28,7 @@ NO_LABEL = -1e30
 
 @dataclass(frozen=True)
 class Spellings:
-    """How labels are tokenised. `of_labels`: for each label its token sequences. `paths`: proper beginnings of
+    """How labels are tokenised. `of_labels`: each label's token sequences. `paths`: proper beginnings of
     labels that begin no longer one: all others lie on the way to one of them.
     """
 
