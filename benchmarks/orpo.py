@@ -166,6 +166,7 @@ def run_trial(
     import torch
     from transformers import AutoTokenizer, TrainerCallback
 
+    from cultural_palette.training.grouped_trainer import Lessons
     from cultural_palette.training.orpo_settings import OrpoSettings
     from cultural_palette.training.trainers import build_trainer, load_model
 
@@ -207,7 +208,7 @@ def run_trial(
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(base, settings)
         before = _peak_mib(gpu)
-        trainer = build_trainer(model, tokenizer, rows, [], Path(folder), settings, None)
+        trainer = build_trainer(model, tokenizer, Lessons(rows), Lessons(), Path(folder), settings, None)
         trainer.args.save_strategy = "no"
         trainer.add_callback(Clock())
         with trainer.ready():

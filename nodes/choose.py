@@ -11,7 +11,8 @@ from langchain_core.messages import BaseMessage
 from cultural_palette.models import Blend, ModelRef, read
 from cultural_palette.nodes.knobs import Knobs
 from cultural_palette.nodes.turn import as_shares
-from cultural_palette.orders import Averaged, in_order, orders_of
+from cultural_palette.option_orders import in_order, orders_of
+from cultural_palette.orders import Averaged
 from cultural_palette.questions import Question
 from cultural_palette.readout import Reading
 

@@ -11,8 +11,10 @@ from transformers import AutoConfig, AutoTokenizer
 from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.training.jobs import JOINT, Job
 from cultural_palette.training.orpo_settings import TrainingError
-from cultural_palette.training.preferences import Group, read_groups
-from cultural_palette.training.sequences import encode_group
+from cultural_palette.training.preferences import read_groups
+from cultural_palette.training.sequences import TokenGroup, encode_group
+from cultural_palette.training.share_questions import joined, read_share_questions, shown_questions
+from cultural_palette.training.share_tokens import encode_shown
 
 
 def check_base(base: str) -> None:
@@ -43,7 +45,8 @@ def _refuse_quantised(base: str, method: Any) -> None:
 
 
 def check_tokens(jobs: Sequence[Job]) -> None:
-    """Tokenise every group of these jobs once, as training will, and refuse what would stop a job later.
+    """Tokenise every group and question of these jobs once, as training will, and refuse what would stop a
+    job later.
 
     Raises PreferenceRowError with file and line: a prompt that the chat template refuses, an answer that is
     nothing but end tokens, a frame longer than max_length allows; TrainingError for a token that the base's
@@ -56,19 +59,23 @@ def check_tokens(jobs: Sequence[Job]) -> None:
     embedded = AutoConfig.from_pretrained(job.base).get_text_config().vocab_size
     agents = {job.agent for job in jobs}
     checked: set[tuple[str, tuple[str, ...]]] = set()  # one group of a row that has every community's answer
-    for community, groups in read_groups(job.data, job.communities).items():
+    for community, groups in (read_groups(job.data, job.communities) if job.data else {}).items():
         if not agents & {community, JOINT}:
             continue
         for group in groups:
             key = repr(group["prompt"]), tuple(sorted((group["chosen"], *group["rejected"])))
             if key not in checked:
                 checked.add(key)
-                _check_group(tokenizer, group, job.settings.max_length, embedded, job.base)
+                tokens = encode_group(tokenizer, group, job.settings.max_length)
+                _check_embedded(tokenizer, tokens, group.get("place", "row"), embedded, job.base)
+    if job.shares:
+        for question in joined(read_share_questions(job.shares, job.communities)):
+            for shown in shown_questions([question], 1, 0, 0):
+                tokens = encode_shown(tokenizer, shown, job.settings.max_length).group
+                _check_embedded(tokenizer, tokens, question.place, embedded, job.base)
 
 
-def _check_group(tokenizer: Any, group: Group, max_length: int, embedded: int, base: str) -> None:
-    place = group.get("place", "row")
-    tokens = encode_group(tokenizer, group, max_length)
+def _check_embedded(tokenizer: Any, tokens: TokenGroup, place: str, embedded: int, base: str) -> None:
     highest = max(tokens.prompt + sum(tokens.answers, ()))
     if highest >= embedded:
         raise TrainingError(

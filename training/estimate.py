@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from cultural_palette.training.align import lessons
 from cultural_palette.training.durations import duration_words
-from cultural_palette.training.jobs import Job, groups_for
+from cultural_palette.training.grouped_trainer import Lessons
+from cultural_palette.training.jobs import Job
 from cultural_palette.training.orpo_settings import OrpoSettings, resolve_layout
-from cultural_palette.training.preferences import hold_out, read_groups
-from cultural_palette.training.sequences import encode_group
 
 SAMPLE = 1000  # groups that are tokenised; more are scaled up
 USED = 0.35  # share of the measured matrix speed that training reaches
@@ -26,11 +26,13 @@ GIB = 2**30
 class TrainingEstimate:
     """One job's. `tokens`: positions computed over all epochs; `memory_bytes`: of one device.
 
-    `prompts_cut`, `answers_cut`: how many lose tokens to max_length. `exact`: every group was tokenised.
+    `questions`: survey questions in the orders that a pass shows them in. `prompts_cut`, `answers_cut`: how
+    many lose tokens to max_length. `exact`: every group was tokenised.
     """
 
     job: Job
     groups: int
+    questions: int
     sequences: int
     longest: int
     tokens: int
@@ -48,12 +50,16 @@ class TrainingEstimate:
         """For people."""
         about = "" if self.exact else "about "
         return (
-            f"{self.job.name}: {self.groups:,} groups, {self.sequences:,} sequences, {self.steps:,} steps; "
+            f"{self.job.name}: {self._what()}, {self.sequences:,} sequences, {self.steps:,} steps; "
             f"{about}{self.tokens:,} tokens computed ({self.tokens_as_rows:,} without sharing prompts), "
             f"longest group {self.longest:,}{self._cut_words()}; "
             f"trains {self.trained:,} of {self.parameters:,} weights; "
             f"estimated {self.memory_bytes / GIB:.2f} GiB and {duration_words(self.seconds)}"
         )
+
+    def _what(self) -> str:
+        texts = [f"{self.groups:,} groups"] if self.groups or not self.questions else []
+        return ", ".join([*texts, *([f"{self.questions:,} questions shown"] if self.questions else [])])
 
     def _cut_words(self) -> str:
         if not (self.prompts_cut or self.answers_cut):
@@ -72,17 +78,18 @@ def estimate_training(jobs: Sequence[Job], flops: float | None = None) -> list[T
     first = jobs[0]
     tokenizer = AutoTokenizer.from_pretrained(first.base)
     config = AutoConfig.from_pretrained(first.base)
-    by_community = read_groups(first.data, first.communities)
     speed = flops or measured_flops(first.settings.precision)
     total, trained = weights(config, first.settings)
     on_gpu = torch.cuda.is_available()
     estimates = []
     for job in jobs:
         settings = job.settings
-        groups, _ = hold_out(groups_for(by_community, job.agent), settings.eval_ratio, settings.seed)
-        sample = groups[:: -(-len(groups) // SAMPLE)] if groups else []
-        encoded = [encode_group(tokenizer, group, settings.max_length) for group in sample]
-        rows_per_sample = len(groups) / max(1, len(sample))
+        train, _ = lessons(*job.lessons(), settings)
+        groups, shown = train.groups, train.shown
+        sample = Lessons(groups[:: -(-len(groups) // SAMPLE) or 1], shown[:: -(-len(shown) // SAMPLE) or 1])
+        rows = sample.tokens(tokenizer, settings.max_length)
+        encoded = [row.get("group") or row["shown"] for row in rows]
+        rows_per_sample = len(train) / max(1, len(sample))
         scale = rows_per_sample * settings.epochs
         layout, _ = resolve_layout(settings, on_gpu)
         as_rows = round(scale * sum(group.tokens_as_rows for group in encoded))
@@ -97,18 +104,24 @@ def estimate_training(jobs: Sequence[Job], flops: float | None = None) -> list[T
             TrainingEstimate(
                 job=job,
                 groups=len(groups),
-                sequences=sum(1 + len(group["rejected"]) for group in groups),
+                questions=len(shown),
+                sequences=sum(1 + len(group["rejected"]) for group in groups)
+                + sum(len(one.countries) for one in shown),
                 longest=longest,
                 tokens=tokens,
                 tokens_as_rows=as_rows,
-                steps=round(settings.epochs * -(-len(groups) // batch)),
+                steps=round(settings.epochs * -(-len(train) // batch)),
                 trained=trained,
                 parameters=total,
                 memory_bytes=memory(config, settings, total, trained, widest),
                 seconds=tokens * operations(settings) * total / (speed * USED),
-                prompts_cut=round(rows_per_sample * sum(group.prompt_cut > 0 for group in encoded)),
-                answers_cut=round(rows_per_sample * sum(group.answers_cut for group in encoded)),
-                exact=len(sample) == len(groups),
+                prompts_cut=round(
+                    rows_per_sample * sum(row["group"].prompt_cut > 0 for row in rows if "group" in row)
+                ),
+                answers_cut=round(
+                    rows_per_sample * sum(row["group"].answers_cut for row in rows if "group" in row)
+                ),
+                exact=len(sample) == len(train),
             )
         )
     return estimates

@@ -1,9 +1,12 @@
-"""Our trainer: one chosen answer against all others of its prompt, in one pass."""
+"""Our trainer: one chosen answer against all others of its prompt, in one pass; and a survey's shares, one
+question for all of its countries in one pass. A batch may hold either, or some of both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +14,22 @@ import torch
 from peft.helpers import disable_input_dtype_casting
 from transformers import Trainer, TrainingArguments
 
+from cultural_palette.training import shares
 from cultural_palette.training.logps import answering_with_logps
-from cultural_palette.training.orpo import MEASURES, orpo_loss
+from cultural_palette.training.orpo import MEASURES as ORPO_MEASURES
+from cultural_palette.training.orpo import orpo_loss
 from cultural_palette.training.orpo_settings import Layout, OrpoSettings, resolve_layout
 from cultural_palette.training.preferences import Group
 from cultural_palette.training.sequences import TokenGroup, encode_group, lay_out
+from cultural_palette.training.share_questions import Shown
+from cultural_palette.training.share_tokens import ShareTokens, encode_shown, lay_out_shares
 from cultural_palette.training.trainer_arguments import MarkWholeCheckpoints, trainer_arguments
+
+MEASURES = (*ORPO_MEASURES, *shares.MEASURES)
 
 
 class GroupedTrainer(Trainer):
-    """transformers' Trainer with ORPO's loss over groups; train within `ready()`."""
+    """transformers' Trainer with ORPO's loss over groups, and the loss of shares; train within `ready()`."""
 
     loss_is_scaled_for_ga = False
 
@@ -46,16 +55,38 @@ class GroupedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """ORPO's loss of a batch that `lay_out` made; its measures wait for the next log."""
+        """The loss of a batch that `Collator` made; its measures wait for the next log.
+
+        Groups and questions of a batch count alike, a question `shares_weight` times.
+        """
         logps = model(batch=inputs)
-        prompt = (logps["prompts"], inputs["prompt_lengths"]) if self.prompt_too else None
-        logp_sum = logps["answers"].view(-1, self.answers_a_group)
-        lengths = inputs["lengths"].view(-1, self.answers_a_group)
-        loss, measures = orpo_loss(logp_sum, lengths, self.settings.weight, prompt)
+        losses, counts, measures = [], [], {}
+        if "answers" in logps:
+            loss, measures = self._orpo(logps, inputs)
+            losses.append(loss)
+            counts.append(len(inputs["prompt_lengths"]))
+        if "labels" in logps:
+            batch: Any = inputs["shares"]
+            loss, of_shares = shares.shares_loss(
+                logps["labels"], batch["gold"], batch["row_weights"], self.settings.mass_weight
+            )
+            losses.append(loss * self.settings.shares_weight)
+            counts.append(int(batch["questions"]))
+            measures = measures | of_shares
+        total = sum(counts)
+        loss = torch.stack([loss * (count / total) for loss, count in zip(losses, counts, strict=True)]).sum()
         prefix = "" if model.training else "eval_"
         for key, value in measures.items():
             self._since_last_log.setdefault(prefix + key, []).append(value)
         return (loss, measures) if return_outputs else loss
+
+    def _orpo(
+        self, logps: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        prompt = (logps["prompts"], inputs["prompt_lengths"]) if self.prompt_too else None
+        logp_sum = logps["answers"].view(-1, self.answers_a_group)
+        lengths = inputs["lengths"].view(-1, self.answers_a_group)
+        return orpo_loss(logp_sum, lengths, self.settings.weight, prompt)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
@@ -102,37 +133,56 @@ def without_casts(model: Any, settings: OrpoSettings) -> AbstractContextManager[
     return casts
 
 
-class GroupCollator:
-    """Lays a batch of rows {"group": TokenGroup} out as tensors."""
+class Collator:
+    """Lays a batch of rows out as tensors: groups ({"group": TokenGroup}), and under "shares" questions
+    ({"shown": ShareTokens}).
+    """
 
     def __init__(self, layout: Layout, pad_id: int) -> None:
         self.layout, self.pad_id = layout, pad_id
 
-    def __call__(self, rows: Sequence[Mapping[str, TokenGroup]]) -> dict[str, torch.Tensor]:
-        return lay_out([row["group"] for row in rows], self.layout, self.pad_id)
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        groups: list[TokenGroup] = [row["group"] for row in rows if "group" in row]
+        shown: list[ShareTokens] = [row["shown"] for row in rows if "shown" in row]
+        laid: dict[str, Any] = lay_out(groups, self.layout, self.pad_id) if groups else {}
+        return laid | ({"shares": lay_out_shares(shown, self.layout, self.pad_id)} if shown else {})
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a job trains on, or holds out: preference groups, and questions as they are shown."""
+
+    groups: Sequence[Group] = ()
+    shown: Sequence[Shown] = ()
+
+    def __len__(self) -> int:
+        return len(self.groups) + len(self.shown)
+
+    def tokens(self, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+        """Rows for `Collator`."""
+        return [
+            *({"group": encode_group(tokenizer, group, max_length)} for group in self.groups),
+            *({"shown": encode_shown(tokenizer, one, max_length)} for one in self.shown),
+        ]
 
 
 def build_grouped_trainer(
     model: Any,
     tokenizer: Any,
-    train: Sequence[Group],
-    held_out: Sequence[Group],
+    train: Lessons,
+    held_out: Lessons,
     checkpoints: Path,
     settings: OrpoSettings,
 ) -> GroupedTrainer:
-    """The trainer with its groups as tokens."""
-
-    def tokens_of(groups: Sequence[Group]) -> list[dict[str, TokenGroup]]:
-        return [{"group": encode_group(tokenizer, group, settings.max_length)} for group in groups]
-
+    """The trainer with its rows as tokens."""
     return GroupedTrainer(
         settings=settings,
-        answers_a_group=1 + len(train[0]["rejected"]),
+        answers_a_group=1 + len(train.groups[0]["rejected"]) if train.groups else 0,
         model=model,
         args=TrainingArguments(**trainer_arguments(settings, checkpoints, bool(held_out))),
-        train_dataset=tokens_of(train),
-        eval_dataset=tokens_of(held_out) if held_out else None,
-        data_collator=GroupCollator(layout_for(model.config, settings), tokenizer.pad_token_id),
+        train_dataset=train.tokens(tokenizer, settings.max_length),
+        eval_dataset=held_out.tokens(tokenizer, settings.max_length) if held_out else None,
+        data_collator=Collator(layout_for(model.config, settings), tokenizer.pad_token_id),
         callbacks=[MarkWholeCheckpoints()],
     )
 

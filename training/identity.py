@@ -16,7 +16,11 @@ from cultural_palette.training.jobs import Job
 def identity(job: Job) -> dict[str, Any]:
     """What a job that goes on, and a finished one, must share with the command: no path is part of it."""
     config = json.loads(json.dumps(job.config()))  # as a file gives it back
-    config["data"] = {path.name if job.data.is_dir() else "rows": file_sha256(path) for path in job.inputs}
+    folder = job.data is not None and job.data.is_dir()
+    texts = [path for path in job.inputs if path != job.shares]
+    config["data"] = {path.name if folder else "rows": file_sha256(path) for path in texts}
+    if job.shares:
+        config["shares"] = file_sha256(job.shares)
     config["base"] = job.base_identity or base_identity(job.base)
     return dict(config)
 

@@ -19,8 +19,8 @@ from cultural_palette.errors import PaletteError
 from cultural_palette.provenance import file_sha256, installed_versions
 from cultural_palette.training.align import align
 from cultural_palette.training.identity import identity
-from cultural_palette.training.jobs import Job, groups_for, read_job
-from cultural_palette.training.preferences import Group, read_groups
+from cultural_palette.training.jobs import Job, read_job
+from cultural_palette.training.preferences import Group
 from cultural_palette.training.sequences import encode_group
 from cultural_palette.training.tethered import tether_if_told
 
@@ -35,18 +35,19 @@ def run_job(job: Job) -> dict[str, Any]:
     """
     if job.finished:
         return RunFolder(job.out).manifest
-    groups = groups_for(read_groups(job.data, job.communities), job.agent)
+    groups, questions = job.lessons()
     started = time.perf_counter()
     if int(os.environ.get("RANK", "0")):  # another process of the same job keeps the folder
-        align(job.base, groups, job.out, job.settings)
+        align(job.base, groups, job.out, job.settings, questions=questions)
         return {}
     job_identity = identity(job)
     with RunFolder(job.out, job_identity) as folder:
-        measures = align(job.base, groups, job.out, job.settings, report=folder.append)
+        measures = align(job.base, groups, job.out, job.settings, folder.append, questions)
         manifest = {
             **job.config(),
             "identity": job_identity,
             "groups": len(groups),
+            **({"questions": len(questions)} if job.shares else {}),
             "cut": count_cut(job.base, groups, job.settings.max_length),
             "measures": measures,
             "seconds": round(time.perf_counter() - started, 1),

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import RunFolder, write_whole
 from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError
 from cultural_palette.training.preferences import Group, check_groups, read_groups
+from cultural_palette.training.share_questions import (
+    ShareQuestion,
+    check_share_questions,
+    joined,
+    read_share_questions,
+)
 
 SPEC = "job.json"
 JOINT = "joint"
@@ -25,6 +31,7 @@ JOINT = "joint"
 class Job:
     """One agent of one run. `agent`: a community, or "joint"; `run`: 1, 2, ..; `out`: the folder it fills.
 
+    `data`: preference rows; `shares`: a file of survey questions; None for what the objective has no use for.
     `base_identity`: what `identity.base_identity` says of the base, where it is known already.
     """
 
@@ -32,10 +39,11 @@ class Job:
     run: int
     out: Path
     base: str
-    data: Path
+    data: Path | None
     communities: tuple[str, ...]
     settings: OrpoSettings
     base_identity: str | None = None
+    shares: Path | None = None
 
     @property
     def name(self) -> str:
@@ -49,10 +57,13 @@ class Job:
 
     @property
     def inputs(self) -> list[Path]:
-        """The files of preference rows that it reads."""
-        if self.data.is_file():
-            return [self.data]
-        return [self.data / f"groups_{key}.jsonl" for key in self.communities]
+        """The files of preference rows that it reads, and that of survey questions."""
+        files = []
+        if self.data is not None:
+            folder = self.data
+            whole = folder.is_file()
+            files = [folder] if whole else [folder / f"groups_{key}.jsonl" for key in self.communities]
+        return [*files, *([self.shares] if self.shares else [])]
 
     def config(self) -> dict[str, Any]:
         """What it was told, paths as they were given; `identity.identity` is what must stay the same."""
@@ -60,10 +71,20 @@ class Job:
             "agent": self.agent,
             "run": self.run,
             "base": self.base,
-            "data": str(self.data),
+            "data": str(self.data) if self.data else None,
             "communities": list(self.communities),
-            "settings": asdict(self.settings),
+            "settings": self.settings.as_config(),
+            **({"shares": str(self.shares)} if self.shares else {}),
         }
+
+    def lessons(self) -> tuple[list[Group], list[ShareQuestion]]:
+        """Its preference groups and survey questions; the joint model's are every community's."""
+        groups = groups_for(read_groups(self.data, self.communities), self.agent) if self.data else []
+        if not self.shares:
+            return groups, []
+        by_community = read_share_questions(self.shares, self.communities)
+        joint = self.agent == JOINT
+        return groups, joined(by_community) if joint else by_community[self.agent]
 
     def write(self) -> None:
         """Put the spec where `read_job` finds it."""
@@ -80,10 +101,11 @@ def read_job(out: Path) -> Job:
         run=spec["run"],
         out=out,
         base=spec["base"],
-        data=Path(spec["data"]),
+        data=Path(spec["data"]) if spec["data"] else None,
         communities=tuple(spec["communities"]),
         settings=OrpoSettings(**settings),
         base_identity=spec["base_identity"],
+        shares=Path(spec["shares"]) if spec.get("shares") else None,
     )
 
 
@@ -96,18 +118,24 @@ def groups_for(groups: Mapping[str, Sequence[Group]], agent: str) -> list[Group]
 
 def lay_out_jobs(
     base: str,
-    data: Path,
+    data: Path | None,
     out: Path,
     communities: Sequence[str],
     settings: OrpoSettings,
     runs: int = 1,
     only: Sequence[str] = (),
     joint: bool = True,
+    shares: Path | None = None,
 ) -> list[Job]:
     """One job for each run and agent, run by run; run k has the seed `settings.seed + k - 1`.
 
-    `only`: these agents ("joint" is one). Raises TrainingError for an agent that the map has not.
+    `only`: these agents ("joint" is one). Raises TrainingError for an agent that the map has not, and for
+    data that the objective needs and has not got.
     """
+    if settings.learns_texts and data is None:
+        raise TrainingError(f"objective {settings.objective} needs --data, the communities' answers")
+    if settings.learns_shares and shares is None:
+        raise TrainingError(f"objective {settings.objective} needs --survey, what countries answered")
     agents = [*communities, JOINT] if joint else [*communities]
     if unknown := [name for name in only if name not in (*communities, JOINT)]:
         raise TrainingError(f"No agent {unknown[0]!r}: there are {', '.join((*communities, JOINT))}")
@@ -119,7 +147,8 @@ def lay_out_jobs(
             run=run,
             out=out / f"run-{run}" / agent,
             base=base,
-            data=data,
+            data=data if settings.learns_texts else None,
+            shares=shares if settings.learns_shares else None,
             communities=tuple(communities),
             settings=replace(settings, seed=settings.seed + run - 1),
         )
@@ -132,6 +161,10 @@ def check_data(jobs: Sequence[Job]) -> None:
     """Read the data once and refuse what would stop a job later."""
     agents = {job.agent for job in jobs}
     for job in jobs[:1]:
-        for community, groups in read_groups(job.data, job.communities).items():
+        for community, groups in (read_groups(job.data, job.communities) if job.data else {}).items():
             if agents & {community, JOINT}:
                 check_groups(groups, f"{job.data}, {community}")
+        if job.shares:
+            for agent in agents:
+                _, questions = replace(job, data=None, agent=agent).lessons()
+                check_share_questions(questions, f"{job.shares}, {agent}")

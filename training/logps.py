@@ -22,6 +22,7 @@ from transformers import DynamicCache
 
 from cultural_palette.errors import UsageError
 from cultural_palette.training.sequences import NOT_A_TOKEN
+from cultural_palette.training.share_tokens import label_logps
 
 CHUNK_BYTES = 64 * 2**20  # of float32 logits at a time
 
@@ -177,6 +178,20 @@ def group_logps(
     return {"answers": sums[:count]} | ({"prompts": sums[count:]} if prompt_too else {})
 
 
+def share_logps(inner: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Log-probability of every label of a batch that `lay_out_shares` made, float32. (R, K)"""
+    hidden = hidden_states(inner, batch).index_select(0, batch["reads"])
+    return label_logps(inner.get_output_embeddings()(hidden).float().log_softmax(-1), batch)
+
+
+def batch_logps(inner: Any, batch: Mapping[str, Any], prompt_too: bool) -> dict[str, torch.Tensor]:
+    """What the losses need of a batch: `group_logps` of its groups, and `labels` of the questions under
+    "shares"; either may be missing.
+    """
+    found = group_logps(inner, batch, prompt_too) if "where" in batch else {}
+    return found | ({"labels": share_logps(inner, batch["shares"])} if "shares" in batch else {})
+
+
 def causal_model(model: Any) -> Any:
     """The causal language model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -184,7 +199,7 @@ def causal_model(model: Any) -> Any:
 
 @contextmanager
 def answering_with_logps(model: Any, prompt_too: bool) -> Iterator[None]:
-    """While open, the model's forward takes `batch=` and returns `group_logps`.
+    """While open, the model's forward takes `batch=` and returns `batch_logps`.
 
     The call still passes through every wrapper (DDP, FSDP, PEFT, autocast), which is why the forward is
     replaced and the decoder is not called from outside.
@@ -192,8 +207,8 @@ def answering_with_logps(model: Any, prompt_too: bool) -> Iterator[None]:
     inner = causal_model(model)
     check_head(inner)
 
-    def forward(self: Any, batch: Mapping[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
-        return group_logps(self, batch, prompt_too)
+    def forward(self: Any, batch: Mapping[str, Any], **_: Any) -> dict[str, torch.Tensor]:
+        return batch_logps(self, batch, prompt_too)
 
     original = inner.__dict__.get("forward")
     inner.forward = partial(forward, inner)

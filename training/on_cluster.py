@@ -108,4 +108,5 @@ def train_job(shared: HowTrained, job: Job) -> JobOutcome:
 def _absolute(job: Job) -> Job:
     """Paths as every node is told them; a hub's name stays."""
     base = str(Path(job.base).absolute()) if Path(job.base).exists() else job.base
-    return replace(job, out=job.out.absolute(), data=job.data.absolute(), base=base)
+    data, shares = (path and path.absolute() for path in (job.data, job.shares))
+    return replace(job, out=job.out.absolute(), data=data, shares=shares, base=base)

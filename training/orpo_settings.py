@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from cultural_palette.errors import UsageError
 
 Layout = Literal["rows", "packed", "prompt_once"]
+Objective = Literal["orpo", "shares", "orpo+shares"]
+OBJECTIVES: tuple[Objective, ...] = ("orpo", "shares", "orpo+shares")
 LAYOUTS: tuple[Layout, ...] = ("rows", "packed", "prompt_once")
 FFN = ("gate_proj", "up_proj", "down_proj")
 ALL_LINEAR = ("all-linear",)
+LATER = ("objective", "shares_weight", "mass_weight", "orders", "countries")
+"""Settings that came after the first runs were written."""
 
 
 class TrainingError(UsageError):
@@ -25,9 +29,14 @@ class OrpoSettings:
     """
 
     # Objective
+    objective: Objective = "orpo"  # communities' texts, surveys' shares, or both in one job
     weight: float = 0.1  # lambda of the odds-ratio term, 0 or more; 0 leaves plain fine-tuning
     nll: Literal["completion", "prompt_and_completion"] = "completion"  # which tokens; TRL takes both
     trainer: Literal["grouped", "trl"] = "grouped"  # ours on whole groups, or TRL's own on pairs
+    shares_weight: float = 1.0  # of a question's loss beside a group's, in orpo+shares
+    mass_weight: float = 0.1  # of -log of the mass on the labels, in the loss of shares; 0 or more
+    orders: int = 1  # option orders that a question is shown in, a pass; balanced over the questions
+    countries: int = 12  # at most, of a question in one order, drawn by the seed; 0 for all
 
     # What learns
     rank: int = 8  # of the LoRA adapter; 0 trains every weight
@@ -78,6 +87,10 @@ class OrpoSettings:
             "logging_steps": self.logging_steps > 0,
             "targets": bool(self.targets),
             "weight_decay": self.weight_decay >= 0,
+            "shares_weight": self.shares_weight > 0,
+            "mass_weight": self.mass_weight >= 0,
+            "orders": self.orders > 0,
+            "countries": self.countries >= 0,
         }
         if wrong := [name for name, right in in_range.items() if not right]:
             raise TrainingError(f"{wrong[0]} = {getattr(self, wrong[0])!r} is out of range")
@@ -89,6 +102,28 @@ class OrpoSettings:
             raise TrainingError(f"attention flex_attention is for layout packed, not {self.layout}")
         if self.trainer == "trl" and self.nll == "completion" and self.layout != "auto":
             raise TrainingError("layout is the grouped trainer's; --trainer trl has rows only")
+        if self.trainer == "trl" and self.objective != "orpo":
+            raise TrainingError(f"objective {self.objective} is the grouped trainer's, not --trainer trl's")
+
+    @property
+    def learns_texts(self) -> bool:
+        """Whether there are preference groups to learn from."""
+        return self.objective in ("orpo", "orpo+shares")
+
+    @property
+    def learns_shares(self) -> bool:
+        """Whether there are survey questions to learn from."""
+        return self.objective in ("shares", "orpo+shares")
+
+    def as_config(self) -> dict[str, Any]:
+        """Every setting, but for those of `LATER` that stand at their default: a run begun before they came
+        goes on.
+        """
+        return {
+            one.name: value
+            for one in fields(self)
+            if (value := getattr(self, one.name)) != one.default or one.name not in LATER
+        }
 
     @property
     def lora_targets(self) -> str | list[str]:

@@ -89,7 +89,7 @@ def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
     """
     prompt, place = group["prompt"], group.get("place", "row")
     end = end_token(tokenizer, tokenizer.chat_template)
-    prompt_ids = _prompt_ids(tokenizer, prompt, place)
+    head = prompt_ids(tokenizer, prompt, place)
     answers = []
     for text in (group["chosen"], *group["rejected"]):
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -102,19 +102,22 @@ def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
             )
         answers.append([*ids, end])
     room = max(max_length // 2, max_length - max(map(len, answers)))
-    whole = len(prompt_ids)
+    whole = len(head)
     if whole > room:
-        prompt_ids = _cut_prompt(tokenizer, prompt, prompt_ids, room, place)
-    room = max_length - len(prompt_ids)
+        head = _cut_prompt(tokenizer, prompt, head, room, place)
+    room = max_length - len(head)
     return TokenGroup(
-        tuple(prompt_ids),
+        tuple(head),
         tuple(tuple(answer[:room]) for answer in answers),
-        prompt_cut=whole - len(prompt_ids),
+        prompt_cut=whole - len(head),
         answers_cut=sum(len(answer) > room for answer in answers),
     )
 
 
-def _prompt_ids(tokenizer: Any, prompt: Sequence[Mapping[str, str]], place: str) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: Sequence[Mapping[str, str]], place: str) -> list[int]:
+    """A prompt through the chat template, up to where the reply begins. Raises PreferenceRowError, with the
+    row's place, for one that the template refuses.
+    """
     try:
         ids = tokenizer.apply_chat_template(
             prompt, add_generation_prompt=True, tokenize=True, return_dict=False
@@ -131,9 +134,9 @@ def _cut_prompt(
     tokenizer: Any, prompt: Sequence[Mapping[str, str]], ids: list[int], room: int, place: str
 ) -> list[int]:
     """`ids` without the first tokens of the last message, so that `room` tokens hold it."""
-    empty = _prompt_ids(tokenizer, [*prompt[:-1], {**prompt[-1], "content": ""}], place)
-    before = _common(ids, empty)
-    after = min(_common(ids[::-1], empty[::-1]), len(empty) - before)
+    empty = prompt_ids(tokenizer, [*prompt[:-1], {**prompt[-1], "content": ""}], place)
+    before = common_start(ids, empty)
+    after = min(common_start(ids[::-1], empty[::-1]), len(empty) - before)
     if before + after >= room:
         raise PreferenceRowError(
             f"{place}: the prompt is cut to {room} tokens, and what stands around its last message takes "
@@ -142,7 +145,7 @@ def _cut_prompt(
     return [*ids[:before], *ids[len(ids) - (room - before) :]]
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common_start(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens are the same from the beginning on."""
     return next(
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))

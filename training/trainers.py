@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from cultural_palette.errors import UsageError
-from cultural_palette.training.grouped_trainer import build_grouped_trainer
+from cultural_palette.training.grouped_trainer import Lessons, build_grouped_trainer
 from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError, resolve_layout
-from cultural_palette.training.preferences import Group
 from cultural_palette.training.trainer_arguments import LogReporter, Report
 
 
@@ -49,8 +47,8 @@ def load_model(base: str | Path, settings: OrpoSettings) -> Any:
 def build_trainer(
     model: Any,
     tokenizer: Any,
-    train: Sequence[Group],
-    held_out: Sequence[Group],
+    train: Lessons,
+    held_out: Lessons,
     checkpoints: Path,
     settings: OrpoSettings,
     report: Report | None,
@@ -66,7 +64,7 @@ def build_trainer(
             raise UsageError(
                 f"--trainer trl needs TRL's experimental ORPO ({error}): pip install 'trl>=1.16'"
             ) from None
-        trainer: Any = build(model, tokenizer, train, held_out, checkpoints, settings)
+        trainer: Any = build(model, tokenizer, train.groups, held_out.groups, checkpoints, settings)
     else:
         trainer = build_grouped_trainer(model, tokenizer, train, held_out, checkpoints, settings)
     if report is not None:

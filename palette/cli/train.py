@@ -11,6 +11,7 @@ import click
 
 from cultural_palette.cli.cluster import check_where, on_option
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.share_data import SHARES, HeldOut, share_options, write_share_data
 
 if TYPE_CHECKING:
     from cultural_palette.training.jobs import Job
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML; see training/configs.")
 @map_option
 @click.option(
+    "--objective",
+    type=click.Choice(["orpo", "shares", "orpo+shares"]),
+    help="Communities' texts, surveys' shares, or both in one job.  [default: orpo]",
+)
+@click.option(
     "--data",
-    required=True,
     type=click.Path(path_type=Path),
     help="JSONL of answers, or a folder of groups_<community>.jsonl.",
 )
+@share_options
 @click.option("--base", help="Model folder or hub name.  [default: the config's]")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder; a run in it goes on.")
 @click.option("--runs", default=1, show_default=True, help="Runs, each with a seed of its own.")
@@ -42,7 +48,15 @@ if TYPE_CHECKING:
 def train(
     config_file: Path | None,
     map_name: str | None,
-    data: Path,
+    objective: str | None,
+    data: Path | None,
+    survey: str | None,
+    hold_out_countries: str | None,
+    hold_out: float,
+    calibration: float,
+    split_seed: int,
+    survey_questions: int | None,
+    max_options: int | None,
     base: str | None,
     out: Path,
     runs: int,
@@ -56,9 +70,11 @@ def train(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train one agent for every community by ORPO, and the joint model.
+    """Train one agent for every community, and the joint model: by ORPO on texts, by shares on surveys.
 
-    Each is a job that goes on where it was stopped; what is finished is kept. Each leaves a manifest.
+    With --survey, what the agents may learn of it is written to OUT/shares.jsonl, and what is held out to
+    OUT/split.json. Each agent is a job that goes on where it was stopped; what is finished is kept. Each
+    leaves a manifest.
     """
     import yaml
 
@@ -78,13 +94,23 @@ def train(
         values[key] = yaml.safe_load(value)
     if trainer:
         values["trainer"] = trainer
+    if objective:
+        values["objective"] = objective
     settings = settings_from(values, "--set", config.orpo)
     model = base or config.base
     if not model:
         raise UsageError("No base: give --base, or a --config that has one.")
     cultural_map = load_map(map_name or config.map or get_settings().map)
     keys = [community.key for community in cultural_map.communities]
-    jobs = lay_out_jobs(model, data, out, keys, settings, runs, only, joint)
+    if survey and not settings.learns_shares:
+        raise UsageError(f"--survey is for --objective shares and orpo+shares, not {settings.objective}.")
+    shares = out / SHARES if survey else None
+    jobs = lay_out_jobs(model, data, out, keys, settings, runs, only, joint, shares)
+    if survey:
+        held_out = HeldOut(hold_out, calibration, hold_out_countries, split_seed)
+        click.echo(
+            write_share_data(survey, cultural_map, out, held_out, survey_questions, max_options), err=True
+        )
     check_data(jobs)
 
     from cultural_palette.training.bases import check_base, check_tokens  # from here on with torch

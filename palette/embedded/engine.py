@@ -29,7 +29,7 @@ from cultural_palette.embedded.parts import META, Part
 from cultural_palette.embedded.prepare import prepare
 from cultural_palette.embedded.sampling import Shape, shaped
 from cultural_palette.errors import ModelError
-from cultural_palette.models.tokens import tokenisations
+from cultural_palette.models.tokens import spelling_tokens, tokenisations
 from cultural_palette.moerges.adapters import read_adapter
 from cultural_palette.moerges.layer import Batch
 from cultural_palette.moerges.model import Colours, install
@@ -328,13 +328,7 @@ class Engine:
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:
         """Text of each token that decodes to letters and spaces on its own -> id."""
-        special = set(self.tokenizer.all_special_ids)
-        table = {}
-        for index in range(len(self.tokenizer)):
-            text = self.tokenizer.decode([index])
-            if (index not in special and text and text.replace(" ", "").isalpha()) or text == " ":
-                table[text] = index
-        return table
+        return spelling_tokens(self.tokenizer)
 
 
 _engines: dict[str, Engine] = {}

@@ -30,6 +30,17 @@ def tokenisations(vocabulary: Mapping[str, int], label: str) -> list[tuple[int, 
     return [*spell(label), *spell(" " + label)]
 
 
+def spelling_tokens(tokenizer: Any) -> dict[str, int]:
+    """Text of each token that decodes to letters and spaces on its own -> id: what `tokenisations` takes."""
+    special = set(tokenizer.all_special_ids)
+    table = {}
+    for index in range(len(tokenizer)):
+        text = tokenizer.decode([index])
+        if (index not in special and text and text.replace(" ", "").isalpha()) or text == " ":
+            table[text] = index
+    return table
+
+
 def log_sum_exp(values: Sequence[float]) -> float:
     """log(sum(exp(values))), natural; minus infinity for no values or all of them minus infinity."""
     top = max(values, default=-math.inf)

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl.experimental.orpo")
 
 from cultural_palette.training.align import align  # noqa: E402
+from cultural_palette.training.grouped_trainer import Lessons  # noqa: E402
 from cultural_palette.training.orpo_settings import OrpoSettings  # noqa: E402
 from cultural_palette.training.trainers import build_trainer, load_model  # noqa: E402
 
@@ -31,7 +32,9 @@ def loss_and_gradients(base: Path, rows: list[dict[str, Any]], tmp_path: Path, *
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(2))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    trainer = build_trainer(model, tokenizer, rows, [], tmp_path / "checkpoints", settings, None)
+    trainer = build_trainer(
+        model, tokenizer, Lessons(rows), Lessons(), tmp_path / "checkpoints", settings, None
+    )
     batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(trainer.train_dataset))])
     with trainer.ready():
         loss = trainer.compute_loss(model, batch)
