@@ -36,8 +36,8 @@ ask: $(VENV)/.ask  ## ask a country a question: COUNTRY=KEN QUESTION="..." OPTIO
 	@set -f; IFS=';'; set --; for option in $$ASK_OPTIONS; do set -- "$$@" --option "$$option"; done; \
 	exec $(PY) -m cultural_palette ask --country "$$ASK_COUNTRY" "$$@" -- "$$ASK_QUESTION"
 
-test: $(VENV)/.dev $(VLLM_MADE)  ## run the whole test suite
-	$(PY) -m pytest $(if $(CI),-ra --color=no --durations=10)
+test: $(VENV)/.dev $(VLLM_MADE)  ## run the whole test suite, a file a process, two at a time
+	$(PY) -m pytest -n 2 --dist loadgroup $(if $(CI),-ra --color=no --durations=10)
 
 quick: $(VENV)/.dev  ## run the tests that are not marked slow
 	$(PY) -m pytest -m "not slow and not gpu and not network"
