@@ -203,9 +203,11 @@ def differing(there: Mapping[str, Any], wanted: Mapping[str, Any], told: Collect
 
 
 def write_whole(path: str | Path, data: str | bytes) -> None:
-    """Write a file so that a reader finds the old one or the new one, never a part; text becomes UTF-8."""
+    """Write a file so that a reader finds the old one or the new one, never a part; text becomes UTF-8, half
+    a surrogate pair its escape.
+    """
     with whole_file(path) as file:
-        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
 @contextmanager

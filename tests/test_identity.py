@@ -102,8 +102,11 @@ def test_a_synthesis_on_a_cluster_is_known_when_finished(tmp_path: Path) -> None
     run = tmp_path / "run"
     config = {**spec(1).config(), "queries_a_shard": 4}
     with RunFolder(run, config) as folder:
-        folder.finish({"kind": "synthesis"})
-    assert finished_manifest(spec(1), str(run), 4) == {"kind": "synthesis"}
+        counts: dict[str, Any] = dict.fromkeys(("queries", "rows", "ok", "set_aside"), 0)
+        counts |= {"by_community": {}, "findings": {}}
+        manifest = {"counts": counts, "map": {"communities": {}}, "tokens": {"input": 0, "output": 0}}
+        folder.finish(manifest | {"cost_usd": None})
+    assert finished_manifest(spec(1), str(run), 4) == manifest | {"cost_usd": None}
     with pytest.raises(ArtifactError, match="another config: seed 0, now 1"):
         finished_manifest(spec(1, seed=1), str(run), 4)
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cultural_palette.suggestions import did_you_mean
 from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError
+from cultural_palette.yaml_files import YamlFault, read_yaml
 
 CONFIG_KEYS = ("base", "map", "task", "orpo")
 
@@ -31,10 +31,10 @@ class TrainConfig:
 def load_config(path: Path) -> TrainConfig:
     """Read a config; unknown keys and values that do not fit raise TrainingError with file and key."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        data = read_yaml(path) or {}
     except FileNotFoundError:
         raise TrainingError(f"No file {path}; training/configs has some to begin with.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, YamlFault) as error:
         raise TrainingError(f"{path} can not be read: {error}") from None
     if not isinstance(data, dict):
         raise TrainingError(f"{path}: expected {', '.join(CONFIG_KEYS)}, found {type(data).__name__}")

@@ -4,12 +4,13 @@ default.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+
+from cultural_palette.jsonl import parse_json
 
 HOST = "127.0.0.1"
 PORTS: Mapping[str, int] = {"Ollama": 11434, "LM Studio": 1234, "llama.cpp": 8080, "vLLM": 8000}
@@ -80,7 +81,7 @@ def _models(port: int) -> list[dict[str, object]]:
         response = connection.getresponse()
         if response.status != 200:
             return []
-        return list(json.loads(response.read(MOST_BYTES))["data"])
+        return list(parse_json(response.read(MOST_BYTES))["data"])
     finally:
         connection.close()
 

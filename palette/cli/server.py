@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from cultural_palette.errors import ModelError
+from cultural_palette.jsonl import parse_json
 
 if TYPE_CHECKING:
     from cultural_palette.settings import Settings
@@ -37,7 +37,7 @@ def served_models(base_url: str, settings: Settings, timeout_s: float = TIMEOUT_
             raise ModelError(f"{url} did not answer within {timeout_s:g} s.") from None
         raise ModelError(f"Can not reach {url} ({reason}). Is the server up?") from None
     try:
-        return [str(model["id"]) for model in json.loads(body)["data"]]
+        return [str(model["id"]) for model in parse_json(body)["data"]]
     except (ValueError, KeyError, TypeError):
         raise ModelError(
             f"{url} sent no list of models. Is it an OpenAI-compatible API (with /v1)?"

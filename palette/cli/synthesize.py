@@ -385,7 +385,7 @@ def _print_manifest(out: Path | str, manifest: Mapping[str, Any], as_json: bool)
     )
     for key, by_status in counts["by_community"].items():
         statuses = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in by_status.items())
-        click.echo(f"  {manifest['map']['communities'][key]:<10} {statuses}")
+        click.echo(f"  {manifest['map']['communities'].get(key, key):<10} {statuses}")
     if counts["findings"]:
         click.echo(
             "findings: " + ", ".join(f"{name} {number:,}" for name, number in counts["findings"].items())

@@ -76,13 +76,12 @@ def train(
     OUT/split.json. Each agent is a job that goes on where it was stopped; what is finished is kept. Each
     leaves a manifest.
     """
-    import yaml
-
     from cultural_palette.cultural_map import load_map
     from cultural_palette.errors import UsageError
     from cultural_palette.settings import get_settings
     from cultural_palette.training.config import TrainConfig, load_config, settings_from
     from cultural_palette.training.jobs import check_data, lay_out_jobs
+    from cultural_palette.yaml_files import YamlFault, parse_yaml
 
     check_where(where)
     config = load_config(config_file) if config_file else TrainConfig()
@@ -91,7 +90,10 @@ def train(
         key, equals, value = change.partition("=")
         if not equals:
             raise UsageError(f"--set {change!r}: expected KEY=VALUE")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = parse_yaml(value)
+        except YamlFault as error:
+            raise UsageError(f"--set {change!r}: {error}") from None
     if trainer:
         values["trainer"] = trainer
     if objective:

@@ -24,6 +24,7 @@ from cultural_palette.errors import ModelError
 from cultural_palette.messages import role_pairs
 from cultural_palette.models.protocol import Blend
 from cultural_palette.settings import current_settings
+from cultural_palette.yaml_files import YamlFault, read_yaml
 
 NOT_AVAILABLE = (
     "The blend is not available for a served model: set blend_checkpoint to the folder of its MoErges (or to "
@@ -104,7 +105,7 @@ def _loaded(checkpoint: str) -> tuple[Any, Any, tuple[str, ...]]:
         with torch.device("cpu"):
             model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"blend_checkpoint {checkpoint!r} can not be loaded: {error}") from error
     if not all(hasattr(getattr(layer, "mlp", None), "gate") for layer in model.model.layers):
         raise ModelError(f"blend_checkpoint {checkpoint!r} has no router: it is no MoErges.")
@@ -112,10 +113,10 @@ def _loaded(checkpoint: str) -> tuple[Any, Any, tuple[str, ...]]:
 
 
 def _experts(folder: Path) -> tuple[str, ...]:
-    import yaml
-
     recipe = folder / "mergekit_config.yaml"
     if not recipe.is_file():
         return ()
-    raw = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    return tuple(str(expert["source_model"]) for expert in raw["experts"])
+    try:
+        return tuple(str(expert["source_model"]) for expert in read_yaml(recipe)["experts"])
+    except (OSError, YamlFault, KeyError, TypeError) as error:
+        raise ModelError(f"{recipe} does not say its experts: {error!r}. Merge it again.") from None

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cultural_palette.errors import PaletteError
+from cultural_palette.jsonl import parse_json
 
 MERGEKIT_NAME = re.compile(r"model\.layers\.(\d+)\.(?:block_sparse_moe|mlp)\.gate\.weight")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -70,7 +71,7 @@ def load_routers(path: Path) -> dict[str, Router]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        communities = tuple(map(str, json.loads(metadata.get("communities", "[]"))))
+        communities = tuple(map(str, parse_json(metadata.get("communities", "[]"))))
     except FileNotFoundError:
         raise RouterError(f"No router {path}.") from None
     except (OSError, ValueError, TypeError, SafetensorError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cultural_palette.jsonl import parse_object
 from cultural_palette.serving.manifest import ServingError, Source
 
 GIB = 2**30
@@ -174,12 +174,15 @@ def _cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
+HEADER_BYTES = 100_000_000  # as safetensors has it
+
+
 def _header_sizes(file: Path) -> tuple[int, int]:
     """(values, bytes) of all tensors of a safetensors file, from its header alone."""
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
+            header = parse_object(stream.read(min(length, HEADER_BYTES)))
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
         values = sum(math.prod(entry["shape"]) for entry in tensors)
         stored = sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in tensors)

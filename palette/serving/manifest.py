@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
@@ -22,6 +21,7 @@ from cultural_palette.errors import PaletteError, UsageError
 from cultural_palette.jsonl import read_object
 from cultural_palette.moerges.peft_settings import AdapterError, check_settings
 from cultural_palette.provenance import hash_file
+from cultural_palette.yaml_files import YamlFault, read_yaml
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 RESERVED_NAMES = ("base", "moerges", "meta")
@@ -153,21 +153,14 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
             f"{', '.join(BUILT_IN)}; docs/serving.md shows how to write your own."
         )
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ManifestError(f"{path} can not be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} is not UTF-8: {error.reason} at byte {error.start}.") from None
-    try:
-        raw = yaml.safe_load(text)  # JSON is YAML
+        raw = read_yaml(path)  # JSON is YAML
         file = _File.model_validate(raw if isinstance(raw, dict) else {})
-    except (RecursionError, ValueError, TypeError) as error:  # YAML builds dates, sets and keys of its own
-        if isinstance(error, ValidationError):
-            raise ManifestError(f"{path}: {_describe(error)}") from None
-        why = "nested without an end" if isinstance(error, RecursionError) else error
-        raise ManifestError(f"{path} can not be read: {why}") from None
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ManifestError(f"{path} can not be read: {error.strerror or error}.") from None
+    except YamlFault as error:
+        raise ManifestError(f"{path} can not be read: {error}.") from None
+    except ValidationError as error:
+        raise ManifestError(f"{path}: {_describe(error)}") from None
     home = path.resolve().parent
     if dense and file.moerges is None:
         raise ManifestError(

@@ -4,13 +4,14 @@ another one may sit on that port.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Sequence
 from http.client import HTTPException
 from typing import Literal, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
+
+from cultural_palette.jsonl import parse_json
 
 TIMEOUT_S = 5.0
 LOCKED = "asks for another key"
@@ -54,7 +55,7 @@ def listed_models(url: str, key: str | None = None, timeout_s: float = TIMEOUT_S
     if status in (401, 403):
         return LOCKED
     try:
-        return [str(model["id"]) for model in json.loads(body)["data"]]
+        return [str(model["id"]) for model in parse_json(body)["data"]]
     except (ValueError, KeyError, TypeError):
         return f"is no server of models (HTTP {status})"
 

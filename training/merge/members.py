@@ -30,6 +30,7 @@ from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError, o
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+BASE_COPY, EMBEDDING = ".base_layer.weight", "model.embed_tokens.weight"
 WHOLE = frozenset(["modules_to_save"])
 """What a flat merge takes beside low-rank changes: tensors that were trained whole."""
 
@@ -68,6 +69,7 @@ class Adapter:
         self.outside: list[str] = []
         self._pairs: dict[str, dict[str, str]] = {}
         self._whole: dict[str, str] = {}
+        self._copies: dict[str, str] = {}
         for stored in self._file.keys():  # noqa: SIM118 (not a dict)
             self._sort_in(stored)
         self._check_shapes()
@@ -119,8 +121,11 @@ class Adapter:
                 raise MergeError(f"{self.path} holds several adapters: save each in a folder of its own.")
         elif "lora_" in name:
             raise MergeError(
-                f"{self.path}: {name} is no plain LoRA on a linear layer; merge it with PEFT first."
+                f"{self.path} changes {name.partition('.lora_')[0]} by a LoRA that is none on a linear "
+                f"layer: {FULL_MODEL}."
             )
+        elif name.endswith(BASE_COPY):  # PEFT saves head and embedding along, where they are targets
+            self._copies[name.removesuffix(BASE_COPY) + ".weight"] = stored
         else:  # trained whole, by PEFT's modules_to_save
             self._whole[name.replace(".modules_to_save.default", "")] = stored
 
@@ -162,6 +167,23 @@ class Adapter:
             self._check_fits(name, shape)
         for name, stored in self._whole.items():
             self._check_fits(name, tuple(self._file.get_slice(stored).get_shape()))
+            if name == EMBEDDING and self.base.config.get("tie_word_embeddings"):
+                raise MergeError(
+                    f"{self.path} trained embed_tokens whole, to which {self.base.folder} ties its head, "
+                    f"and the adapter does not: {FULL_MODEL}."
+                )
+        for name, stored in self._copies.items():
+            self._check_copy(name, self._file.get_tensor(stored))
+
+    def _check_copy(self, name: str, copy: Any) -> None:
+        """The base's own tensor, saved along, is the base's own."""
+        import torch
+
+        self._check_fits(name, tuple(copy.shape))
+        if not torch.equal(copy.float(), self.base.tensor(name).float()):
+            raise MergeError(
+                f"{self.path} was trained over another {name} than {self.base.folder} has: {FULL_MODEL}."
+            )
 
     def _check_fits(self, name: str, shape: tuple[int, ...]) -> None:
         if name == "lm_head.weight" and name not in self.base and self.base.config.get("tie_word_embeddings"):

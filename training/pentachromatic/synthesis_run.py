@@ -11,10 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from cultural_palette.artifacts import CONFIG, ROWS, RunFolder
 from cultural_palette.errors import ArtifactError, UsageError
 from cultural_palette.jsonl import JsonFault, parse_object, read_json
 from cultural_palette.provenance import short_sha256
+from cultural_palette.shapes import of_shape
 
 OK, SET_ASIDE = "ok", "set_aside"
 STEPS = ("respond", "feedback", "aggregate")
@@ -24,6 +27,26 @@ SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 class RunRowError(UsageError):
     """A row that is no synthesised answer; names file, line and what is wrong."""
+
+
+class _Source(TypedDict, total=False):
+    """Where the query comes from."""
+
+    dataset: str | None
+    conversation_id: str | None
+    user_id: str | None
+    birth_country: str | None
+    community: str | None
+
+
+class _Row(TypedDict, total=False):
+    """What of a row is exported as it stands."""
+
+    steps: dict[str, str | None] | None
+    rounds: int | None
+    teacher: str | None
+    prompts: dict[str, Any] | None
+    source: _Source | None
 
 
 @dataclass(frozen=True)
@@ -237,6 +260,7 @@ def answer_from(data: object) -> SynthesisedAnswer:
     if not isinstance(data, dict):
         raise RunRowError(f"expected a JSON object, found {type(data).__name__}")
     row: dict[str, Any] = _without_surrogates(data)
+    of_shape(row, _Row, "the row", "Mend that line, or take it out.", RunRowError)
     validation = _mapping(row.get("validation"))
     findings = validation.get("findings") or []
     if not isinstance(findings, list):

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cultural_palette.artifacts import MANIFEST
 from cultural_palette.cluster import ray_engine
-from cultural_palette.cluster.run_storage import CALLS, RunStorage
+from cultural_palette.cluster.run_storage import CALLS, RunStorage, part_name
 from cultural_palette.cluster.shared_calls import SharedCalls
 from cultural_palette.cluster.storage import Storage
 from cultural_palette.errors import UsageError
@@ -28,6 +29,8 @@ from cultural_palette.training.synthesis.run import (
     SynthesisSpec,
     Tally,
     answer_all,
+    check_row,
+    checked,
     end,
     missing,
     row_of,
@@ -92,7 +95,8 @@ def sit_on_cluster(
         there = run.parts()
         tally, ledger, saved = Tally(len(spec.items) * len(spec.communities)), Ledger(sitting.price), 0
         for index in there:
-            for row in run.rows(index):
+            for number, row in enumerate(run.rows(index), 1):
+                check_row(row, f"{storage.at(part_name(index))}:{number}")
                 tally.add(row)
                 pay_row(ledger, row)
         tally.before = tally.written
@@ -185,7 +189,7 @@ def finished_manifest(spec: SynthesisSpec, out: str, queries_a_shard: int) -> Ro
     if not run.finished:
         return None
     run.open()
-    return run.manifest
+    return checked(run.manifest, f"{out}/{MANIFEST}")
 
 
 def _storage(spec: SynthesisSpec, out: str, queries_a_shard: int) -> RunStorage:

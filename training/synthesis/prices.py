@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cultural_palette.errors import UsageError
 from cultural_palette.models import ModelRef
+from cultural_palette.yaml_files import YamlFault, read_yaml
 
 BUILT_IN = Path(__file__).parent / "prices.yaml"
 MILLION = 1_000_000
@@ -71,11 +71,11 @@ def price_of(
 
 def _read(path: Path) -> _Table:
     try:
-        return _Table.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _Table.model_validate(read_yaml(path))
     except FileNotFoundError:
         raise UsageError(f"No file {path} with prices.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} can not be read: {' '.join(str(error).split())}") from None
+    except (OSError, YamlFault) as error:
+        raise UsageError(f"{path} can not be read: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -20,16 +20,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from cultural_palette.artifacts import RunFolder
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from cultural_palette.artifacts import ROWS, RunFolder
 from cultural_palette.cultural_map import CulturalMap
-from cultural_palette.errors import PaletteError
+from cultural_palette.errors import ArtifactError, PaletteError
 from cultural_palette.graph.synthesis import answerings, cast_teacher
 from cultural_palette.models import ModelRef
 from cultural_palette.nodes.synthesis.state import Answer, SynthesisContext
 from cultural_palette.prompts import template_of
 from cultural_palette.provenance import installed_versions, short_sha256
+from cultural_palette.shapes import of_shape
 from cultural_palette.training.queries import Queries, Query
 from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
 
@@ -37,6 +41,7 @@ PROMPTS = ("respond", "feedback", "aggregate", "validate")
 TOLD = ("teacher",)
 """What a run's config tells by name, and holds by content under another key."""
 MOST_ERRORS_SHOWN = 5
+MEND_LINE = "Mend that line, or take it out: its answer is then made again from the kept calls."
 AnswerKey = tuple[str, str]  # (query id, community)
 Show = Callable[["Tally", Ledger], None]
 
@@ -88,6 +93,70 @@ class SynthesisSpec:
             **self.context.model_dump(exclude={"teacher", "validation", "timeout_s"}),
             "validation": self.validation,
         }
+
+
+class StoredFinding(TypedDict):
+    """What of a finding is counted."""
+
+    kind: str
+
+
+class StoredValidation(TypedDict):
+    """What of a row's validation is read."""
+
+    findings: list[StoredFinding]
+
+
+class StoredUsage(TypedDict):
+    """Tokens."""
+
+    input_tokens: Annotated[int, Field(ge=0)]
+    output_tokens: Annotated[int, Field(ge=0)]
+
+
+class StoredRow(TypedDict):
+    """What a run that goes on reads of the rows that are there."""
+
+    query_id: str
+    community: str
+    status: Literal["ok", "set_aside"]
+    rounds: Annotated[int, Field(ge=1)]
+    validation: StoredValidation
+    prompts: dict[str, Any]
+    usage: StoredUsage
+
+
+class StoredCounts(TypedDict):
+    """Rows, by what became of them."""
+
+    queries: int
+    rows: int
+    ok: int
+    set_aside: int
+    by_community: dict[str, dict[str, int]]
+    findings: dict[str, int]
+
+
+class StoredMap(TypedDict):
+    """Names by key."""
+
+    communities: dict[str, str]
+
+
+class StoredTokens(TypedDict):
+    """Tokens."""
+
+    input: int
+    output: int
+
+
+class StoredManifest(TypedDict):
+    """What of a finished run is told."""
+
+    counts: StoredCounts
+    map: StoredMap
+    tokens: StoredTokens
+    cost_usd: float | None
 
 
 @dataclass
@@ -162,14 +231,29 @@ def already_there(spec: SynthesisSpec, folder: RunFolder, ledger: Ledger) -> tup
     """The answers that earlier sittings wrote, counted, and paid into the ledger."""
     done: set[AnswerKey] = set()
     tally = Tally(len(spec.items) * len(spec.communities))
-    for row in folder.rows():
-        done.add(
-            (sys.intern(row["query_id"]), sys.intern(row["community"]))
-        )  # one text for all rows of a query
+    wanted = {query.id for query in spec.items}
+    for number, row in enumerate(folder.rows(), 1):
+        check_row(row, f"{folder.path / ROWS}:{number}")
+        key = sys.intern(row["query_id"]), sys.intern(row["community"])  # one text for all rows of a query
+        if key in done or key[0] not in wanted or key[1] not in spec.communities:
+            why = "stands above already" if key in done else "is none of this run's answers"
+            raise ArtifactError(f"{folder.path / ROWS}:{number}: {', '.join(key)} {why}. Take that line out.")
+        done.add(key)
         tally.add(row)
         pay(ledger, row)
     tally.before = tally.written
     return done, tally
+
+
+def check_row(row: Mapping[str, Any], place: str) -> None:
+    """Raise ArtifactError, with the place and the field, for a row that can not be one of a run's."""
+    of_shape(row, StoredRow, place, MEND_LINE)
+
+
+def checked(manifest: dict[str, Any], place: str) -> dict[str, Any]:
+    """The manifest, or an ArtifactError with the field that can not be one's."""
+    of_shape(manifest, StoredManifest, place, "Mend it, or take it away: the same command writes it again.")
+    return manifest
 
 
 def missing(

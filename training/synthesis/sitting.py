@@ -9,13 +9,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.artifacts import RunFolder
+from cultural_palette.artifacts import MANIFEST, RunFolder
 from cultural_palette.calls import CallStore
 from cultural_palette.graph.synthesis import build_synthesis
 from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.processes import sit_in_processes
-from cultural_palette.training.synthesis.run import TOLD, Outcome, Show, SynthesisSpec, write_missing_rows
+from cultural_palette.training.synthesis.run import (
+    TOLD,
+    Outcome,
+    Show,
+    SynthesisSpec,
+    checked,
+    write_missing_rows,
+)
 from cultural_palette.training.synthesis.session import INTERRUPTED, Sitting, open_teacher
 from cultural_palette.training.synthesis.teacher import Teacher
 
@@ -41,7 +48,7 @@ def finished_manifest(spec: SynthesisSpec, out: Path) -> dict[str, Any] | None:
     of other queries, another teacher or other settings.
     """
     folder = RunFolder(out, spec.config(), TOLD)
-    return folder.same_manifest() if folder.finished else None
+    return checked(folder.same_manifest(), str(out / MANIFEST)) if folder.finished else None
 
 
 def preview(

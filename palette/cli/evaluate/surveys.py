@@ -212,11 +212,11 @@ def _reach_own_modules() -> None:
 def _of_file(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
-    import yaml
+    from cultural_palette.yaml_files import YamlFault, read_yaml
 
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        raw = read_yaml(path)
+    except (OSError, YamlFault) as error:
         raise SettingsError(f"{path} can not be read: {error}") from None
     if not isinstance(raw, dict) or not all(isinstance(x, str) for pair in raw.items() for x in pair):
         raise SettingsError(f"{path}: expected a mapping of PART: REF, such as 'meta: openai:gpt-4o-mini'.")
