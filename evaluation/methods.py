@@ -6,6 +6,7 @@ each is defined and where it departs from its source: docs/methods.md.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -19,7 +20,7 @@ from cultural_palette.errors import SettingsError, UsageError
 from cultural_palette.evaluation.predictions import Prediction
 from cultural_palette.evaluation.surveys import SurveyItem
 from cultural_palette.graph.variants import SINGLE, build_variant
-from cultural_palette.models import BASE, ModelRef
+from cultural_palette.models import BASE, ModelRef, resolve_parts
 from cultural_palette.nodes.knobs import PaletteContext
 from cultural_palette.provenance import file_sha256
 from cultural_palette.settings import current_settings
@@ -28,12 +29,16 @@ from cultural_palette.suggestions import did_you_mean
 Predict = Callable[[SurveyItem], Awaitable[Prediction]]
 BEST_SINGLE = "best-single-draft"
 ALL, PAPER = "all", "paper"
+REPRODUCED = "paper"
+"""The router of the paper's own methods, whatever a palette's default."""
 
 
 @dataclass(frozen=True)
 class Method:
     """`variant`: its graph, by name. `models`: part -> a model beside the palette's own that plays it, by the
-    name that `--model-of NAME=REF` gives it. `path`: a method of one's own, "module:attribute".
+    name that `--model-of NAME=REF` gives it. `path`: a method of one's own, "module:attribute". `router`: by
+    which a palette's MoErges blends, unless `--blend` says otherwise; other models blend as they do.
+    `needs_blend`: without such a MoErges it is not run.
     """
 
     name: str
@@ -41,6 +46,8 @@ class Method:
     variant: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
     path: str | None = None
+    router: str | None = None
+    needs_blend: bool = False
 
 
 _FENG = "Feng et al. 2024 (Modular Pluralism)"
@@ -56,26 +63,44 @@ METHODS: Mapping[str, Method] = {
         Method("modular-steerable", f"{_FENG}, steerable mode", "modular-steerable"),
         Method("modular-distributional", f"{_FENG}, distributional mode", "modular-distributional"),
         # the paper's own
-        Method("cultural-palette", "section 5; Table 1, 'Ours'", "palette"),
+        Method("cultural-palette", "section 5; Table 1, 'Ours'", "palette", router=REPRODUCED),
+        Method(
+            "fitted-router", "ours: the same, blended by fitted router rows", "blend-fitted", needs_blend=True
+        ),
         Method("without-moerges", "Table 1, 'w/o CM'", "without-moerges"),
-        Method("without-draft", "Table 1, 'w/o CD'", "without-draft"),
-        Method("without-self-regulation", "Table 1, 'w/o SR'", "without-self-regulation"),
+        Method("without-draft", "Table 1, 'w/o CD'", "without-draft", router=REPRODUCED),
+        Method("without-self-regulation", "Table 1, 'w/o SR'", "without-self-regulation", router=REPRODUCED),
         # controls of ours
         Method("own-draft", "control: one culture, the country's own", "own-draft"),
         Method(BEST_SINGLE, "control: one culture, the best one by the other half of the questions"),
-        Method("self-blend", "control: five samples of one model, not five cultures", "self-blend"),
+        Method(
+            "self-blend",
+            "control: five samples of one model, not five cultures",
+            "self-blend",
+            router=REPRODUCED,
+        ),
+        Method(
+            "blend-uniform",
+            "control: all communities alike in the MoErges",
+            "blend-uniform",
+            needs_blend=True,
+        ),
+        Method(
+            "blend-own", "control: the country's own community alone in it", "blend-own", needs_blend=True
+        ),
     )
 }
-CONTROLS = ("own-draft", BEST_SINGLE, "self-blend")
+CONTROLS = ("own-draft", BEST_SINGLE, "self-blend", "blend-uniform", "blend-own")
 
 
 def methods_named(
-    names: Sequence[str], cultural_map: CulturalMap, models_of: Mapping[str, str]
+    names: Sequence[str], cultural_map: CulturalMap, models_of: Mapping[str, str], *, blends: bool = False
 ) -> tuple[tuple[Method, ...], dict[str, str]]:
     """The methods by their names, and those left out with the reason.
 
     "all" and "paper" (without our controls) leave out what lacks a model; a method asked for by name that
-    lacks one is a SettingsError. `best-single-draft` brings `single-draft:COMMUNITY` for every community.
+    lacks one is a SettingsError. `blends`: whether the meta agent is a MoErges that takes a blend by name.
+    `best-single-draft` brings `single-draft:COMMUNITY` for every community.
     """
     known = {need for method in METHODS.values() for need in method.models.values()}
     for need in models_of:
@@ -97,6 +122,11 @@ def methods_named(
             if lacking:
                 left_out[key] = _way_out(lacking)
                 continue
+            if method.needs_blend and not blends:
+                if not group:
+                    raise SettingsError(f"Method {key!r} {NO_BLEND}")
+                left_out[key] = NO_BLEND
+                continue
             if method.name == BEST_SINGLE:
                 for community in cultural_map.communities:
                     single = _method(f"{SINGLE}{community.key}", cultural_map)
@@ -105,6 +135,9 @@ def methods_named(
     if not chosen:
         raise UsageError("No method to run: name some, 'paper' or 'all'.")
     return tuple(chosen.values()), left_out
+
+
+NO_BLEND = "needs a palette's MoErges as the meta agent: --model embedded:nano, or a palette folder."
 
 
 def _way_out(lacking: Sequence[str]) -> str:
@@ -153,6 +186,8 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
         models = {**context.models, **others}
         orders = orders_shown(context.permutations or 1, item.question.ordered)
         context = context.model_copy(update={"models": models, "permutations": orders})
+        if method.router and not context.blend and await asyncio.to_thread(_blends, cultural_map, context):
+            context = context.model_copy(update={"blend": method.router})
         question = {
             "country": item.country,
             "query": item.question.text,
@@ -161,6 +196,10 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
         return Prediction.of_graph(await graph.ainvoke(question, context=context), item)
 
     return predict
+
+
+def _blends(cultural_map: CulturalMap, context: PaletteContext) -> bool:
+    return resolve_parts(cultural_map, context.models, context.model).meta.takes_blend
 
 
 def orders_shown(orders: int, ordered: bool | None) -> int:

@@ -95,6 +95,10 @@ BASELINES: Mapping[str, Variant] = {
 
 
 BLENDS: Mapping[str, Variant] = {
+    "blend-fitted": Variant(
+        "the full method, ours: the MoErges of a palette blends by its fitted router rows",
+        {"intake": partial(intake, blend="fitted")},
+    ),
     "blend-uniform": Variant(
         "control, ours: the MoErges of an embedded palette weighs its communities alike",
         {"intake": partial(intake, blend="uniform")},

@@ -211,15 +211,20 @@ class ModelRef:
         """The model as an error names it: with the server that is asked."""
         return str(self) if self.in_process or self.base_url else f"{self} at {self.address}"
 
+    @property
+    def takes_blend(self) -> bool:
+        """Whether it is the MoErges of an embedded palette, which `with_blend` can tell how to blend."""
+        _, slash, part = self.name.rpartition("/")
+        return self.provider == EMBEDDED and bool(slash) and part.partition("[")[0] == "meta"
+
     def with_blend(self, blend: str) -> ModelRef:
         """The same MoErges under another blend. Raises SettingsError for what is no MoErges of a palette."""
-        palette, slash, part = self.name.rpartition("/")
-        if self.provider != EMBEDDED or not (slash and part.partition("[")[0] == "meta"):
+        if not self.takes_blend:
             raise SettingsError(
                 f"The blend {blend!r} is for the MoErges of an embedded palette, and {self.described} "
                 "decides here: leave out --blend, or name a palette (--model embedded:nano)."
             )
-        return ModelRef(self.provider, f"{palette}/meta[{blend}]")
+        return ModelRef(self.provider, f"{self.name.rpartition('/')[0]}/meta[{blend}]")
 
     def with_address(self, url: str | None) -> ModelRef:
         """The same model at `url`, where it has no address of its own and may have one."""

@@ -5,20 +5,21 @@ communities apart gives a row and a bias a community; no weight of a model is tr
 a *new* country in a *new* text, so every statistic is one of countries (each counts once, however long its
 prompts), and countries' spread within a community is noise like any other.
 
-Two discriminants are tried, on countries of the fit that are set aside, each at several degrees of sharpness;
-the one that is right most often stays:
+Two discriminants are tried, on countries of the fit that are set aside; the one that is right most often
+stays:
 
 * `mentions`: from the tokens of the country's own name, and all other tokens must be left undecided. A model
   that has read the world knows the continent there, above all in its middle layers.
 * `everywhere`: from all tokens alike. Better where texts speak of the country in other words too.
 
-Both shrink towards the diagonal. Of those that are right alike, the sharpest stays. The choice is one for all
-layers: layer by layer, so few countries choose by chance.
+Both shrink towards the diagonal. How sharp the rows are (the inverse of a temperature) is chosen on the same
+countries, by the logarithm of the weight that a prompt's blend gives its own community: a blend that is
+sharp and wrong pays for it, and one that is right and undecided gains. Both choices are one for all layers:
+layer by layer, so few countries choose by chance.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ import torch
 from torch import Tensor
 
 from cultural_palette.moerges.prompts import RouterPrompt
-from cultural_palette.moerges.router import Router, RouterError
+from cultural_palette.moerges.router import FITTED, Router, RouterError
+from cultural_palette.moerges.scoring import RouterScore, score
 
 MENTIONS, EVERYWHERE = "mentions", "everywhere"
 SHRINK = 0.01
@@ -40,8 +42,10 @@ LEVEL = 100.0
 """`mentions`: what a common offset between mentions and other tokens counts."""
 SPREAD = {MENTIONS: 3.0, EVERYWHERE: 10.0}
 """What the countries' spread within a community counts."""
-SHARPNESS = (1.0, 3.0, 6.0, 10.0)
+SHARPNESS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Tried factors; at 1, a community's mean state is one unit of log-odds above the others' mean."""
+WORTH = 0.01
+"""Nats a prompt that a sharper blend must gain; with less, the softer one stays."""
 ASIDE = 0.25
 """Share of the fit's countries that choose between the discriminants."""
 FEWEST = 3
@@ -77,44 +81,73 @@ class Statistics:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a router was fitted: the choice that the countries set aside made.
+    """How a router was fitted: the choice that the countries set aside made, over their prompts.
 
-    `accuracy`: share of their prompts whose own community had the largest weight, by choice.
+    `accuracy`: share of prompts whose own community had the largest weight, `log_weight`: mean logarithm of
+    its weight (chance: -log n), each by choice. `chosen`, `rivals`: scores there of the rows that were chosen
+    (fitted without these countries) and of routers that were made in another way.
     """
 
     discriminant: str
     sharpness: float
     accuracy: Mapping[str, float]
+    log_weight: Mapping[str, float]
+    chosen: RouterScore
+    rivals: Mapping[str, RouterScore]
     countries: int
     prompts: int
+
+    def best(self) -> str:
+        """The router that is right most often on the countries set aside: FITTED, or a rival that is as good,
+        by its name.
+        """
+        rival = max(self.rivals, key=lambda name: self.rivals[name].largest, default=None)
+        if rival is not None and self.rivals[rival].largest >= self.chosen.largest:
+            return rival
+        return FITTED
 
 
 @torch.inference_mode()
 def fit_router(
-    model: Any, prompts: Sequence[RouterPrompt], communities: Sequence[str], *, seed: int = 0
+    model: Any,
+    prompts: Sequence[RouterPrompt],
+    communities: Sequence[str],
+    *,
+    rivals: Mapping[str, Router] | None = None,
+    seed: int = 0,
 ) -> tuple[Router, FitReport]:
     """Rows and biases fitted on the base's states at these prompts. `model`: the base, or a coloured model,
-    which is the base as long as no modes are set.
+    which is the base as long as no modes are set. `rivals`: routers to measure on the countries set aside.
 
     Raises RouterError when a community has fewer than 3 countries among the prompts.
     """
     aside = _aside(prompts, communities, seed)
+    checks = [p for p in prompts if p.country in aside]
     first = gather(model, [p for p in prompts if p.country not in aside])
-    second = gather(model, [p for p in prompts if p.country in aside])
+    second = gather(model, checks)
     count = len(communities)
     tries = {kind: _rows(first, count, kind) for kind in SPREAD}
-    checks = [p for p in prompts if p.country in aside]
-    own = torch.tensor([p.community for p in checks])
     candidates = {(kind, s): _scaled(*tries[kind], s) for kind in tries for s in SHARPNESS}
-    blends = weights_at(model, {f"{kind} {s:g}": router for (kind, s), router in candidates.items()}, checks)
-    accuracy = {
-        choice: float((blends[f"{choice[0]} {choice[1]:g}"].mean(1).argmax(-1) == own).float().mean())
-        for choice in candidates
-    }
-    kind, sharpness = max(candidates, key=lambda choice: (accuracy[choice], choice[1]))
+    routers = {f"{kind} {s:g}": router for (kind, s), router in candidates.items()} | dict(rivals or {})
+    blends = {name: weights.mean(1) for name, weights in weights_at(model, routers, checks).items()}
+    own = torch.tensor([p.community for p in checks])
+    accuracy, log_weight = {}, {}
+    for choice in candidates:
+        blend = blends[f"{choice[0]} {choice[1]:g}"]
+        accuracy[choice] = float((blend.argmax(-1) == own).float().mean())
+        log_weight[choice] = float(blend.gather(1, own[:, None]).clamp(min=1e-30).log().mean())
+    kind = max(SPREAD, key=lambda k: max((accuracy[k, s], log_weight[k, s]) for s in SHARPNESS))
+    best = max(log_weight[kind, s] for s in SHARPNESS)
+    sharpness = next(s for s in SHARPNESS if log_weight[kind, s] >= best - WORTH)
     both = first + second
+
+    def by_choice(values: Mapping[tuple[str, float], float]) -> dict[str, float]:
+        return {f"{k} {s:g}": round(value, 4) for (k, s), value in values.items()}
+
     report = FitReport(
-        kind, sharpness, {f"{k} {s:g}": round(value, 4) for (k, s), value in accuracy.items()},
+        kind, sharpness, by_choice(accuracy), by_choice(log_weight),
+        score(blends[f"{kind} {sharpness:g}"], checks, communities),
+        {name: score(blends[name], checks, communities) for name in rivals or {}},
         len(both.countries), len(prompts),
     )  # fmt: skip
     return _scaled(*_rows(both, count, kind), sharpness, tuple(communities)), report
@@ -252,59 +285,3 @@ def _aside(prompts: Sequence[RouterPrompt], communities: Sequence[str], seed: in
             )
         aside |= set(rng.sample(own, max(1, round(ASIDE * len(own)))))
     return aside
-
-
-@dataclass(frozen=True)
-class RouterScore:
-    """What a router is worth on prompts about countries that it was not fitted on.
-
-    `own_weight`: mean weight on the right community (chance: 1/n); `largest`: share of prompts where it is
-    the largest; `entropy`: of a blend, 0..1 (1: all alike). Intervals of 95 % resample countries,
-    since prompts about one country go together.
-    """
-
-    prompts: int
-    countries: int
-    own_weight: float
-    own_weight_95: tuple[float, float]
-    largest: float
-    largest_95: tuple[float, float]
-    entropy: float
-    by_community: Mapping[str, float]
-
-
-def score(
-    blends: Tensor,
-    prompts: Sequence[RouterPrompt],
-    communities: Sequence[str],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-) -> RouterScore:
-    """Score mean weights over tokens. `blends`: (prompts, layers, communities), or mean over layers too."""
-    mean = blends.mean(1) if blends.dim() == 3 else blends
-    own = torch.tensor([prompt.community for prompt in prompts])
-    weight = mean.gather(1, own[:, None])[:, 0].double()
-    hit = (mean.argmax(-1) == own).double()
-    entropy = -(mean * mean.clamp(min=1e-30).log()).sum(-1).mean() / math.log(len(communities))
-    countries = list(dict.fromkeys(prompt.country for prompt in prompts))
-    index = torch.tensor([countries.index(prompt.country) for prompt in prompts])
-    counts = torch.bincount(index).double()
-    drawn = torch.randint(
-        len(countries), (draws, len(countries)), generator=torch.Generator().manual_seed(seed)
-    )
-
-    def interval(values: Tensor) -> tuple[float, float]:
-        totals = torch.zeros(len(countries), dtype=torch.double).index_add_(0, index, values)
-        means = totals[drawn].sum(1) / counts[drawn].sum(1)
-        low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-        return round(low, 4), round(high, 4)
-
-    return RouterScore(
-        len(prompts), len(countries), round(float(weight.mean()), 4), interval(weight),
-        round(float(hit.mean()), 4), interval(hit), round(float(entropy), 4),
-        {
-            key: round(float(hit[own == k].mean()), 4)
-            for k, key in enumerate(communities) if bool((own == k).any())
-        },
-    )  # fmt: skip

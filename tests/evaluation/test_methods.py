@@ -12,7 +12,7 @@ from cultural_palette.errors import MapError, SettingsError, UsageError
 from cultural_palette.evaluation.methods import METHODS, Method, methods_named, predictor
 from cultural_palette.evaluation.predictions import Prediction
 from cultural_palette.graph.build import build_palette
-from cultural_palette.graph.variants import BASELINES, VARIANTS
+from cultural_palette.graph.variants import BASELINES, BLENDS, VARIANTS
 from cultural_palette.settings import get_settings, use_settings
 from tests.evaluation.made_up import CONTINENTS, KEYS, SCRIPTED, survey
 
@@ -25,7 +25,7 @@ def names(*wanted: str, others=None) -> list[str]:
 
 def test_every_graph_has_its_method_and_every_method_its_source():
     variants = {method.variant for method in METHODS.values() if method.variant}
-    assert variants == {*VARIANTS, *BASELINES}
+    assert variants == {*VARIANTS, *BASELINES, *BLENDS}
     assert all(method.source for method in METHODS.values())
 
 
@@ -48,6 +48,41 @@ def test_what_lacks_a_model_is_left_out_with_the_reason_or_refused_by_name():
         names("joint")
     with pytest.raises(SettingsError, match=r"No method needs a model 'jiont'\. There are joint"):
         names("all", others={"jiont": "scripted:x"})
+
+
+def test_blends_are_methods_where_the_meta_agent_is_a_palette_s_moerges():
+    left_out = methods_named(["all"], CONTINENTS, JOINT)[1]
+    needs = "needs a palette's MoErges as the meta agent: --model embedded:nano, or a palette folder."
+    assert left_out == dict.fromkeys(("fitted-router", "blend-uniform", "blend-own"), needs)
+    with pytest.raises(SettingsError, match="Method 'fitted-router' needs a palette's MoErges"):
+        names("fitted-router")
+    paper, left_out = methods_named(["paper"], CONTINENTS, JOINT, blends=True)
+    named = [method.name for method in paper]
+    assert named.index("fitted-router") == named.index("cultural-palette") + 1
+    assert not {"blend-uniform", "blend-own"} & {*named} and not left_out
+    assert {"blend-uniform", "blend-own"} <= {
+        method.name for method in methods_named(["all"], CONTINENTS, JOINT, blends=True)[0]
+    }
+
+
+async def test_the_paper_s_method_goes_by_the_paper_s_rows_whatever_the_palette_s_default(monkeypatch):
+    """Unless the person says otherwise; `fitted-router` by the fitted ones all the same."""
+    pytest.importorskip("torch")
+    asked = []
+
+    async def keep(self, question, *, context):
+        asked.append(context.blend)
+        raise LookupError
+
+    for name, blend in (("cultural-palette", None), ("cultural-palette", "uniform"), ("vanilla", None)):
+        (method,), _ = methods_named([name], CONTINENTS, {}, blends=True)
+        with use_settings(get_settings(blend=blend)):
+            ask = predictor(method, CONTINENTS, {})
+            monkeypatch.setattr("langgraph.pregel.Pregel.ainvoke", keep)
+            with pytest.raises((LookupError, TypeError)):
+                await ask(survey().items[0])
+            monkeypatch.undo()
+    assert asked == ["paper", "uniform", None]
 
 
 def test_unknown_names_say_what_there_is():

@@ -25,13 +25,13 @@ from cultural_palette.artifacts import whole_folder
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import ArtifactError
 from cultural_palette.moerges.adapters import Adapter, read_adapter
-from cultural_palette.moerges.fitting import fit_router
 from cultural_palette.moerges.model import install, same_base
 from cultural_palette.moerges.peft_settings import AdapterError, read_config
 from cultural_palette.moerges.prompts import FIT, router_prompts, texts_of
-from cultural_palette.moerges.router import FITTED, PAPER, Router, RouterError, save_routers
+from cultural_palette.moerges.router import PAPER, Router, RouterError, save_routers
 from cultural_palette.provenance import file_sha256, installed_versions
 from cultural_palette.training.merge.checkpoint import MergeError
+from cultural_palette.training.merge.fitted import with_fitted
 from cultural_palette.training.merge.members import refuse_quantised
 from cultural_palette.training.merge.router import compare, examine, read_states, rows_from, summary
 
@@ -97,10 +97,12 @@ def _write(
     members = {key: _member(adapter, model) for key, adapter in read.items()}
     colours = install(model, read)
     countries = [iso3 for c in cultural_map.communities if c.key in keys for iso3 in c.countries]
+    blend = PAPER
     try:
         fit = router_prompts(tokenizer, cultural_map, countries, per_country, texts=texts_of(FIT), seed=seed)
-        routers[FITTED], fitting = fit_router(model, fit, keys, seed=seed)
+        routers, fitting = with_fitted(model, routers[PAPER], fit, keys, seed=seed)
         fitted: dict[str, Any] = asdict(fitting)
+        blend = fitting.best()
     except (RouterError, ValueError) as error:  # a map of few countries, a base without a chat template
         fitted = {"none": str(error)}
     for router in routers.items():
@@ -116,7 +118,7 @@ def _write(
         "base": str(base),
         "adapters": {key: f"adapters/{key}" for key in keys},
         "router": "router.safetensors",
-        "blend": PAPER,
+        "blend": blend,
     }
     report = {
         "method": "moerges",
@@ -128,6 +130,7 @@ def _write(
         | summary(examine(gates, states["ffn_in"]))
         | {"choices": compare(states)},
         "fitted": fitted,
+        "blend": blend,
         "adapters_sha256": {key: file_sha256(folder / FILES[1]) for key, folder in adapters.items()},
         "versions": installed_versions(PACKAGES),
     }

@@ -11,7 +11,7 @@ from cultural_palette.embedded.manifest import BUILT_IN
 
 @click.group()
 def main() -> None:
-    """Make the nano palette: dialogues, base, agents, merges, ship, report; or `all`."""
+    """Make the nano palette: dialogues, base, agents, merges, router, ship, report; or `all`."""
 
 
 out_option = click.option(
@@ -59,6 +59,15 @@ def merges(out: Path) -> None:
 
 @main.command()
 @out_option
+def router(out: Path) -> None:
+    """Fit router rows, beside the paper's."""
+    from cultural_palette.training.nano import build
+
+    build.router(out)
+
+
+@main.command()
+@out_option
 @click.option("--to", type=click.Path(path_type=Path), default=BUILT_IN["nano"], help="Default: the package.")
 def ship(out: Path, to: Path) -> None:
     """Copy the palette into the package."""
@@ -83,7 +92,7 @@ def report(out: Path, to: Path, count: int) -> None:
 @click.pass_context
 def everything(context: click.Context, out: Path) -> None:
     """Every stage in turn."""
-    for stage in (dialogues, base, agents, merges, ship):
+    for stage in (dialogues, base, agents, merges, router, ship):
         context.invoke(stage, out=out)
     context.invoke(report, out=out)
 

@@ -4,6 +4,7 @@ dialogues  write the training text           (seconds)
 base       train tokenizer and base          (most of the time)
 agents     align five LoRA adapters and the joint one by ORPO, as `palette train` does
 merges     MoErges, TIES, Model Stock, as `palette merge` does
+router     fit router rows, beside the paper's
 ship       copy what the package carries to `palette/embedded/nano`
 """
 
@@ -14,21 +15,25 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cultural_palette.artifacts import whole_folder, write_whole
 from cultural_palette.cultural_map import load_map
 from cultural_palette.embedded.manifest import BUILT_IN
 from cultural_palette.errors import ArtifactError
 from cultural_palette.jsonl import read_rows, refuse
+from cultural_palette.moerges.router import PAPER, load_routers, save_routers
 from cultural_palette.training.config import load_config
 from cultural_palette.training.jobs import lay_out_jobs
 from cultural_palette.training.launch import run_jobs
 from cultural_palette.training.merge import merge_flat, merge_moerges, router_rows
+from cultural_palette.training.merge.fitted import with_fitted
 from cultural_palette.training.nano.atlas import Atlas, load_atlas
 from cultural_palette.training.nano.base import train_tokenizer, tune
 from cultural_palette.training.nano.dialogues import (
@@ -38,6 +43,7 @@ from cultural_palette.training.nano.dialogues import (
     write_dialogues,
     write_groups,
 )
+from cultural_palette.training.nano.router_prompts import atlas_rows
 
 SEED = 20
 ROUNDS = (  # of the base's tuning: dialogues, their mix, share with options in order, peak learning rate
@@ -49,6 +55,7 @@ GROUPS = 900
 CONFIG = Path(__file__).parents[1] / "configs" / "nano.yaml"
 COMMUNITIES = tuple(community.key for community in load_map("continents").communities)
 ROUTER_ROWS = "ffn_in"  # what the router sees at run time; docs/nano.md compares the choices
+ROUTER_PROMPTS = 5  # about each country, for the fitted rows
 ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")
 
 
@@ -138,6 +145,32 @@ def merges(folder: Path) -> None:
     _note(folder, "merges", {"seconds": time.perf_counter() - started})
 
 
+def router(folder: Path) -> None:
+    """`router.safetensors`, the merge's rows as `paper` and fitted ones, and how they came about."""
+    started = time.perf_counter()
+    rows = {name: tensor.float().contiguous() for name, tensor in router_rows(folder / "moerges").items()}
+    save_file(rows, folder / "router.safetensors")
+    fit_rows(folder / "base", folder / "router.safetensors", folder / "router.safetensors")
+    _note(folder, "router", {"seconds": time.perf_counter() - started})
+
+
+def fit_rows(base: Path, paper: Path, out: Path) -> None:
+    """The paper's rows of the file `paper` and fitted ones into the file `out`, and beside it, as JSON, the
+    fit's report and the blend to go by.
+
+    Fitted on prompts about all countries of the atlas, with questions of training.
+    """
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train(False)
+    atlas, continents = load_atlas(), load_map("continents")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    prompts = atlas_rows(
+        tokenizer, continents, atlas, list(atlas.places), ROUTER_PROMPTS, SEED, heldout=False
+    )
+    routers, report = with_fitted(model, load_routers(paper)[PAPER], prompts, COMMUNITIES, seed=SEED)
+    save_routers(out, routers, COMMUNITIES)
+    write_whole(out.with_suffix(".json"), json.dumps({"blend": report.best(), **asdict(report)}, indent=1))
+
+
 def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
     """Copy base, adapters (float16) and router to the package, with the manifest that names them."""
     with whole_folder(target) as part:
@@ -150,9 +183,8 @@ def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
             config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
             config["base_model_name_or_path"] = "base"
             (copy / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        save_file(
-            {k: v.float() for k, v in router_rows(folder / "moerges").items()}, part / "router.safetensors"
-        )
+        for name in ("router.safetensors", "router.json"):
+            shutil.copy2(folder / name, part / name)
         shutil.copy2(folder / "moerges" / "mergekit_config.yaml", part / "mergekit_config.yaml")
         shutil.copy2(folder / "notes.json", part / "training.json")
         manifest = {
@@ -161,6 +193,7 @@ def ship(folder: Path, target: Path = BUILT_IN["nano"]) -> None:
             "base": "base",
             "adapters": {key: f"adapters/{key}" for key in COMMUNITIES},
             "router": "router.safetensors",
+            "blend": json.loads((folder / "router.json").read_text(encoding="utf-8"))["blend"],
             "scope": scope(load_atlas()),
         }
         (part / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")

@@ -102,6 +102,7 @@ def surveys(
     from cultural_palette.evaluation.methods import methods_named
     from cultural_palette.evaluation.plan import ORDERS, Plan
     from cultural_palette.evaluation.run import evaluate
+    from cultural_palette.models import resolve_parts
     from cultural_palette.settings import get_settings
 
     check_where(where, shard_size=shard_size)
@@ -118,7 +119,8 @@ def surveys(
     others = refs_of("--model-of", model_of, "NAME=REF", "joint=openai:joint")
     _reach_own_modules()
     names = [*(name.strip() for name in methods.split(",") if name.strip()), *own]
-    chosen, left_out = methods_named(names, cultural_map, others)
+    blends = resolve_parts(cultural_map, settings.models, settings.model).meta.takes_blend
+    chosen, left_out = methods_named(names, cultural_map, others, blends=blends)
     survey = load_selected(
         source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
     )

@@ -20,7 +20,6 @@ from cultural_palette.moerges.fitting import (  # noqa: E402
     _discriminant,
     fit_router,
     gather,
-    score,
     weights_at,
 )
 from cultural_palette.moerges.prompts import (  # noqa: E402
@@ -32,7 +31,9 @@ from cultural_palette.moerges.prompts import (  # noqa: E402
     texts_of,
 )
 from cultural_palette.moerges.router import RouterError  # noqa: E402
-from cultural_palette.training.merge.router_report import atlas_prompts, paper_routers  # noqa: E402
+from cultural_palette.moerges.scoring import score  # noqa: E402
+from cultural_palette.training.merge.router_report import paper_routers  # noqa: E402
+from cultural_palette.training.nano.router_prompts import atlas_prompts  # noqa: E402
 
 MAP = load_map("continents")
 KEYS = tuple(community.key for community in MAP.communities)
