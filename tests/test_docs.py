@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,13 +13,15 @@ import click
 import pytest
 
 from cultural_palette.cli import main
+from cultural_palette.cli.configuration_page import filled
 from cultural_palette.cli.page import page
+from cultural_palette.settings import Settings
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 UNLISTED = {"CHANGELOG.md", "LICENSE", "README.md"}
-GENERATED = {".venv", "runs", "build", "dist", "palette.toml"}
+GENERATED = {".venv", "runs", "build", "dist", "site", "palette.toml"}
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -68,6 +71,24 @@ def test_links_lead_somewhere(file: Path) -> None:
 def test_the_page_of_the_command_line_is_current() -> None:
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == page(), "docs/cli.md is old: run `make docs`"
+
+
+def test_the_tables_of_the_settings_are_current() -> None:
+    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert written == filled(written), "docs/configuration.md is old: run `make docs`"
+    assert all(f"| `{name}` |" in written for name in Settings.model_fields)
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """Every page in the navigation, every link and anchor followed, every name of the Python reference found."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    reference = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+    assert 'id="cultural_palette.graph.front_door.ask"' in reference and "works in scripts" in reference.lower()
+    pages = [file.read_text(encoding="utf-8") for file in tmp_path.rglob("*.html")]
+    assert not [page for page in pages if re.search(r"""<(link|script)[^>]*(href|src)=["']?https?:""", page)]
 
 
 def commands() -> list[str]:
