@@ -293,8 +293,9 @@ def tables(found: Mapping[str, Any]) -> str:
 def _method_table(found: Mapping[str, Any]) -> list[str]:
     test = found["test"]
     lines = [
-        f"1 - JS distance (base e), 0 to 100; {test['items']} test items ({test['held_out_items']} of countries",
-        f"held out), {test['questions']} questions of {test['batteries']} batteries; means over countries' means,",
+        "1 - JS distance (base e), 0 to 100;",
+        f"{test['items']} test items ({test['held_out_items']} of countries held out),",
+        f"{test['questions']} questions of {test['batteries']} batteries; means over countries' means,",
         "95 % intervals over batteries and seeds. Gain: for being asked for the right country.",
         "",
         "| method | seeds | all countries | held out | trained on | gain |",

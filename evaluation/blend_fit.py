@@ -177,9 +177,72 @@ def _cross_validated(tables: Sequence[Table], folds: Sequence[int], strength: fl
 
 def _best_one(tables: Sequence[Table], folds: Sequence[int]) -> float:
     alone = np.eye(len(tables[0][1]))
-    losses = np.array([[_kl(table, one) for one in alone] for table in tables])
+    losses = np.array([[_kl(table, one) for table in tables] for one in alone])
+    return _loss_of_chosen(losses, np.array(folds))
+
+
+def _loss_of_chosen(losses: Floats, folds: NDArray[np.int64]) -> float:
+    """Mean loss of the candidate that is best in the other folds. `losses`: (candidate, question)."""
     total = 0.0
-    for fold in set(folds):
-        own = np.array([one == fold for one in folds])
-        total += float(losses[own, losses[~own].sum(axis=0).argmin()].sum())
-    return total / len(tables)
+    for fold in set(folds.tolist()):
+        best = losses[:, folds != fold].sum(axis=1).argmin()
+        total += float(losses[best, folds == fold].sum())
+    return total / len(folds)
+
+
+def choose_blend(
+    candidates: Mapping[str, Mapping[str, float]],
+    answers: Mapping[str, Sequence[Distribution]],
+    golds: Sequence[Distribution],
+    batteries: Sequence[str],
+    seed: int = 0,
+) -> FittedBlend:
+    """The candidate whose answers come nearest to the country's; the first of equals.
+
+    `answers`: candidate -> what the model answers under it, in the order of `golds`. Its cross-validated loss
+    is that of the candidate chosen on the other folds; intervals are over the candidates that are chosen on
+    batteries drawn with replacement. Raises BlendFitError for too few questions.
+    """
+    if len(golds) < FEWEST or len(set(batteries)) < 2:
+        raise BlendFitError(
+            f"{len(golds)} questions of {len(set(batteries))} batteries are too few to choose a blend by: "
+            f"give {FEWEST} or more, of two batteries at least"
+        )
+    names = list(candidates)
+    keys = list(candidates[names[0]])
+    losses = np.array(
+        [[_divergence(gold, some) for gold, some in zip(golds, answers[name], strict=True)] for name in names]
+    )  # (candidate, question)
+    shuffled = sorted(set(batteries))
+    random.Random(seed).shuffle(shuffled)
+    fold_of = {battery: place % min(FOLDS, len(shuffled)) for place, battery in enumerate(shuffled)}
+    folds = np.array([fold_of[battery] for battery in batteries])
+    chosen = int(losses.sum(axis=1).argmin())
+    alone = losses[[place for place, name in enumerate(names) if name in keys]]
+    of_battery = {battery: [p for p, own in enumerate(batteries) if own == battery] for battery in shuffled}
+    lot = random.Random(seed)
+    drawn = []
+    for _ in range(DRAWS):
+        places = [p for battery in lot.choices(shuffled, k=len(shuffled)) for p in of_battery[battery]]
+        best = names[int(losses[:, places].sum(axis=1).argmin())]
+        drawn.append([candidates[best][key] for key in keys])
+    low, high = np.quantile(np.array(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return FittedBlend(
+        dict(candidates[names[chosen]]),
+        dict(zip(keys, low.tolist(), strict=True)),
+        dict(zip(keys, high.tolist(), strict=True)),
+        len(golds),
+        len(shuffled),
+        0.0,
+        {
+            "fitted": _loss_of_chosen(losses, folds),
+            "uniform": float(losses[0].mean()),
+            "best_one": _loss_of_chosen(alone, folds),
+        },
+    )
+
+
+def _divergence(gold: Distribution, answer: Distribution) -> float:
+    """KL of the country's shares from an answer's, nats; an answer is at least `LEAST`."""
+    pairs = zip(gold.probabilities, answer.probabilities, strict=True)
+    return math.fsum(p * math.log(p / max(q, LEAST)) for p, q in pairs if p > 0)

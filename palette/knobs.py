@@ -109,7 +109,7 @@ class RunKnobs:
         str | None,
         Knob(
             "how the MoErges of an embedded palette weighs its communities: 'paper', 'fitted' (its routers), "
-            "'uniform', 'own', or weights such as 'africa=0.2,oceania=0.8'",
+            "'uniform', 'own', weights such as 'africa=0.2,oceania=0.8', or 'fitted:FILE' of fit-blend",
             nodes=("regulate", "decide"),
             flag="--blend",
         ),

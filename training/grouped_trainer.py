@@ -86,7 +86,9 @@ class GroupedTrainer(Trainer):
         prompt = (logps["prompts"], inputs["prompt_lengths"]) if self.prompt_too else None
         logp_sum = logps["answers"].view(-1, self.answers_a_group)
         lengths = inputs["lengths"].view(-1, self.answers_a_group)
-        return orpo_loss(logp_sum, lengths, self.settings.weight, prompt)
+        softmax = self.settings.preference.startswith("softmax")
+        weights = inputs.get("rejected_weights")
+        return orpo_loss(logp_sum, lengths, self.settings.weight, prompt, softmax, weights)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
@@ -145,6 +147,8 @@ class Collator:
         groups: list[TokenGroup] = [row["group"] for row in rows if "group" in row]
         shown: list[ShareTokens] = [row["shown"] for row in rows if "shown" in row]
         laid: dict[str, Any] = lay_out(groups, self.layout, self.pad_id) if groups else {}
+        if groups and groups[0].weights:
+            laid["rejected_weights"] = torch.tensor([group.weights for group in groups])
         return laid | ({"shares": lay_out_shares(shown, self.layout, self.pad_id)} if shown else {})
 
 

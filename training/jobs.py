@@ -15,7 +15,7 @@ from typing import Any
 
 from cultural_palette.artifacts import RunFolder, write_whole
 from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError
-from cultural_palette.training.preferences import Group, check_groups, read_groups
+from cultural_palette.training.preferences import Distances, Group, check_groups, read_groups, weighed
 from cultural_palette.training.share_questions import (
     ShareQuestion,
     check_share_questions,
@@ -31,6 +31,7 @@ JOINT = "joint"
 class Job:
     """One agent of one run. `agent`: a community, or "joint"; `run`: 1, 2, ..; `out`: the folder it fills.
 
+    `distances`: between communities, which a preference by distance weighs rejected answers by.
     `data`: preference rows; `shares`: a file of survey questions; None for what the objective has no use for.
     `base_identity`: what `identity.base_identity` says of the base, where it is known already.
     """
@@ -44,6 +45,7 @@ class Job:
     settings: OrpoSettings
     base_identity: str | None = None
     shares: Path | None = None
+    distances: Distances | None = None
 
     @property
     def name(self) -> str:
@@ -75,11 +77,14 @@ class Job:
             "communities": list(self.communities),
             "settings": self.settings.as_config(),
             **({"shares": str(self.shares)} if self.shares else {}),
+            **({"distances": self.distances} if self.distances else {}),
         }
 
     def lessons(self) -> tuple[list[Group], list[ShareQuestion]]:
         """Its preference groups and survey questions; the joint model's are every community's."""
         groups = groups_for(read_groups(self.data, self.communities), self.agent) if self.data else []
+        if self.distances:
+            groups = [weighed(group, self.distances) for group in groups]
         if not self.shares:
             return groups, []
         by_community = read_share_questions(self.shares, self.communities)
@@ -106,6 +111,7 @@ def read_job(out: Path) -> Job:
         settings=OrpoSettings(**settings),
         base_identity=spec["base_identity"],
         shares=Path(spec["shares"]) if spec.get("shares") else None,
+        distances=spec.get("distances"),
     )
 
 
@@ -126,6 +132,7 @@ def lay_out_jobs(
     only: Sequence[str] = (),
     joint: bool = True,
     shares: Path | None = None,
+    distances: Distances | None = None,
 ) -> list[Job]:
     """One job for each run and agent, run by run; run k has the seed `settings.seed + k - 1`.
 
@@ -149,6 +156,7 @@ def lay_out_jobs(
             base=base,
             data=data if settings.learns_texts else None,
             shares=shares if settings.learns_shares else None,
+            distances=distances if settings.by_distance else None,
             communities=tuple(communities),
             settings=replace(settings, seed=settings.seed + run - 1),
         )

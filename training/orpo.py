@@ -4,6 +4,11 @@
 
     odds(y | x) = P / (1 - P), where log P is the mean log-probability of the tokens of y
 
+Other communities' answers are different, not worse, and there are several. `preference` softmax takes the
+whole group at once in the place of the mean of sigmoids: -log of the chosen answer's share of the group's
+odds. With one rejected answer the two are the same. Either may weigh the rejected answers, by cultural
+distance: those of a far culture count more (weights of mean 1; in the softmax they multiply the odds).
+
 Sources: Hong, Lee and Thorne 2024, "ORPO: Monolithic Preference Optimization without Reference Model"
 (arXiv 2403.07691); Cultural Palette, eq. 6. Eq. 6 prints the ratio of probabilities; ORPO, which it cites and
 uses, takes odds, and so do we. The NLL is over the completion, as in MS-Swift, the paper's tool; TRL takes it
@@ -41,6 +46,8 @@ def orpo_loss(
     lengths: torch.Tensor,
     weight: float,
     prompt: tuple[torch.Tensor, torch.Tensor] | None = None,
+    softmax: bool = False,
+    rejected_weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of a batch of groups, and its measures.
 
@@ -48,6 +55,8 @@ def orpo_loss(
     `lengths`: the tokens summed over (G, 1 + R), each at least 1.
     `weight`: lambda, 0 or more.
     `prompt`: the same sums and counts of each prompt, (G) and (G), when the NLL is over the prompt too.
+    `softmax`: over the group's odds, in the place of a sigmoid for each pair. `rejected_weights` (G, R):
+    above 0, of mean 1 in each group; None for equal ones.
 
     Returns the scalar loss, and the `MEASURES`, detached scalars: nll (nats a token), odds_loss (nats),
     accuracy (0..1, share of pairs with the chosen response above the rejected), margin (mean difference of
@@ -60,7 +69,12 @@ def orpo_loss(
         prompt_logp_sum, prompt_lengths = prompt
         nll_sum, nll_tokens = nll_sum - prompt_logp_sum.sum(), nll_tokens + prompt_lengths.sum()
     nll = nll_sum / nll_tokens
-    odds_loss = -F.logsigmoid(margins).mean()
+    if softmax:
+        against = -margins if rejected_weights is None else rejected_weights.log() - margins
+        odds_loss = F.softplus(against.logsumexp(1)).mean()
+    else:
+        pairs = -F.logsigmoid(margins)
+        odds_loss = (pairs if rejected_weights is None else pairs * rejected_weights).mean()
     measures = {
         "nll": nll.detach(),
         "odds_loss": odds_loss.detach(),

@@ -9,11 +9,12 @@ from cultural_palette.errors import UsageError
 
 Layout = Literal["rows", "packed", "prompt_once"]
 Objective = Literal["orpo", "shares", "orpo+shares"]
+Preference = Literal["sigmoids", "softmax", "sigmoids-by-distance", "softmax-by-distance"]
 OBJECTIVES: tuple[Objective, ...] = ("orpo", "shares", "orpo+shares")
 LAYOUTS: tuple[Layout, ...] = ("rows", "packed", "prompt_once")
 FFN = ("gate_proj", "up_proj", "down_proj")
 ALL_LINEAR = ("all-linear",)
-LATER = ("objective", "shares_weight", "mass_weight", "orders", "countries")
+LATER = ("objective", "preference", "shares_weight", "mass_weight", "orders", "countries")
 """Settings that came after the first runs were written."""
 
 
@@ -31,6 +32,7 @@ class OrpoSettings:
     # Objective
     objective: Objective = "orpo"  # communities' texts, surveys' shares, or both in one job
     weight: float = 0.1  # lambda of the odds-ratio term, 0 or more; 0 leaves plain fine-tuning
+    preference: Preference = "sigmoids"  # how a group's rejected answers count; see orpo.py
     nll: Literal["completion", "prompt_and_completion"] = "completion"  # which tokens; TRL takes both
     trainer: Literal["grouped", "trl"] = "grouped"  # ours on whole groups, or TRL's own on pairs
     shares_weight: float = 1.0  # of a question's loss beside a group's, in orpo+shares
@@ -104,6 +106,13 @@ class OrpoSettings:
             raise TrainingError("layout is the grouped trainer's; --trainer trl has rows only")
         if self.trainer == "trl" and self.objective != "orpo":
             raise TrainingError(f"objective {self.objective} is the grouped trainer's, not --trainer trl's")
+        if self.trainer == "trl" and self.preference != "sigmoids":
+            raise TrainingError(f"preference {self.preference} is the grouped trainer's, not --trainer trl's")
+
+    @property
+    def by_distance(self) -> bool:
+        """Whether rejected answers are weighed by how far their culture lies."""
+        return self.preference.endswith("-by-distance")
 
     @property
     def learns_texts(self) -> bool:

@@ -22,12 +22,23 @@ from cultural_palette.jsonl import read_rows, refuse
 
 
 class Group(TypedDict):
-    """One community's answer to a prompt, and those it is preferred to. `place`: its "file:line"."""
+    """One community's answer to a prompt, and those it is preferred to. `place`: its "file:line".
+
+    `community`, `rejected_of`: whose answers they are, where the row says so. `weights`: of the rejected
+    ones, above 0, mean 1; none for equal ones.
+    """
 
     prompt: list[dict[str, str]]
     chosen: str
     rejected: list[str]
     place: NotRequired[str]
+    community: NotRequired[str]
+    rejected_of: NotRequired[list[str]]
+    weights: NotRequired[list[float]]
+
+
+Distances = dict[str, dict[str, float]]
+"""Community -> every other -> how far its culture lies."""
 
 
 class PreferenceRowError(UsageError):
@@ -81,15 +92,32 @@ def groups_of(row: Mapping[str, Any], communities: Sequence[str], place: str = "
         raise PreferenceRowError(
             f"{place}: answer of {unknown[0]!r}, which the map has not; it has {', '.join(communities)}"
         )
+    others = {key: [other for other in communities if other != key] for key in communities}
     raw_groups = {
         key: {
             "prompt": row.get("prompt"),
             "chosen": answers[key],
-            "rejected": [answers[other] for other in communities if other != key],
+            "rejected": [answers[other] for other in others[key]],
         }
         for key in communities
     }
-    return {key: _group(group, f"{place}, {key}") for key, group in raw_groups.items()}
+    return {
+        key: Group(**_group(group, f"{place}, {key}"), community=key, rejected_of=others[key])  # type: ignore[misc]
+        for key, group in raw_groups.items()
+    }
+
+
+def weighed(group: Group, distances: Distances) -> Group:
+    """The group with its rejected answers weighed by the distances, to a mean of 1. Raises PreferenceRowError
+    where the row does not say whose they are.
+    """
+    if "rejected_of" not in group or "community" not in group:
+        raise PreferenceRowError(
+            f"{group.get('place', 'row')}: a preference by distance needs to know whose the rejected answers "
+            'are: give rows with "responses" of every community'
+        )
+    far = [distances[group["community"]][other] for other in group["rejected_of"]]
+    return Group(**{**group, "weights": [one * len(far) / sum(far) for one in far]})  # type: ignore[typeddict-item]
 
 
 def check_groups(groups: Sequence[Group], where: str = "") -> None:

@@ -31,13 +31,15 @@ NOT_A_TOKEN = -1  # the segment of padding; the prompt is 0, the answers 1, 2, .
 class TokenGroup:
     """One prompt's tokens, then each answer's with its end token; the chosen answer first.
 
-    `prompt_cut`: tokens taken off the prompt; `answers_cut`: answers that lost their end.
+    `prompt_cut`: tokens taken off the prompt; `answers_cut`: answers that lost their end. `weights`: of the
+    rejected answers, empty for equal ones.
     """
 
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
     prompt_cut: int = 0
     answers_cut: int = 0
+    weights: tuple[float, ...] = ()
 
     @property
     def tokens_as_rows(self) -> int:
@@ -111,6 +113,7 @@ def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
         tuple(tuple(answer[:room]) for answer in answers),
         prompt_cut=whole - len(head),
         answers_cut=sum(len(answer) > room for answer in answers),
+        weights=tuple(group.get("weights", ())),
     )
 
 

@@ -62,7 +62,7 @@ def build_trainer(
             from cultural_palette.training.trl_trainer import build_trl_trainer as build
         except ImportError as error:
             raise UsageError(
-                f"--trainer trl needs TRL's experimental ORPO ({error}): pip install 'trl>=1.16'"
+                f"--trainer trl needs TRL's experimental ORPO ({error}): pip install 'trl>=1.16,<1.17'"
             ) from None
         trainer: Any = build(model, tokenizer, train.groups, held_out.groups, checkpoints, settings)
     else:

@@ -56,7 +56,7 @@ def draw_averages(subject: Subject, metric: str) -> Picture:
     analysis = subject.analyses[metric]
     results = [r for r in analysis.methods if r.average]
     lines = [f for f in analysis.floors if f.average is not None]
-    with _figure(WIDTH, 1.1 + 0.24 * len(results)) as figure:
+    with drawing(WIDTH, 1.1 + 0.24 * len(results)) as figure:
         axes = figure.add_subplot()
         for place, result in enumerate(results):
             colour = ROLE_COLOURS[subject.roles.of[result.method]]
@@ -85,7 +85,7 @@ def draw_averages(subject: Subject, metric: str) -> Picture:
             "Averages with 95 % intervals over batteries and runs; small dots are single runs. Dashed: "
             "floors; dotted: references." + (f" Off the scale: {', '.join(far)}." if far else "")
         ) + _without_answers(subject, metric)
-        return _picture(figure, "averages", subject.mark + caption)
+        return picture_of(figure, "averages", subject.mark + caption)
 
 
 def draw_heat_map(subject: Subject, metric: str) -> Picture | None:
@@ -97,7 +97,7 @@ def draw_heat_map(subject: Subject, metric: str) -> Picture | None:
     table = np.array([_above(subject, method, metric, floor.scores[metric]) for method in subject.roles.of])
     codes, methods = subject.evaluation.countries, list(subject.roles.of)
     limit = max(1.0, float(np.nanmax(np.abs(table)))) if not np.isnan(table).all() else 1.0
-    with _figure(max(WIDTH, 2.0 + 0.31 * len(codes)), 1.15 + 0.25 * len(methods)) as figure:
+    with drawing(max(WIDTH, 2.0 + 0.31 * len(codes)), 1.15 + 0.25 * len(methods)) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(table, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
         for row, column in np.ndindex(*table.shape):
@@ -125,7 +125,7 @@ def draw_heat_map(subject: Subject, metric: str) -> Picture | None:
             f"Points above (blue) or below (red) the floor '{floor.title}', by country, under {metric}, on "
             "the items that the method answered."
         ) + _without_answers(subject, metric)
-        return _picture(figure, "heatmap", subject.mark + caption)
+        return picture_of(figure, "heatmap", subject.mark + caption)
 
 
 def draw_radar(subject: Subject, metric: str) -> Picture | None:
@@ -148,7 +148,7 @@ def draw_radar(subject: Subject, metric: str) -> Picture | None:
     values = [value for *_, by in lines for value in by.values()]
     if not values:
         return None
-    with _figure(WIDTH * 0.72, WIDTH * 0.78) as figure:
+    with drawing(WIDTH * 0.72, WIDTH * 0.78) as figure:
         axes: Any = figure.add_subplot(projection="polar")
         axes.set_theta_zero_location("N")
         axes.set_theta_direction(-1)
@@ -180,7 +180,7 @@ def draw_radar(subject: Subject, metric: str) -> Picture | None:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1, fontsize=7.5)
         caption = f"By country under {metric}; the centre is {low}, not 0, and the rim {high}."
         caption += _without_answers(subject, metric)
-        return _picture(figure, "radar", subject.mark + caption)
+        return picture_of(figure, "radar", subject.mark + caption)
 
 
 def draw_calibration(calibrations: Sequence[Calibration], mark: str) -> Picture | None:
@@ -191,7 +191,7 @@ def draw_calibration(calibrations: Sequence[Calibration], mark: str) -> Picture 
         return None
     across = min(4, len(shown))
     down = math.ceil(len(shown) / across)
-    with _figure(WIDTH, 0.35 + 1.85 * down) as figure:
+    with drawing(WIDTH, 0.35 + 1.85 * down) as figure:
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for place, axes in enumerate(grid.flat):
             axes.set_visible(place < len(shown))
@@ -224,7 +224,7 @@ def draw_calibration(calibrations: Sequence[Calibration], mark: str) -> Picture 
             "dot, the more options in its bin. ECE: the mean distance from the diagonal, where predicted and "
             "surveyed shares are the same." + _answered_nothing(empty)
         )
-        return _picture(figure, "calibration", mark + caption)
+        return picture_of(figure, "calibration", mark + caption)
 
 
 def draw_semantic(semantics: Semantics) -> Picture:
@@ -232,7 +232,7 @@ def draw_semantic(semantics: Semantics) -> Picture:
     shown = [result for result in semantics.results if result.average]
     empty = [title(result.method) for result in semantics.results if not result.average]
     names = [title(result.method) for result in shown]
-    with _figure(WIDTH, 1.15 + 0.27 * len(shown)) as figure:
+    with drawing(WIDTH, 1.15 + 0.27 * len(shown)) as figure:
         grid = figure.subplots(1, len(semantics.communities), sharey=True, sharex=True, squeeze=False)
         for axes, community in zip(grid.flat, semantics.communities, strict=True):
             for place, result in enumerate(shown):
@@ -278,7 +278,7 @@ def draw_semantic(semantics: Semantics) -> Picture:
                 " Diamonds: values that the paper's text quotes of its Figure 4; thin brackets: a range that "
                 "it quotes over all communities."
             )
-        return _picture(figure, "semantic", ("PARTIAL. " if semantics.partial else "") + caption)
+        return picture_of(figure, "semantic", ("PARTIAL. " if semantics.partial else "") + caption)
 
 
 def _without_answers(subject: Subject, metric: str) -> str:
@@ -291,7 +291,7 @@ def _answered_nothing(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
+def drawing(width: float, height: float) -> Iterator[Figure]:
     """A figure of its own backend, in inches; nothing global is changed."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
@@ -299,7 +299,8 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         yield figure
 
 
-def _picture(figure: Figure, key: str, caption: str) -> Picture:
+def picture_of(figure: Figure, key: str, caption: str) -> Picture:
+    """What is drawn, as SVG and PNG."""
     vector, pixels = io.StringIO(), io.BytesIO()
     still = {"Date": None, "Creator": None}  # the same picture is the same file
     figure.savefig(vector, format="svg", transparent=True, metadata=still)

@@ -10,6 +10,7 @@ from cultural_palette.cli.ask import ask
 from cultural_palette.cli.dataset import dataset
 from cultural_palette.cli.doctor import doctor
 from cultural_palette.cli.evaluate import evaluate
+from cultural_palette.cli.fit_blend import fit_blend
 from cultural_palette.cli.lookup import countries, graph, maps
 from cultural_palette.cli.merge import merge
 from cultural_palette.cli.pull import examples, pull
@@ -53,7 +54,7 @@ def main() -> None:
 
 for command in (
     *(ask, ui, examples, pull, countries, maps, graph),
-    *(synthesize, review, dataset, train, merge, serve),
+    *(synthesize, review, dataset, train, merge, fit_blend, serve),
     *(evaluate, report, studio, mcp, doctor),
 ):
     main.add_command(command)

@@ -107,7 +107,12 @@ def train(
     if survey and not settings.learns_shares:
         raise UsageError(f"--survey is for --objective shares and orpo+shares, not {settings.objective}.")
     shares = out / SHARES if survey else None
-    jobs = lay_out_jobs(model, data, out, keys, settings, runs, only, joint, shares)
+    distances = None
+    if settings.by_distance:
+        from cultural_palette.training.cultural_distance import hofstede_distances
+
+        distances = hofstede_distances(cultural_map)
+    jobs = lay_out_jobs(model, data, out, keys, settings, runs, only, joint, shares, distances)
     if survey:
         held_out = HeldOut(hold_out, calibration, hold_out_countries, split_seed)
         click.echo(

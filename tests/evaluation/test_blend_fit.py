@@ -94,7 +94,7 @@ def test_a_blend_of_distributions() -> None:
 
 
 def test_too_little_is_refused() -> None:
-    with pytest.raises(BlendFitError, match=f"3 questions of 2 batteries are too few.*{FEWEST} or more"):
+    with pytest.raises(BlendFitError, match=rf"3 questions of 2 batteries are too few.*{FEWEST} or more"):
         fit_blend(answered(3, (0.6, 0.3, 0.1)))
     one = [AnsweredQuestion("b", each.gold, each.agents) for each in answered(20, (0.6, 0.3, 0.1))]
     with pytest.raises(BlendFitError, match="1 batteries"):

@@ -72,6 +72,94 @@ def test_four_rejected_are_the_mean_of_trls_four_pairs() -> None:
     assert torch.allclose(ours_rejected.grad, rejected.grad, atol=1e-6)
 
 
+def plain_orpo(logps: list[list[float]], lengths: list[list[int]], weight: float) -> float:
+    """ORPO as its paper has it, in plain numbers and without TRL, which may drop it: nll + weight * L_OR."""
+    nll = -sum(group[0] for group in logps) / sum(group[0] for group in lengths)
+    terms = []
+    for sums, counts in zip(logps, lengths, strict=True):
+        ps = [math.exp(total / count) for total, count in zip(sums, counts, strict=True)]
+        odds = [p / (1 - p) for p in ps]
+        terms += [-math.log(1 / (1 + math.exp(-math.log(odds[0] / other)))) for other in odds[1:]]
+    return nll + weight * sum(terms) / len(terms)
+
+
+SUMS, LENGTHS = [[-4.0, -4.0, -9.0], [-2.5, -6.0, -1.0]], [[4, 2, 5], [3, 4, 2]]
+
+
+def test_the_loss_is_the_papers() -> None:
+    loss, _ = orpo_loss(torch.tensor(SUMS), torch.tensor(LENGTHS), weight=0.3)
+    assert loss.item() == pytest.approx(plain_orpo(SUMS, LENGTHS, 0.3), abs=1e-6)
+
+
+def test_softmax_is_the_chosen_answers_share_of_the_groups_odds() -> None:
+    weights = [[0.5, 1.5], [1.2, 0.8]]
+    given = torch.tensor(SUMS, requires_grad=True)
+    loss, _ = orpo_loss(
+        given, torch.tensor(LENGTHS), 1.0, softmax=True, rejected_weights=torch.tensor(weights)
+    )
+    loss.backward()
+    nll = -sum(group[0] for group in SUMS) / sum(group[0] for group in LENGTHS)
+    terms = []
+    for sums, counts, own in zip(SUMS, LENGTHS, weights, strict=True):
+        ps = [math.exp(total / count) for total, count in zip(sums, counts, strict=True)]
+        odds = [p / (1 - p) for p in ps]
+        terms.append(-math.log(odds[0] / (odds[0] + sum(w * o for w, o in zip(own, odds[1:], strict=True)))))
+    assert loss.item() == pytest.approx(nll + sum(terms) / 2, abs=1e-6)
+    assert torch.isfinite(given.grad).all() and (given.grad[:, 0] < 0).all() and (given.grad[:, 1:] > 0).all()
+
+
+def test_with_one_rejected_answer_softmax_and_sigmoid_are_the_same() -> None:
+    pair, lengths = torch.tensor([[-4.0, -6.0]]), torch.tensor([[4, 3]])
+    assert orpo_loss(pair, lengths, 0.5)[0].item() == pytest.approx(
+        orpo_loss(pair, lengths, 0.5, softmax=True)[0].item(), abs=1e-6
+    )
+
+
+def test_weights_of_a_far_culture_count_more() -> None:
+    sums, lengths = torch.tensor(SUMS, requires_grad=True), torch.tensor(LENGTHS)
+    weights = torch.tensor([[0.5, 1.5], [1.2, 0.8]])
+    loss, _ = orpo_loss(sums, lengths, 1.0, rejected_weights=weights)
+    equal, _ = orpo_loss(sums, lengths, 1.0, rejected_weights=torch.ones(2, 2))
+    assert equal.item() == pytest.approx(orpo_loss(sums, lengths, 1.0)[0].item(), abs=1e-6)
+    (plain,) = torch.autograd.grad(equal, sums)
+    (weighed,) = torch.autograd.grad(loss, sums)
+    assert weighed[0, 2] / plain[0, 2] == pytest.approx(1.5, abs=1e-5)
+    assert weighed[1, 2] / plain[1, 2] == pytest.approx(0.8, abs=1e-5)
+
+
+def test_distances_between_communities_are_kogut_and_singhs(tmp_path: Path) -> None:
+    from cultural_palette.cultural_map import load_map
+    from cultural_palette.training.cultural_distance import hofstede_distances
+    from cultural_palette.training.orpo_settings import TrainingError
+    from cultural_palette.training.preferences import PreferenceRowError, groups_of, weighed
+
+    scores = tmp_path / "scores.csv"
+    # north: means 10 and 0; south: 30 and 4; the variances over three countries are 700 / 3 and 16 / 3
+    scores.write_text("# made up\ncode,pdi,idv\nNOR,0,0\nSWE,20,0\nCHL,30,4\n")
+    poles = tmp_path / "poles.yaml"
+    poles.write_text(
+        'name: Poles\ncommunities:\n  north: {name: North, colour: "#111111", countries: [NOR, SWE]}\n'
+        '  south: {name: South, colour: "#222222", countries: [CHL]}\n'
+    )
+    found = hofstede_distances(load_map(poles), scores)
+    expected = math.sqrt((400 / (700 / 3) + 16 / (16 / 3)) / 2)
+    assert found["north"]["south"] == pytest.approx(expected) == found["south"]["north"]
+    scores.write_text("code,pdi\nNOR,0\nSWE,20\n")
+    with pytest.raises(TrainingError, match="'south' has no country with Hofstede's scores"):
+        hofstede_distances(load_map(poles), scores)
+
+    continents = hofstede_distances(load_map("continents"))
+    keys = list(continents)
+    group = groups_of({"prompt": "hello", "responses": dict.fromkeys(keys, "a")}, keys)["asia"]
+    weights = weighed(group, continents)["weights"]
+    assert sum(weights) == pytest.approx(4)
+    far = max(continents["asia"], key=lambda key: continents["asia"][key])
+    assert max(weights) == weights[group["rejected_of"].index(far)]
+    del group["rejected_of"]
+    with pytest.raises(PreferenceRowError, match="whose the rejected answers are"):
+        weighed(group, continents)
+
+
 def test_a_long_prompt_is_cut_from_the_left_and_the_answer_stays(tiny: tuple[Any, Any, Path]) -> None:
     tokenizer, _, _ = tiny
     row = encode(tokenizer, [{"role": "user", "content": "word " * 200}], "yes indeed", 32)

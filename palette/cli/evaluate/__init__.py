@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cultural_palette.cli.evaluate.elicitation import elicitation
 from cultural_palette.cli.evaluate.floors import floors
 from cultural_palette.cli.evaluate.plan import plan
 from cultural_palette.cli.evaluate.semantic import semantic
@@ -15,5 +16,5 @@ def evaluate() -> None:
     """Measure methods against surveys of real people, with floors and intervals."""
 
 
-for command in (floors, plan, surveys, semantic):
+for command in (floors, plan, surveys, semantic, elicitation):
     evaluate.add_command(command)
