@@ -6,9 +6,9 @@ They learn from the whole selection, before questions are drawn from it or split
 - `mean_per_size`: the mean of the selection's distributions over that many options, by place (A, B, ...),
   without those of the item's own question: what a guess knows that has seen the survey's habits and not the
   question. A floor.
-- `mean_of_others`: the mean of the same question in every other country that the file has, whichever were
-  selected: what knows the question and not the country. A reference: some countries stand so far from the
-  others that it lies below a floor there.
+- `mean_of_others`: the mean of the same question in every other country (every other population, where the
+  file has several of a country) that the file has, whichever were selected: what knows the question and not
+  the country. A reference: some countries stand so far from the others that it lies below a floor there.
 - `oracle_mode`: all mass on the country's most frequent option (the first of equals). A reference: the best
   that an answer with one letter can do, which most distributions beat.
 
@@ -89,13 +89,13 @@ def floor_distributions(survey: Survey) -> dict[str, dict[str, Distribution]]:
         of_question[item.question.id].add(item.gold)
     everywhere: defaultdict[str, dict[str, Distribution]] = defaultdict(dict)
     for item in survey.everywhere:
-        everywhere[item.question.id][item.country] = item.gold
+        everywhere[item.question.id][item.id] = item.gold
     table: dict[str, dict[str, Distribution]] = {floor: {} for floor in FLOORS}
     for item in survey.items:
         table[UNIFORM][item.id] = Distribution.uniform(len(item.gold))
         if (habit := by_size[len(item.gold)].mean_without(of_question[item.question.id])) is not None:
             table[PER_SIZE][item.id] = habit
-        others = [gold for code, gold in everywhere[item.question.id].items() if code != item.country]
+        others = [gold for key, gold in everywhere[item.question.id].items() if key != item.id]
         if others:
             table[OTHERS][item.id] = Distribution.mix(others)
         table[MODE][item.id] = _one_hot(item.gold)

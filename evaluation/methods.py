@@ -150,11 +150,8 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
         models = {**context.models, **others}
         orders = orders_shown(context.permutations or 1, item.question.ordered)
         context = context.model_copy(update={"models": models, "permutations": orders})
-        question = {
-            "country": item.country,
-            "query": item.question.text,
-            "options": list(item.question.options),
-        }
+        text, options = item.asked
+        question = {"country": item.country, "query": text, "options": list(options)}
         return Prediction.of_graph(await graph.ainvoke(question, context=context), item)
 
     return predict
