@@ -4,15 +4,17 @@ A few populations were asked, a model predicted all of them: what is the mean sh
 
     estimate = lambda * mean(predictions everywhere) + mean over the asked of (answer - lambda * prediction)
 
-Whatever the model's errors, they cancel in the mean: a bad model makes the interval wide, not wrong. lambda is
-tuned on the asked ones, Cov(y, f) / Var(f), held within 0 to 1: with a useless model the estimate is the
-sample's own mean. Tuning sees the answers that it is used on, which makes small samples too sure, so each
-population's lambda is that of all the others (leave-one-out), and a degree of freedom is paid for it.
+Whatever the model's errors, they cancel in the mean: a bad model makes the interval wide, not wrong.
+lambda is tuned on the asked ones, Cov(y, f) / Var(f), held within 0 to 1: with a useless model the
+estimate is the sample's own mean. Tuning sees the answers that it is used on, which makes small samples
+too sure, so each population's lambda is that of all the others (leave-one-out), and a degree of freedom
+is paid for it.
 
-The populations that were asked must be a random draw of all N. Those asked are not unknown any more, so the
-variance is that of the residuals over n, times 1 - n / N, plus what their own sampling leaves (`noise`); where
-that is not known, nothing is taken off. The interval is Student's with n - 2 degrees of freedom (n - 1 without
-predictions). `python -m benchmarks.rectify` simulates how often it holds the truth.
+The populations that were asked must be a random draw of all N. Those asked are not unknown any more, so
+the variance is that of the residuals over n, times 1 - n / N, plus what their own sampling leaves
+(`noise`); where that is not known, nothing is taken off. The interval is Student's with n - 2 degrees of
+freedom (n - 1 without predictions). `python -m benchmarks.rectify` simulates how often it holds the
+truth.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A sample of n people, drawn at random from an item's population, misses its shares by chance: alignment(gold,
 multinomial(n, gold) / n) is below 100, and rises with n. So
 
-- with the survey's own number of respondents this is what the truth itself would score against the survey: the
-  ceiling, and a real one. Where the survey does not say how many answered, there is none;
+- with the survey's own number of respondents this is what the truth itself would score against the
+  survey: the ceiling, and a real one. Where the survey does not say how many answered, there is none;
 - a method that scores S is worth the n whose samples score S on the same items: "as good as asking n people".
 
 Expected values are means over DRAWS samples from a seed; an average is the mean of the countries' means, as
@@ -45,8 +45,8 @@ class Curve:
     scores: tuple[float, ...]
 
     def worth(self, score: float) -> float | None:
-        """The sample size that scores so; below 1 for a score under that of one person's answer; None above the
-        largest.
+        """The sample size that scores so; below 1 for a score under that of one person's answer; None
+        above the largest.
         """
         if score >= self.scores[-1]:
             return None
