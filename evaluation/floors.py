@@ -6,9 +6,12 @@ They learn from the whole selection, before questions are drawn from it or split
 - `mean_per_size`: the mean of the selection's distributions over that many options, by place (A, B, ...),
   without those of the item's own question: what a guess knows that has seen the survey's habits and not the
   question. A floor.
-- `mean_of_others`: the mean of the same question in every other country that the file has, whichever were
-  selected: what knows the question and not the country. A reference: some countries stand so far from the
-  others that it lies below a floor there.
+- `mean_of_others`: the mean of the same question in every other country (every other population, where the
+  file has several of a country) that the file has, whichever were selected: what knows the question and not
+  the country. A reference: some countries stand so far from the others that it lies below a floor there.
+- `sampling`: what the truth itself would score against a sample of so many respondents as the survey had,
+  where it says how many. A reference, and the only ceiling: nobody can be expected to come nearer to this
+  survey.
 - `oracle_mode`: all mass on the country's most frequent option (the first of equals). A reference: the best
   that an answer with one letter can do, which most distributions beat.
 
@@ -28,16 +31,20 @@ from typing import Any
 from cultural_palette.distributions import Distribution
 from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
 from cultural_palette.evaluation.surveys import Survey
+from cultural_palette.evaluation.worth import sample_scores
 
 UNIFORM, PER_SIZE, OTHERS, MODE = "uniform", "mean_per_size", "mean_of_others", "oracle_mode"
+SAMPLING = "sampling"
 FLOORS = {
     UNIFORM: "uniform",
     PER_SIZE: "mean per number of options",
     OTHERS: "mean of the file's other countries",
     MODE: "best one-hot answer",
 }
-REFERENCES = (OTHERS, MODE)
-"""They know the survey's answers to the very question, and bound nothing."""
+TITLES = {**FLOORS, SAMPLING: "the truth, through the survey's own sampling"}
+"""Of all that a table can have; the last only where the survey says how many answered."""
+REFERENCES = (OTHERS, MODE, SAMPLING)
+"""They know the survey's answers to the very question; only the last bounds anything."""
 Scores = Mapping[str, float]
 
 
@@ -76,7 +83,8 @@ def floors_of(survey: Survey) -> dict[str, Any]:
             "per_item": {item: dict(scores) for item, scores in table.per_item[floor].items()},
             "whole": dict(table.whole[floor]) if table.whole and floor in table.whole else None,
         }
-        for floor, title in FLOORS.items()
+        for floor, title in TITLES.items()
+        if floor in table.per_item
     }
 
 
@@ -89,13 +97,13 @@ def floor_distributions(survey: Survey) -> dict[str, dict[str, Distribution]]:
         of_question[item.question.id].add(item.gold)
     everywhere: defaultdict[str, dict[str, Distribution]] = defaultdict(dict)
     for item in survey.everywhere:
-        everywhere[item.question.id][item.country] = item.gold
+        everywhere[item.question.id][item.id] = item.gold
     table: dict[str, dict[str, Distribution]] = {floor: {} for floor in FLOORS}
     for item in survey.items:
         table[UNIFORM][item.id] = Distribution.uniform(len(item.gold))
         if (habit := by_size[len(item.gold)].mean_without(of_question[item.question.id])) is not None:
             table[PER_SIZE][item.id] = habit
-        others = [gold for code, gold in everywhere[item.question.id].items() if code != item.country]
+        others = [gold for key, gold in everywhere[item.question.id].items() if key != item.id]
         if others:
             table[OTHERS][item.id] = Distribution.mix(others)
         table[MODE][item.id] = _one_hot(item.gold)
@@ -119,6 +127,12 @@ def _scored(
         floor: {key: alignments(golds[key], guess) for key, guess in guesses.items()}
         for floor, guesses in floor_distributions(survey).items()
     }
+    if any(item.respondents for item in survey.items):
+        per_item[SAMPLING] = {
+            item.id: sample_scores(item.gold.probabilities, item.respondents)
+            for item in survey.items
+            if item.respondents and not item.labelled
+        }
     of_country: defaultdict[str, list[str]] = defaultdict(list)
     for item in survey.items:
         of_country[item.country].append(item.id)
@@ -131,7 +145,7 @@ def _scored(
         floors = {floor: _mean(some) for floor, some in scores.items() if some}
         countries[code] = CountryFloors(len(of_country[code]), floors)
     means: dict[str, Scores] = {}
-    for floor in FLOORS:
+    for floor in per_item:
         if some := [row.floors[floor] for row in countries.values() if floor in row.floors]:
             means[floor] = _mean(some)
     return per_item, countries, means

@@ -188,11 +188,8 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
         context = context.model_copy(update={"models": models, "permutations": orders})
         if method.router and not context.blend and await asyncio.to_thread(_blends, cultural_map, context):
             context = context.model_copy(update={"blend": method.router})
-        question = {
-            "country": item.country,
-            "query": item.question.text,
-            "options": list(item.question.options),
-        }
+        text, options = item.asked
+        question = {"country": item.country, "query": text, "options": list(options)}
         return Prediction.of_graph(await graph.ainvoke(question, context=context), item)
 
     return predict

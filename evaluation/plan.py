@@ -12,7 +12,7 @@ from cultural_palette.errors import SettingsError
 from cultural_palette.evaluation.methods import BEST_SINGLE, Method, source_sha256
 from cultural_palette.evaluation.surveys import Survey, nothing_left
 from cultural_palette.models import ModelRef, resolve_parts
-from cultural_palette.prompts import names, template_of
+from cultural_palette.prompts import WORDINGS, names, worded
 from cultural_palette.provenance import model_sha256, short_sha256
 from cultural_palette.settings import Settings
 
@@ -37,6 +37,7 @@ class Plan:
     """What is run. Run r draws with seed `settings.seed` + r. `models_of`: models beside the palette's own,
     by the name under which a method needs them. `left_out`: methods that could not be run, with the reason.
     `orders`: of the options that every decision is the mean over, so that a liking for a place is no opinion.
+    `wording`: of the instructions; 0 is ours (`prompts.use_wording`).
     """
 
     survey: Survey
@@ -47,8 +48,15 @@ class Plan:
     models_of: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     orders: int = ORDERS
+    wording: int = 0
 
     def __post_init__(self) -> None:
+        if self.wording not in WORDINGS:
+            raise SettingsError(f"Wording {self.wording}: expected one of {', '.join(map(str, WORDINGS))}.")
+        if self.wording and self.settings.prompt_order != "paper":
+            raise SettingsError(
+                "Another wording has the paper's prompt order only: leave --prompt-order out."
+            )
         if self.orders < 1:
             raise SettingsError(f"{self.orders} orders of the options: expected 1 or more.")
         if self.runs < 1:
@@ -101,9 +109,10 @@ class Plan:
                 mode="json", exclude=NOT_IN_CONFIG
             ),
             "prompts": {
-                name: short_sha256(template_of(name))
-                for name in (*names(), *names("baselines"), *names("prefix"))
+                name: short_sha256(worded(name, self.wording))
+                for name in (*names(), *names("baselines"), *names("rivals"), *names("prefix"))
             },
+            **({"wording": self.wording} if self.wording else {}),
         }
 
 

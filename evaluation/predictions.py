@@ -45,6 +45,10 @@ class Row(TypedDict):
     question: str
     options: list[str]
     ordered: bool | None
+    topic: str | None
+    population: dict[str, Any] | None
+    respondents: float | None
+    labelled: bool | None
     gold: list[float]
     status: str
     error: str | None
@@ -68,11 +72,11 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("status", "readout"), _TEXT),
     **dict.fromkeys(("run", "orders"), (int,)),
     **dict.fromkeys(("options", "gold", "degraded"), (list,)),
-    **dict.fromkeys(("error", "answer"), (str, _NOTHING)),
-    **dict.fromkeys(("option_mass", "order_spread"), (*_NUMBER, _NOTHING)),
-    **dict.fromkeys(("blend", "stages"), (dict, _NOTHING)),
+    **dict.fromkeys(("error", "answer", "topic"), (str, _NOTHING)),
+    **dict.fromkeys(("option_mass", "order_spread", "respondents"), (*_NUMBER, _NOTHING)),
+    **dict.fromkeys(("blend", "stages", "population"), (dict, _NOTHING)),
     **dict.fromkeys(("usage", "calls"), (dict,)),
-    "ordered": (bool, _NOTHING),
+    **dict.fromkeys(("ordered", "labelled"), (bool, _NOTHING)),
     "predicted": (list, _NOTHING),
     "seconds": _NUMBER,
 }
@@ -106,7 +110,7 @@ class Prediction:
         readout = result.get("readout") or {}
         orders = readout.get("permutations") or {}
         return cls(
-            distribution=Distribution(tuple(shares[o] for o in item.question.options)) if shares else None,
+            distribution=Distribution(tuple(shares[o] for o in item.asked[1])) if shares else None,
             answer=result.get("answer"),
             option_mass=result.get("option_mass"),
             readout=readout.get("method", "none"),
@@ -145,6 +149,10 @@ def row_of(
         "question": item.question.text,
         "options": list(item.question.options),
         "ordered": item.question.ordered,
+        "topic": item.question.topic,
+        "population": item.population.as_dict() or None,
+        "respondents": item.respondents,
+        "labelled": item.labelled or None,
         "gold": list(item.gold.probabilities),
         "status": status,
         "error": error,
@@ -189,8 +197,9 @@ def fault_of(row: Mapping[str, Any]) -> str | None:
             return f"{name} is {_short(value)}, expected {kinds[0].__name__}"
     if row["status"] not in STATUSES:
         return f"status {row['status']!r}, expected one of {', '.join(STATUSES)}"
-    if row["item"] != f"{row['question_id']}/{row['country']}":
-        return f"item {row['item']!r} is not {row['question_id']}/{row['country']}"
+    of_everyone = f"{row['question_id']}/{row['country']}"
+    if row["item"].partition("~")[0] != of_everyone or ("~" in row["item"]) != bool(row.get("population")):
+        return f"item {row['item']!r} is not {of_everyone}"
     options = row["options"]
     if not options or not all(isinstance(option, str) for option in options):
         return f"options are {_short(options)}, expected texts"

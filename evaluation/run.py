@@ -25,6 +25,7 @@ from cultural_palette.evaluation.predictions import PredictionsDigest, key_of, r
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.surveys import SurveyItem
 from cultural_palette.models import close_clients
+from cultural_palette.prompts import use_wording
 from cultural_palette.provenance import installed_versions, short_sha256
 from cultural_palette.settings import use_settings
 
@@ -130,7 +131,7 @@ async def predict_all(
     async def one(name: str, run: int, item: SurveyItem) -> None:
         counted = RowCalls(store)
         start = time.perf_counter()
-        with use_settings(plan.settings_of(run)), use_calls(counted):
+        with use_settings(plan.settings_of(run)), use_calls(counted), use_wording(plan.wording):
             prediction, error = await _predicted(predict[name], item, foreign=name in own)
         seconds = time.perf_counter() - start
         row = row_of(name, run, item, prediction, error=error, seconds=seconds, calls=counted.as_dict())

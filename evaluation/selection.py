@@ -25,6 +25,8 @@ PAPER = (
 )  # fmt: skip
 OPTIONS_KEPT = ("all", "substantive")
 STRATIFIED, EACH, SHARED = DRAWS = ("stratified", "each", "shared")
+SURVEYS, LOCAL = LANGUAGES = ("survey", "local")
+"""The survey's own language, or the population's where the survey has that too."""
 ROUNDING = 1e-9  # the whole number at the end of a country's strata, as a float
 
 
@@ -70,7 +72,9 @@ class Selection:
     `countries`: ISO3 codes, none for every country the survey has. `options`: "all", or "substantive" (don't
     know, no answer, refused and missing dropped, the rest renormalised). `max_options`: most options shown.
     `questions`: that many questions a country, drawn with `seed`; None for all. `draw`: how (see
-    `draw_questions`): "stratified", "each" or "shared". `part`: which side of a split.
+    `draw_questions`): "stratified", "each" or "shared". `part`: which side of a split. `language`: what is
+    asked in, "survey" or "local" (the population's own, where the survey has it; other items are left out).
+    `items`: these ids alone, a pinned list.
     """
 
     countries: tuple[str, ...] = ()
@@ -80,6 +84,8 @@ class Selection:
     seed: int = 0
     draw: str = STRATIFIED
     part: str | None = None
+    language: str = SURVEYS
+    items: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "countries", tuple(self.countries))
@@ -87,6 +93,11 @@ class Selection:
             raise SelectionError(f"Options {self.options!r}: expected one of {', '.join(OPTIONS_KEPT)}.")
         if self.draw not in DRAWS:
             raise SelectionError(f"Draw {self.draw!r}: expected one of {', '.join(DRAWS)}.")
+        if self.language not in LANGUAGES:
+            raise SelectionError(f"Language {self.language!r}: expected one of {', '.join(LANGUAGES)}.")
+        object.__setattr__(self, "items", tuple(sorted(self.items)))
+        if self.items and self.questions is not None:
+            raise SelectionError("A pinned list names its items: leave --questions out.")
         if self.max_options is not None and self.max_options < 2:
             raise SelectionError(f"At most {self.max_options} options: a question has 2 at least.")
         if self.questions is not None and self.questions < 1:
@@ -105,7 +116,13 @@ class Selection:
         return short_sha256(text)
 
     def _fields(self) -> dict[str, Any]:
-        return {**asdict(self), "countries": list(self.countries)}
+        fields = {**asdict(self), "countries": list(self.countries)}
+        if self.language == SURVEYS:
+            del fields["language"]
+        del fields["items"]
+        if self.items:
+            fields["items"] = {"count": len(self.items), "sha256": short_sha256("\n".join(self.items))}
+        return fields
 
 
 def resolve_countries(text: str, cultural_map: CulturalMap) -> tuple[str, ...]:
@@ -152,8 +169,11 @@ def draw_questions(items: Sequence[Drawn], number: int, seed: int, draw: str = S
     if draw == SHARED:
         return _draw_shared(items, number, seed)
     by_country: defaultdict[str, list[DrawnQuestion]] = defaultdict(list)
+    met: set[tuple[str, str]] = set()
     for item in items:
-        by_country[item.country].append(item.question)
+        if (item.country, item.question.id) not in met:  # several populations of a country are one draw
+            by_country[item.country].append(item.question)
+        met.add((item.country, item.question.id))
     drawn: set[tuple[str, str]] = set()
     for (
         country,
@@ -194,7 +214,8 @@ def _draw_shared(items: Sequence[Drawn], number: int, seed: int) -> list[Drawn]:
     """
     countries_of: defaultdict[str, list[str]] = defaultdict(list)
     for item in items:
-        countries_of[item.question.id].append(item.country)
+        if item.country not in countries_of[item.question.id]:
+            countries_of[item.question.id].append(item.country)
     lot = random.Random(seed)
     rank = {key: lot.random() for key in sorted(countries_of)}
     drawn: set[tuple[str, str]] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,16 +15,16 @@ from cultural_palette.distributions import Distribution
 from cultural_palette.errors import QuestionError, UnknownCountry
 from cultural_palette.evaluation.batteries import find_batteries
 from cultural_palette.evaluation.labels import has_opinion, is_scale, is_total
-from cultural_palette.evaluation.selection import Selection, draw_questions
+from cultural_palette.evaluation.selection import LOCAL, Selection, draw_questions
 from cultural_palette.evaluation.survey_formats import (
+    EVERYONE,
     Answer,
     Aside,
+    Population,
     SurveyError,
     globalopinionqa,
-    jsonl,
-    modular_pluralism,
-    wvs,
 )
+from cultural_palette.evaluation.survey_formats.known import read_answers
 from cultural_palette.provenance import file_sha256, short_sha256
 from cultural_palette.questions import Question
 
@@ -49,7 +49,7 @@ class SurveyQuestion:
 
     `id`: stable, a hash of the survey's own text and options. `survey`: the wave it comes from ("GAS",
     "WVS"). `battery`: shared by questions so alike that a split must not part them. `ordered`: whether the
-    options are a scale; None where nobody said and none is recognised.
+    options are a scale; None where nobody said and none is recognised. `topic`: as the survey says.
     """
 
     id: str
@@ -58,6 +58,7 @@ class SurveyQuestion:
     survey: str
     battery: str
     ordered: bool | None = None
+    topic: str | None = None
 
     def __post_init__(self) -> None:
         question = Question(self.text, self.options)  # refuses what can not be asked
@@ -69,8 +70,12 @@ class SurveyQuestion:
 
 @dataclass(frozen=True)
 class SurveyItem:
-    """One country's answer to one question. `label`: what the survey calls that country's sample.
-    `answered`: the share of all respondents (0..1) that chose an option with an opinion.
+    """One population's answer to one question. `label`: what the survey calls that country's sample.
+    `answered`: the share of all respondents (0..1) that chose an option with an opinion. `population`: whom
+    in the country it speaks for. `respondents`: how many answered, None where the survey does not say.
+    `labelled`: the survey has one right answer, and `gold` is all on it: score whether it is found, not how
+    shares compare. `local`: question and options in the population's language, where the survey has them;
+    `in_local`: they are what is asked.
     """
 
     question: SurveyQuestion
@@ -78,6 +83,11 @@ class SurveyItem:
     gold: Distribution
     label: str
     answered: float = 1.0
+    population: Population = EVERYONE
+    respondents: float | None = None
+    labelled: bool = False
+    local: tuple[str, tuple[str, ...]] | None = None
+    in_local: bool = False
 
     def __post_init__(self) -> None:
         if len(self.gold) != len(self.question.options):
@@ -87,8 +97,19 @@ class SurveyItem:
 
     @property
     def id(self) -> str:
-        """`QUESTION/COUNTRY`, such as "3f2a.../KEN"."""
-        return f"{self.question.id}/{self.country}"
+        """`QUESTION/COUNTRY`, such as "3f2a.../KEN"; with a population "3f2a.../USA~sex-female.w54"."""
+        key = self.population.key
+        return f"{self.question.id}/{self.country}" + (f"~{key}" if key else "")
+
+    @property
+    def asked(self) -> tuple[str, tuple[str, ...]]:
+        """What a method is asked: question and options, those of the survey's own order. A group is named
+        before the question.
+        """
+        whole = self.question.text, self.question.options
+        text, options = self.local if self.in_local and self.local else whole
+        group = self.population.in_words
+        return (f"(Asked of these people only: {group}.) {text}" if group else text), options
 
 
 @dataclass(frozen=True)
@@ -149,15 +170,15 @@ class Survey:
 def load_survey(source: str | Path, selection: Selection | None = None, *, name: str | None = None) -> Survey:
     """What `selection` (everything, if None) takes of the survey at `source`.
 
-    A path: GlobalOpinionQA's `.csv`, a folder with CultureSPA's two World Values Survey files, Modular
-    Pluralism's `.json`, or our own `.jsonl`. Or the hub's GlobalOpinionQA, "global-opinions", with
-    "@REVISION" to pin it. What can not be read is set aside and counted; SurveyError when nothing can.
+    A path in any of the formats of `survey_formats.known`, told apart by what is in it. Or the hub's
+    GlobalOpinionQA, "global-opinions", with "@REVISION" to pin it. What can not be read is set aside and
+    counted; SurveyError when nothing can.
     """
     selection = selection or Selection()
     path, source_name = _locate(str(source))
-    reader, files = _reader(path)
+    entries, files = read_answers(path)
     builder = _Builder(selection)
-    for entry in reader.read(path):
+    for entry in entries:
         builder.take(entry)
     if not builder.counts["country rows read"]:
         first = next(builder.asides(), None)
@@ -174,7 +195,10 @@ def load_survey(source: str | Path, selection: Selection | None = None, *, name:
     if wanted:
         by_question = {key: place for place, key in enumerate(dict.fromkeys(i.question.id for i in whole))}
         whole.sort(key=lambda item: (by_question[item.question.id], order[item.country]))
-    items = whole
+    if selection.language == LOCAL:
+        builder.counts["items without the population's own language"] = sum(not item.local for item in whole)
+        whole = [item for item in whole if item.local]
+    items = pinned(whole, selection.items) if selection.items else whole
     if selection.questions is not None:
         items = draw_questions(whole, selection.questions, selection.seed, selection.draw)
     builder.counts["items"] = len(items)
@@ -201,7 +225,7 @@ class _Builder:
         self.counts: Counter[str] = Counter()
         self._questions: dict[str, Answer] = {}
         self._refused: set[str] = set()
-        self._rows: dict[tuple[str, str], Answer] = {}
+        self._rows: dict[tuple[str, str, str], Answer] = {}
         self._asides: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
 
     def take(self, entry: Answer | Aside) -> None:
@@ -279,7 +303,8 @@ class _Builder:
 
     def _hold(self, key: str, country: str, entry: Answer) -> None:
         """Of several samples of one country, the primary one; the first of equals."""
-        known = self._rows.get((key, country))
+        where = (key, country, entry.population.key)
+        known = self._rows.get(where)
         if known is not None:
             rank, ahead = _rank(entry.label), _rank(known.label)
             if rank == ahead and entry.shares != known.shares:
@@ -289,7 +314,7 @@ class _Builder:
             self.counts["country rows behind a primary one"] += 1
             if rank >= ahead:
                 return
-        self._rows[key, country] = entry
+        self._rows[where] = entry
 
     @property
     def every_row_is_lost(self) -> bool:
@@ -300,7 +325,7 @@ class _Builder:
         """Every item of the selected options, by question, then country in alphabetical order."""
         questions = {key: self._shown(key) for key in self._questions}
         by_question: defaultdict[str, list[SurveyItem]] = defaultdict(list)
-        for (key, country), row in self._rows.items():
+        for (key, country, _), row in self._rows.items():
             question = questions[key]
             if question is None:
                 continue
@@ -310,9 +335,26 @@ class _Builder:
             if sum(shares) <= 0:
                 self._set_aside(row.where, "no opinion at all", row.label)
                 continue
-            gold = Distribution.from_counts(shares)
-            by_question[key].append(SurveyItem(question, country, gold, row.label, min(1.0, answered)))
-        return [item for key in questions for item in sorted(by_question[key], key=lambda item: item.country)]
+            by_question[key].append(
+                SurveyItem(
+                    question, country, Distribution.from_counts(shares), row.label, min(1.0, answered),
+                    row.population, row.respondents and row.respondents * sum(shares) / sum(row.shares),
+                    row.labelled, self._local(row), self.selection.language == LOCAL,
+                )
+            )  # fmt: skip
+        return [
+            item
+            for key in questions
+            for item in sorted(by_question[key], key=lambda item: (item.country, item.population.key))
+        ]
+
+    def _local(self, row: Answer) -> tuple[str, tuple[str, ...]] | None:
+        """Question and options in the population's language, those that are shown."""
+        if row.local is None:
+            return None
+        text, options = row.local
+        pairs = zip(row.options, options, strict=True)
+        return text, tuple(local.strip() for option, local in pairs if self._is_wanted(option))
 
     def _shown(self, key: str) -> SurveyQuestion | None:
         """The question as it will be asked; None when the selection leaves it out."""
@@ -325,7 +367,9 @@ class _Builder:
             self.counts[MORE_OPTIONS] += 1
             return None
         ordered = entry.ordered if entry.ordered is not None else (is_scale(options) or None)
-        return SurveyQuestion(key, entry.text, options, entry.survey, self._battery[key], ordered)
+        return SurveyQuestion(
+            key, entry.text, options, entry.survey, self._battery[key], ordered, entry.topic
+        )
 
     @cached_property
     def _battery(self) -> Mapping[str, str]:
@@ -372,6 +416,36 @@ def nothing_left(survey: Survey) -> str:
     )
 
 
+def pinned(items: Sequence[SurveyItem], ids: Sequence[str]) -> list[SurveyItem]:
+    """The items that a list names, in the survey's order; SurveyError when the survey lacks some."""
+    wanted = set(ids)
+    found = [item for item in items if item.id in wanted]
+    if lacking := sorted(wanted - {item.id for item in found}):
+        raise SurveyError(
+            f"The pinned list names {len(wanted)} items, and {len(lacking)} of them are not in this "
+            f"selection, such as {lacking[0]}. Take the survey, options and countries that the list was made "
+            "with."
+        )
+    return found
+
+
+def survey_rows(survey: Survey) -> Iterator[dict[str, Any]]:
+    """Any survey's items as rows of our own JSONL, which `load_survey` reads back as they are."""
+    for item in survey.items:
+        question = item.question
+        more: dict[str, Any] = {
+            "battery": question.battery, "ordered": question.ordered, "survey": question.survey,
+            "topic": question.topic, **item.population.as_dict(), "respondents": item.respondents,
+            "labelled": item.labelled or None,
+            "local": {"question": item.local[0], "options": list(item.local[1])} if item.local else None,
+        }  # fmt: skip
+        yield {
+            "id": question.id, "question": question.text, "options": list(question.options),
+            "country": item.country, "distribution": list(item.gold.probabilities),
+            **{name: value for name, value in more.items() if value is not None},
+        }  # fmt: skip
+
+
 def question_id(survey: str, text: str, options: Iterable[str]) -> str:
     """A question's name for ever: a hash of the survey's own text and options, not of a selection."""
     content = "\x1f".join((survey, text.strip(), *(option.strip() for option in options)))
@@ -406,14 +480,3 @@ def _locate(source: str) -> tuple[Path, str]:
     if not path.exists():
         raise SurveyError(f"No survey {source!r}: give a file, a folder, or {HUB!r} for the hub's.")
     return path, path.name
-
-
-def _reader(path: Path) -> tuple[Any, tuple[Path, ...]]:
-    if path.is_dir():
-        if not wvs.is_folder(path):
-            raise SurveyError(f"{path} is a folder without {wvs.QUESTIONS} and {wvs.PROPORTIONS}.")
-        return wvs, wvs.files(path)
-    readers = {".csv": globalopinionqa, ".json": modular_pluralism, ".jsonl": jsonl}
-    if path.suffix.lower() not in readers:
-        raise SurveyError(f"{path}: expected a file that ends in {', '.join(readers)}, or a folder.")
-    return readers[path.suffix.lower()], (path,)

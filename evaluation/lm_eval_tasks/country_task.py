@@ -41,7 +41,7 @@ def load(
         raise UsageError(f"{data.source} has no question for {country} in this selection.")
     rows = []
     for item in data.items:
-        question = Question(item.question.text, item.question.options)
+        question = Question(*item.asked)
         rows.append(
             {
                 "id": item.id,

@@ -39,6 +39,10 @@ class Item:
     options: tuple[str, ...]
     ordered: bool | None
     gold: tuple[float, ...]
+    topic: str | None = None
+    population: tuple[tuple[str, Any], ...] = ()
+    respondents: float | None = None
+    labelled: bool = False
 
 
 @dataclass
@@ -246,7 +250,9 @@ def _item(row: Mapping[str, Any]) -> Item:
     return Item(
         id=row["item"], question_id=row["question_id"], battery=row["battery"], survey=row["survey"],
         country=row["country"], question=row["question"], options=tuple(row["options"]),
-        ordered=row["ordered"], gold=tuple(row["gold"]),
+        ordered=row["ordered"], gold=tuple(row["gold"]), topic=row.get("topic"),
+        population=tuple((row.get("population") or {}).items()), respondents=row.get("respondents"),
+        labelled=bool(row.get("labelled")),
     )  # fmt: skip
 
 

@@ -368,23 +368,24 @@ def _method_line(analysis: Analysis, result: MethodResult, codes: Sequence[str])
         cells.append(_cell(interval, mark))
     whole = result.average
     cells.append(_cell(whole, analysis.marks.get((result.method, AVERAGE))))
-    return Line(title(result.method), (*cells, _range(whole), *_discrimination(result)))
+    return Line(title(result.method), (*cells, range_cell(whole), *_discrimination(result)))
 
 
 def _discrimination(result: MethodResult) -> tuple[Cell, ...]:
     gain = result.discrimination
     mean = number(gain.mean if gain else None, signed=True)
-    return mean, _range(gain, signed=True), number(result.rank, signed=True)
+    return mean, range_cell(gain, signed=True), number(result.rank, signed=True)
 
 
 def _cell(interval: Interval | None, mark: Mark | None) -> Cell:
     if interval is None:
         return Cell("–", hint="nothing answered")
-    hint = f"{_range(interval).text}, {interval.n} items, {interval.clusters} batteries"
+    hint = f"{range_cell(interval).text}, {interval.n} items, {interval.clusters} batteries"
     return Cell(f"{interval.mean:.2f}", interval.mean, mark, hint)
 
 
-def _range(interval: Interval | None, *, signed: bool = False) -> Cell:
+def range_cell(interval: Interval | None, *, signed: bool = False) -> Cell:
+    """An interval's ends; "none" where there can be none."""
     if interval is None:
         return Cell("–")
     if interval.low is None or interval.high is None:
@@ -431,7 +432,7 @@ def _tested(test: Tested | None) -> list[Cell]:
     detectable = test.detectable
     return [
         number(difference.mean, signed=True),
-        _range(difference, signed=True),
+        range_cell(difference, signed=True),
         _ends(test.ends, signed=True) if test.ends else Cell("none"),
         _p(comparison.p),
         _p(test.p_holm),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,48 @@ class SurveyError(UsageError):
 
 
 @dataclass(frozen=True)
+class Population:
+    """Whom a row speaks for, beside its country. `group`: as the file names it ("SEX: Female"), None for
+    everyone; `wave`: of the survey ("W54"); `year`: of the interviews.
+    """
+
+    group: str | None = None
+    wave: str | None = None
+    year: int | None = None
+
+    @property
+    def key(self) -> str:
+        """For ids, "sex-female.w54.2021"; "" for everyone at no stated time."""
+        parts = (self.group, self.wave, self.year)
+        folded = (re.sub(r"[^a-z0-9]+", "-", str(part).casefold()).strip("-") for part in parts if part)
+        return ".".join(folded)
+
+    @property
+    def in_words(self) -> str:
+        """As a prompt names it: "SEX: Female, in 2021"; "" for everyone."""
+        if self.group is None:
+            return ""
+        return self.group + (f", in {self.year}" if self.year else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a row: what is set."""
+        fields = {"group": self.group, "wave": self.wave, "year": self.year}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+EVERYONE = Population()
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What a file says of one country and one question, unchecked.
+    """What a file says of one population and one question, unchecked.
 
     `shares`: as they stand, in the options' order. `label`: the file's name for the country. `partial`:
     shares may sum to less than 1, for the file leaves missing answers out. `key`: the file's own id of the
     question, where it is meant to be ours too. `notes`: what was mended in the question on the way.
+    `respondents`: how many answered, where the file says so (weighted: their effective number). `labelled`:
+    the file has one right answer and no shares. `local`: question and options in the population's own
+    language, options in the same order.
     """
 
     text: str
@@ -38,6 +75,11 @@ class Answer:
     ordered: bool | None = None
     partial: bool = False
     notes: tuple[str, ...] = ()
+    population: Population = EVERYONE
+    respondents: float | None = None
+    topic: str | None = None
+    labelled: bool = False
+    local: tuple[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)

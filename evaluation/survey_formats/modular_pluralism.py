@@ -2,8 +2,8 @@
 "gold_distribution"}.
 
 `question` holds the whole prompt ("Question: ...", "Options: A. ...", "Answer:"); we take the question out
-of it. `attribute` is the country. Its other test sets (moral choices) have attributes that are none: set
-aside.
+of it. VITAL's `vital_distributional_*.json` (health; MIT) are of the same form. `attribute` is the country.
+Its other test sets (moral choices) have attributes that are none: set aside.
 """
 
 from __future__ import annotations

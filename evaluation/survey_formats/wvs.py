@@ -1,8 +1,9 @@
 """The World Values Survey, wave 7, in CultureSPA's form (Xu et al. 2025): a folder with two JSON files.
 
-`wvs_questions.json`: a list of {"Q_id", "question", "option_lst"}. `proportions_group_by_country.json`:
-{ISO3: {Q_id: {code: share}}}. Shares leave missing answers out, so they sum to less than 1; a question that
-was not asked in a country is an empty object.
+`wvs_questions.json`: a list of {"Q_id", "question", "option_lst"}; `wvs.json`, as MultiAgent-Diversity (Xu
+et al. 2026) has it, with "option" in its place and the options once more at the question's end, which are
+cut off. `proportions_group_by_country.json`: {ISO3: {Q_id: {code: share}}}. Shares leave missing answers
+out, so they sum to less than 1; a question that was not asked in a country is an empty object.
 
 A code is the option's place. Which place comes first goes by question: options that are numbers are their own
 codes; where a country uses code 0, the first option is 0; where one uses the last place, it is 1; where
@@ -12,6 +13,7 @@ question where 0 and the last place are both used can not be read, and is set as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from cultural_palette.evaluation.survey_formats import (
 )
 
 QUESTIONS, PROPORTIONS = "wvs_questions.json", "proportions_group_by_country.json"
+OTHER_QUESTIONS = "wvs.json"
+REPEATED = re.compile(r"\s*Choose only one of the following options\b.*", re.DOTALL)
 ZERO_BASED = {f"Q{n}" for n in (*range(94, 106), 119, *range(122, 130), *range(241, 250))}
 # About the person (sex, age, household ...) or a list of parties that differs by country: CultureSPA leaves
 # them out too.
@@ -34,12 +38,16 @@ BACKGROUND = {f"Q{n}" for n in (223, *range(260, 291))}
 
 def is_folder(path: Path) -> bool:
     """Whether a folder holds the survey's two files."""
-    return (path / QUESTIONS).is_file() and (path / PROPORTIONS).is_file()
+    return (
+        any((path / name).is_file() for name in (QUESTIONS, OTHER_QUESTIONS))
+        and (path / PROPORTIONS).is_file()
+    )
 
 
 def files(path: Path) -> tuple[Path, ...]:
     """The files that are read."""
-    return path / QUESTIONS, path / PROPORTIONS
+    questions = path / QUESTIONS
+    return questions if questions.is_file() else path / OTHER_QUESTIONS, path / PROPORTIONS
 
 
 def read(path: Path) -> Iterator[Answer | Aside]:
@@ -47,23 +55,26 @@ def read(path: Path) -> Iterator[Answer | Aside]:
     proportions = read_json(path / PROPORTIONS, nan=True)
     if not isinstance(proportions, dict):
         raise SurveyError(f"{path / PROPORTIONS}: expected an object of countries.")
-    for line, entry in read_json_list(path / QUESTIONS):
-        where = f"{QUESTIONS}:{line}"
+    questions = files(path)[0]
+    for line, entry in read_json_list(questions):
+        where = f"{questions.name}:{line}"
         options = _options(entry)
         if options is None:
-            yield Aside(where, "corrupt row", "expected Q_id, question and option_lst")
+            yield Aside(where, "corrupt row", "expected Q_id, question and option_lst (or option)")
         elif entry["Q_id"] in BACKGROUND:
             yield Aside(where, "question about the person", entry["Q_id"])
         elif not options:
             yield Aside(where, "question without options", entry["Q_id"])
         else:
-            yield from _answers(entry["Q_id"], entry["question"], options, proportions, where)
+            text = REPEATED.sub("", entry["question"]) if "option" in entry else entry["question"]
+            yield from _answers(entry["Q_id"], text, options, proportions, where)
 
 
 def _options(entry: Any) -> tuple[str, ...] | None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("option_lst"), list):
+    listed = entry.get("option_lst", entry.get("option")) if isinstance(entry, dict) else None
+    if not isinstance(listed, list):
         return None
-    texts = [option_text(option) for option in entry["option_lst"]]
+    texts = [option_text(option) for option in listed]
     good = isinstance(entry.get("Q_id"), str) and isinstance(entry.get("question"), str) and None not in texts
     return tuple(text for text in texts if text is not None) if good else None
 

@@ -145,8 +145,8 @@ def _cell(scores: Mapping[str, float] | None, key: str, width: int) -> str:
 
 def _print(survey: Survey, table: FloorTable) -> None:
     """A table for people: the means of all four, then each country's, comparable to the paper."""
-    from cultural_palette.evaluation.floors import FLOORS
-    from cultural_palette.evaluation.metrics import TITLES
+    from cultural_palette.evaluation.floors import TITLES
+    from cultural_palette.evaluation.metrics import TITLES as METRICS
 
     selection = survey.selection
     click.echo(
@@ -155,10 +155,11 @@ def _print(survey: Survey, table: FloorTable) -> None:
         + (f", {selection.max_options} at most" if selection.max_options else "")
         + f"; selection {selection.digest}\n"
     )
-    width = max(len(title) for title in FLOORS.values())
+    width = max(len(title) for floor, title in TITLES.items() if floor in table.per_item)
     click.echo(f"Mean over {len(table.countries)} countries, 0 to 100")
     click.echo(" " * width + "".join(f"{key:>10}" for key in METRIC_ORDER))
-    for floor, title in FLOORS.items():
+    there = {floor: title for floor, title in TITLES.items() if floor in table.per_item}
+    for floor, title in there.items():
         click.echo(
             f"{title:<{width}}" + "".join(_cell(table.means.get(floor), key, 10) for key in METRIC_ORDER)
         )
@@ -166,15 +167,15 @@ def _print(survey: Survey, table: FloorTable) -> None:
             whole = "".join(_cell(table.whole.get(floor), key, 10) for key in METRIC_ORDER)
             click.echo(f"{'  on the whole selection':<{width}}{whole}")
     for key in METRIC_ORDER:
-        click.echo(f"  {key}: {TITLES[key]}")
-    click.echo(f"\njsdist_e by country\n{'':5}{'n':>6}" + "".join(f"{floor:>16}" for floor in FLOORS))
+        click.echo(f"  {key}: {METRICS[key]}")
+    click.echo(f"\njsdist_e by country\n{'':5}{'n':>6}" + "".join(f"{floor:>16}" for floor in there))
     for code, country in table.countries.items():
-        cells = "".join(_cell(country.floors.get(floor), "jsdist_e", 16) for floor in FLOORS)
+        cells = "".join(_cell(country.floors.get(floor), "jsdist_e", 16) for floor in there)
         click.echo(f"{code:<5}{country.n:6}{cells}")
     for floor, count in table.missing.items():
         if count:
             click.echo(
-                f"\n{FLOORS[floor]}: {count} items have none, for nobody else answered such a question."
+                f"\n{TITLES[floor]}: {count} items have none, for nobody else answered such a question."
             )
     if flagged := survey.counts.get("items under half answered"):
         click.echo(f"\n{flagged} items had an opinion from less than half of those who were asked.")
