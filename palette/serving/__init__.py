@@ -11,6 +11,11 @@ for a mixture that is written out, one with the base and its adapters and one wi
 | `vllm_plugin/` | run inside vLLM: the model that plays every part, the blend |
 | `plan.py` | the servers' names, addresses, flags and environment; nothing is started |
 | `compose.py` | the same plan as a Docker Compose file |
+| `content_names.py` | models under names of their content |
+| `kubernetes.py` | several replicas on Kubernetes: manifests |
+| `ray_serve_config.py` | several replicas under Ray Serve: its configuration |
+| `ray_serve.py` | run by Ray Serve: replicas and the address before them |
+| `guard.py` | ends a replica's server when its parent is killed |
 | `processes.py` | a process and its group: started, recognised again, ended whole |
 | `probe.py` | whether a server answers, and with which models |
 | `state.py` | what was started, on the disk |

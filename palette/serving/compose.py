@@ -45,7 +45,7 @@ def compose_file(plan: ServingPlan, command: str, home: Path) -> str:
     }
     if any(service.get("volumes") and _mounts_hub_cache(service) for service in services.values()):
         document["volumes"] = {HUB_CACHE: {}}
-    text = yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=108)
+    text = yaml.dump(document, Dumper=yaml_dumper(), sort_keys=False, allow_unicode=True, width=108)
     build = BUILD if any(server.router is not None for server in plan.servers) else ""
     return HEADER.format(palette=plan.palette, command=command, image=build) + text
 
@@ -54,7 +54,7 @@ def container_arguments(server: ServerSpec) -> list[str]:
     """The server's arguments as they are inside its container: folders under /models, open to Docker's own
     network.
     """
-    folders = _folders(server)
+    folders = model_folders(server)
     arguments = server.arguments(
         lambda source: f"{MODELS}/{folders[source]}" if source in folders else str(source)
     )
@@ -64,7 +64,9 @@ def container_arguments(server: ServerSpec) -> list[str]:
 
 def _service(server: ServerSpec, plan: ServingPlan, home: Path) -> dict[str, Any]:
     environment = {name: value for name, value in server.environment.items() if name not in LOCAL_VARIABLES}
-    volumes = [f"{_relative(folder, home)}:{MODELS}/{name}:ro" for folder, name in _folders(server).items()]
+    volumes = [
+        f"{_relative(folder, home)}:{MODELS}/{name}:ro" for folder, name in model_folders(server).items()
+    ]
     if any(not isinstance(source, Path) for source in (server.model, *server.adapters.values())):
         environment["HF_TOKEN"] = "${HF_TOKEN:-}"
         volumes.append(f"{HUB_CACHE}:/root/.cache/huggingface")
@@ -96,7 +98,7 @@ def _service(server: ServerSpec, plan: ServingPlan, home: Path) -> dict[str, Any
     return service
 
 
-def _folders(server: ServerSpec) -> dict[Source, str]:
+def model_folders(server: ServerSpec) -> dict[Source, str]:
     """Each folder or file that the server reads, and its name under /models."""
     model = server.models[0] if server.router is None else BASE
     names: dict[Source, str] = {
@@ -122,8 +124,8 @@ def command_line(arguments: list[str]) -> str:
     return shlex.join(arguments)
 
 
-def _dumper() -> Any:
-    """Short lists on lines, as one writes commands."""
+def yaml_dumper() -> Any:
+    """Short lists on lines, as one writes commands; texts of several lines as they are."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -133,6 +135,12 @@ def _dumper() -> Any:
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
+    Dumper.add_representer(
+        str,
+        lambda dumper, text: dumper.represent_scalar(
+            "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+        ),
+    )
     Dumper.add_representer(
         tuple,
         lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True),

@@ -8,6 +8,7 @@ Hugging Face hub.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.errors import PaletteError, UsageError
 from cultural_palette.jsonl import read_object
 from cultural_palette.moerges.peft_settings import AdapterError, check_settings
-from cultural_palette.provenance import hash_file
+from cultural_palette.provenance import Hash, hash_file
 from cultural_palette.yaml_files import YamlFault, read_yaml
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -30,6 +31,8 @@ RESERVED_FLAGS = (
     "--api-key", "--host", "--port", "--served-model-name", "--lora-modules", "--model", "--enable-lora",
     "--hf-overrides", "--additional-config", "--worker-extension-cls",
 )  # fmt: skip
+WHOLE_BYTES, EDGE_BYTES = 2**28, 2**20
+"""Files of a model up to so many bytes are hashed whole; of larger ones so many bytes at either end."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's --max-lora-rank takes."""
 
@@ -207,22 +210,37 @@ def check_folders(palette: ServedPalette) -> None:
 
 
 def content_digest(palette: ServedPalette) -> str:
-    """Twelve hex digits over what one server is made of: adapters and router whole, of the base its
-    configuration and the sizes of its files.
+    """Twelve hex digits over what one server is made of: base, adapters, router and blend, wherever they lie.
+    A model on the hub counts by its name.
     """
-    digest = hashlib.sha256(f"{palette.base} {palette.blend} {list(palette.adapters)}".encode())
-    whole = [palette.router] if palette.router is not None else []
-    for source in palette.adapters.values():
-        whole += sorted(source.glob("adapter_*")) if isinstance(source, Path) else []
-    if isinstance(palette.base, Path):
-        for file in sorted(palette.base.glob("*")):
-            digest.update(f"{file.name} {file.stat().st_size} ".encode())
-        whole.append(palette.base / "config.json")
-    for file in whole:
-        if file.is_file():
-            digest.update(f"{file.name} {file.stat().st_size} ".encode())
-            hash_file(digest, file)
+    digest = hashlib.sha256(f"{palette.blend} {list(palette.adapters)}".encode())
+    for source, pattern in (
+        (palette.base, "*"),
+        *((adapter, "adapter_*") for adapter in palette.adapters.values()),
+    ):
+        if isinstance(source, str):
+            digest.update(source.encode())
+        else:
+            digest_files(digest, source, pattern)
+    if palette.router is not None and palette.router.is_file():
+        hash_file(digest, palette.router)
     return digest.hexdigest()[:12]
+
+
+def digest_files(digest: Hash, folder: Path, pattern: str) -> None:
+    """Add a folder's files to `digest`: small ones whole, of large ones the size and both ends."""
+    for file in sorted(folder.glob(pattern)):
+        if not file.is_file():
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        if size <= WHOLE_BYTES:
+            hash_file(digest, file)
+            continue
+        with file.open("rb") as stream:
+            digest.update(stream.read(EDGE_BYTES))
+            stream.seek(-EDGE_BYTES, os.SEEK_END)
+            digest.update(stream.read())
 
 
 def lora_rank(palette: ServedPalette) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ WILDCARD_HOSTS = ("0.0.0.0", "::")
 class ServerSpec:
     """One vLLM server. `models`: names it serves; `flags`: all but the model and its adapters; `router`: the
     file whose router `blend` mixes them to MoErges here, None for a server that does not; `starts_after`: a
-    server that has to be up before this one starts. The environment holds no key.
+    server that has to be up before this one starts; `names` and `content`: see `content_names.py`. The
+    environment holds no key.
     """
 
     name: str
@@ -72,6 +73,8 @@ class ServerSpec:
     palette: str = ""
     router: Path | None = None
     blend: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
+    content: str = ""
 
     @property
     def url(self) -> str:
@@ -80,7 +83,7 @@ class ServerSpec:
 
     def arguments(self, location: Callable[[Source], str] = str) -> list[str]:
         """What follows `vllm`. `location`: where a source lies for the process that will read it."""
-        loras = [f"{name}={location(source)}" for name, source in self.adapters.items()]
+        loras = [f"{self.names.get(name, name)}={location(source)}" for name, source in self.adapters.items()]
         configured: list[str] = []
         if self.router is not None:
             folders = {name: location(source) for name, source in self.adapters.items()}
@@ -107,12 +110,16 @@ class ServingPlan:
         return max(16, min(PROVIDERS[OPENAI].max_tokens, (self.max_model_len - 256) // (drafts + 1)))
 
     def refs(self, host: str | None = None) -> dict[str, str]:
-        """Part -> model as the settings write it. `host`: the name under which clients reach this machine."""
+        """Part -> model as the settings write it. `host`: the name under which clients reach this machine, or
+        the whole address where they reach one server's replicas, without /v1.
+        """
         refs: dict[str, str] = {}
         for server in self.servers:
-            url = f"http://{host}:{server.port}" if host else server.url
+            url = server.url if not host else host if "://" in host else f"http://{host}:{server.port}"
+            own_names = {name: own for own, name in server.names.items()}
             for model in server.models:
-                part = META if model == MOERGES else model
+                own_name = own_names.get(model, model)
+                part = META if own_name == MOERGES else own_name
                 refs[part] = str(ModelRef(OPENAI, model, f"{url}/v1"))
         return {part: refs[part] for part in sorted(refs, key=lambda part: (part in (META, BASE), part))}
 

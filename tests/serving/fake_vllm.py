@@ -6,6 +6,7 @@ SIGKILL only), "strange" (serves other models), "slow" (answers after a second).
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -22,7 +23,8 @@ def value(flag: str) -> str:
 def loras() -> list[str]:
     if "--lora-modules" not in sys.argv:
         return []
-    named = [word.partition("=")[0] for word in sys.argv[sys.argv.index("--lora-modules") + 1 :]]
+    words = itertools.takewhile(lambda word: "=" in word, sys.argv[sys.argv.index("--lora-modules") + 1 :])
+    named = [word.partition("=")[0] for word in words]
     # Our plug-in gives the base its name.
     return [*named, "base"] if "--additional-config" in sys.argv else named
 
@@ -39,6 +41,22 @@ class Handler(BaseHTTPRequestHandler):
         if KEY and self.headers.get("Authorization") != f"Bearer {KEY}":
             return self.reply(401, b'{"error": "Unauthorized"}')
         self.reply(200, json.dumps({"data": [{"id": name} for name in MODELS]}).encode())
+
+    def do_POST(self) -> None:
+        """What came, by whom it was answered; an event at a time when a stream is asked for."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(body)
+        echo = {"path": self.path, "key": self.headers.get("Authorization"), "pid": os.getpid(), "got": asked}
+        time.sleep(asked.get("seconds", 0))
+        if not asked.get("stream"):
+            return self.reply(asked.get("status", 200), json.dumps(echo).encode())
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for number in range(3):
+            self.wfile.write(f"data: {json.dumps(echo | {'number': number})}\n\n".encode())
+            self.wfile.flush()
+            time.sleep(0.3)
 
     def reply(self, status: int, body: bytes) -> None:
         self.send_response(status)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SETTINGS_HEADER = "# Written by palette serve up"
 WATCH_INTERVAL_S = 2.0
-FORMATS = ("shell", "compose", "settings")
+FORMATS = ("shell", "compose", "settings", "kubernetes", "ray-serve")
+REPLICATED = ("kubernetes", "ray-serve")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -39,7 +40,11 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
     help="With --dense the second server gets the next. 0: a free one.  [default: the palette's, 8000]",
 )  # fmt: skip
 @click.option("--dense", is_flag=True, help="Two servers, with the mixture written out.")
-@click.option("--advertise", metavar="HOST", help="The name by which clients reach this machine.")
+@click.option(
+    "--advertise",
+    metavar="HOST",
+    help="The name by which clients reach this machine, or the address of several replicas (http://...).",
+)
 @click.option(
     "--dtype", type=click.Choice(DTYPES), help="[default: the palette's; auto on GPUs, float32 on the CPU]"
 )
@@ -83,11 +88,22 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 @click.option(
     "--gpu-memory", type=click.FloatRange(1), metavar="GIB", help="For --print: memory of each of them."
 )
+@click.option(
+    "--replicas",
+    type=(int, int),
+    metavar="LEAST MOST",
+    help="For --format kubernetes and ray-serve.  [default: 1 4]",
+)
+@click.option(
+    "--content-names", is_flag=True,
+    help="For --print: name agents and MoErges by content; kubernetes and ray-serve always do.",
+)  # fmt: skip
 def up(
     palette: str, out: Path | None, device: Literal["auto", "cuda", "cpu"], python: str | None,
     host: str | None, port: int | None, dense: bool, advertise: str | None, dtype: str | None,
     max_model_len: int | None, no_key: bool, write: Path | None, foreground: bool, timeout: float,
     only_print: bool, print_format: str, gpus: int | None, gpu_memory: float | None,
+    replicas: tuple[int, int] | None, content_names: bool,
 ) -> None:  # fmt: skip
     """Start what of PALETTE's servers does not run yet, and wait until it answers.
 
@@ -103,11 +119,14 @@ def up(
     from dataclasses import replace
 
     from cultural_palette.embedded.prepare import prepare_part
+    from cultural_palette.serving.content_names import name_by_content
     from cultural_palette.serving.manifest import check_folders, read_palette
     from cultural_palette.settings import get_settings
 
     if (gpus or gpu_memory) and not only_print:
         raise UsageError("--gpus and --gpu-memory describe another machine: they go with --print.")
+    if (replicas or content_names) and not only_print:
+        raise UsageError("--replicas and --content-names are for several servers: they go with --print.")
     settings = get_settings()
     served = read_palette(palette, dense=dense)
     overrides = {"host": host, "dtype": dtype, "max_model_len": max_model_len, "python": python}
@@ -124,7 +143,9 @@ def up(
     target = _device(device, print_format if only_print else "", gpus, gpu_memory, knobs.python)
     plan = _plan(served, target, fleet, port, no_key)
     if only_print:
-        _print(plan, served, print_format, advertise, fleet.key is not None)
+        if content_names or print_format in REPLICATED:
+            plan = name_by_content(plan, served)
+        _print(plan, served, print_format, advertise, fleet.key is not None, replicas)
         return
     if write is not None:
         _check_writable(write)
@@ -203,8 +224,9 @@ def _progress(name: str, news: str) -> None:
 
 
 def _print(
-    plan: ServingPlan, palette: ServedPalette, print_format: str, advertise: str | None, asks_key: bool
-) -> None:
+    plan: ServingPlan, palette: ServedPalette, print_format: str, advertise: str | None, asks_key: bool,
+    replicas: tuple[int, int] | None,
+) -> None:  # fmt: skip
     if print_format == "settings":
         click.echo(plan.settings(advertise, key=asks_key), nl=False)
         return
@@ -215,6 +237,9 @@ def _print(
 
         arguments = ["palette", *sys.argv[1:]]
         click.echo(compose_file(plan, command_line(arguments), Path.cwd()), nl=False)
+        return
+    if print_format in REPLICATED:
+        _print_replicas(plan, print_format, advertise, replicas)
         return
     from cultural_palette.serving.install import LAUNCHER, find_vllm
     from cultural_palette.serving.manifest import ServingError
@@ -231,6 +256,23 @@ def _print(
         wait = f", once {server.starts_after} answers" if server.starts_after else ""
         click.echo(f"# {server.name}: {', '.join(server.models)} at {server.url}{wait}")
         click.echo(shell(server, command, asks_key=asks_key))
+
+
+def _print_replicas(
+    plan: ServingPlan, print_format: str, advertise: str | None, counts: tuple[int, int] | None
+) -> None:
+    import sys
+
+    from cultural_palette.serving.compose import command_line
+    from cultural_palette.serving.kubernetes import Replicas, kubernetes_manifests
+    from cultural_palette.serving.ray_serve_config import ray_serve_config
+
+    replicas = Replicas(*counts) if counts else Replicas()
+    command = command_line(["palette", *sys.argv[1:]])
+    if print_format == "kubernetes":
+        click.echo(kubernetes_manifests(plan, command, replicas), nl=False)
+    else:
+        click.echo(ray_serve_config(plan, command, replicas, advertise), nl=False)
 
 
 def _device(
