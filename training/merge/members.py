@@ -177,8 +177,6 @@ class Adapter:
 
     def _check_copy(self, name: str, copy: Any) -> None:
         """The base's own tensor, saved along, is the base's own."""
-        import torch
-
         self._check_fits(name, tuple(copy.shape))
         if not torch.equal(copy.float(), self.base.tensor(name).float()):
             raise MergeError(

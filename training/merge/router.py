@@ -16,6 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from mergekit.moe.router import tokenize_prompts
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cultural_palette.countries import find_country
 from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError, dtype_of
 
 # Where a row is read from.
@@ -61,8 +66,6 @@ class GateReport:
 
 def map_prompts(cultural_map: Any, prompt_set: str = "names") -> dict[str, list[str]]:
     """Each community's prompts from a cultural map. `prompt_set`: a key of PROMPT_SETS."""
-    from cultural_palette.countries import find_country
-
     if prompt_set not in PROMPT_SETS:
         raise MergeError(f"Unknown prompt set {prompt_set!r}. It is one of {', '.join(PROMPT_SETS)}.")
     prompts: dict[str, list[str]] = {}
@@ -95,10 +98,6 @@ def read_states(
     Tokenised as mergekit-moe does: the begin token before the bare text, no chat template. `dtype` of the
     forward pass: float32 up to 3e9 parameters, else bfloat16, unless given.
     """
-    import torch
-    from mergekit.moe.router import tokenize_prompts
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
@@ -127,8 +126,6 @@ def rows_from(states: Mapping[str, Any], *, against_others: bool = False) -> Any
     prompts is taken off first, which is what MergeKit does with negative prompts; what all share then tells
     nobody apart. Raises MergeError when a row has no length.
     """
-    import torch
-
     rows = []
     for key, own in states.items():
         row = own.mean(0)
@@ -141,15 +138,13 @@ def rows_from(states: Mapping[str, Any], *, against_others: bool = False) -> Any
     return torch.stack(rows, dim=1)
 
 
-def examine(rows: Any, asked: Mapping[str, Any]) -> list[GateReport]:
-    """How each layer's gate tells the communities apart. `rows`: (layers, communities, hidden); `asked`: the
+def examine(rows: Any, prompt_states: Mapping[str, Any]) -> list[GateReport]:
+    """How each layer's gate tells the communities apart. `rows`: (layers, communities, hidden); `prompt_states`: the
     FFN's inputs at the prompts, community -> (prompts, layers, hidden)."""
-    import torch
-
     count = rows.shape[1]
     reports = []
     for layer, weights in enumerate(rows.float()):
-        gates = [torch.softmax(hidden[:, layer] @ weights.T, -1) for hidden in asked.values()]
+        gates = [torch.softmax(hidden[:, layer] @ weights.T, -1) for hidden in prompt_states.values()]
         everything = torch.cat(gates)
         entropy = -(everything * everything.clamp(min=1e-30).log()).sum(-1).mean() / torch.tensor(count).log()
         own = torch.stack([gate[:, index].mean() for index, gate in enumerate(gates)]).mean()
