@@ -1,4 +1,4 @@
-"""Whether what a file holds has the shape that its reader counts on: a TypedDict, and a line for what has not.
+"""Whether what a file holds has the shape that its reader counts on: a TypedDict, or a line on what has not.
 
 Files of our own runs may have been edited, cut or written by another version; none of that is a traceback.
 """
@@ -6,7 +6,7 @@ Files of our own runs may have been edited, cut or written by another version; n
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,7 +23,7 @@ def of_shape(
 ) -> Shape:  # fmt: skip
     """The value itself, fields beyond the shape included. Raises `kind("where: field: why. advice")`."""
     try:
-        _adapter(shape).validate_python(value, strict=True)
+        _adapters(cast("Hashable", shape)).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
@@ -34,5 +34,5 @@ def of_shape(
 
 
 @functools.cache
-def _adapter(shape: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(shape)
+def _adapters(shape: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast("Any", shape))

@@ -16,6 +16,8 @@ from cultural_palette.training.sequences import TokenGroup, encode_group
 from cultural_palette.training.share_questions import joined, read_share_questions, shown_questions
 from cultural_palette.training.share_tokens import encode_shown
 
+LONGEST_REASON = 300
+
 
 def check_base(base: str) -> None:
     """Refuse a base that transformers does not know, that is no causal LM or that has no chat template.
@@ -25,14 +27,14 @@ def check_base(base: str) -> None:
     _refuse_quantised(base, quantised_by(Path(base)))
     try:
         config, tokenizer = AutoConfig.from_pretrained(base), AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # transformers is foreign code, and a config or tokenizer may hold anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST_REASON]
         raise TrainingError(f"base {base!r} can not be loaded: {reason}") from None
     _refuse_quantised(base, getattr(config, "quantization_config", None))  # of the hub's
-    if not any(name.endswith("ForCausalLM") for name in config.architectures or ()):
-        raise TrainingError(
-            f"base {base!r} is {', '.join(config.architectures or ['of no named kind'])}, no causal LM"
-        )
+    named = config.architectures if isinstance(config.architectures, list) else []
+    if not any(str(name).endswith("ForCausalLM") for name in named):
+        kind = ", ".join(map(str, named)) or "of no named kind"
+        raise TrainingError(f"base {base!r} is {kind}, no causal LM")
     if not tokenizer.chat_template:
         raise TrainingError(f"base {base!r} has no chat template: take an instruction-tuned one")
 

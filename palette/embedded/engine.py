@@ -36,6 +36,7 @@ from cultural_palette.moerges.model import Colours, install
 from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.moerges.router import load_routers
 
+LONGEST_REASON = 300
 GATHER_S = 0.015
 """How long the worker waits for company after the last request arrived. Seconds."""
 SMALL = 50_000_000
@@ -364,8 +365,8 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Colours]:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(manifest.base)
         model = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # transformers is foreign code, and a config or tokenizer may hold anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST_REASON]
         raise ModelError(
             f"The base of the palette {manifest.name!r} can not be loaded from {manifest.base}: {reason}"
         ) from error

@@ -46,6 +46,7 @@ def push_to_hub(
     own. Raises DatasetLeaks when that report did not pass. The token is the hub client's own business
     (`hf auth login`, HF_TOKEN).
     """
+    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -66,7 +67,7 @@ def push_to_hub(
             allow_patterns=sorted({CARD, MANIFEST, *MEASURED} | named),
             commit_message=message or f"{manifest['counts']['answers']:,} answers",
         )
-    except (HfHubHTTPError, LocalTokenNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalTokenNotFoundError, OSError, httpx.HTTPError) as error:
         reasons = str(error).strip().splitlines()
         raise PaletteError(
             f"The hub did not take {repo}: {reasons[0] if reasons else type(error).__name__}"

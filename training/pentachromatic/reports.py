@@ -8,8 +8,10 @@ from typing import Any
 
 from cultural_palette.artifacts import MANIFEST
 from cultural_palette.errors import ArtifactError, PaletteError, UsageError
-from cultural_palette.jsonl import read_json, read_object
+from cultural_palette.jsonl import read_object
+from cultural_palette.shapes import of_shape
 from cultural_palette.training.pentachromatic.build import ANSWERS, KIND, finish
+from cultural_palette.training.pentachromatic.manifest import StoredDataset
 
 REPORTS = ("separation", "topics", "leakage")
 
@@ -30,6 +32,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder / MANIFEST}: {error}") from None
     if manifest.get("kind") != KIND:
         raise UsageError(f"{folder} is no dataset: its manifest is of another kind.")
+    of_shape(manifest, StoredDataset, str(folder / MANIFEST), "Build the dataset again.")
     return manifest
 
 
@@ -61,11 +64,11 @@ def _figures(file: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        data = read_json(file)
-    except ValueError as error:
-        raise ArtifactError(f"{file}: not JSON ({error})") from None
+        data = read_object(file)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{file} can not be read: {error}. Measure again.") from None
     dataset = data.get("dataset")
     measured = dataset.get("sha256") if isinstance(dataset, dict) else data.get("sha256")
-    if measured and measured != manifest["files"][ANSWERS]["sha256"]:
+    if measured and measured != manifest["files"].get(ANSWERS, {}).get("sha256"):
         raise UsageError(f"{file} is about other answers than {ANSWERS}: measure this dataset again.")
     return {key: value for key, value in data.items() if isinstance(value, bool | int | float | str)}

@@ -7,10 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from cultural_palette.artifacts import write_whole
 from cultural_palette.jsonl import read_json
+from cultural_palette.shapes import of_shape
+from cultural_palette.training.pentachromatic.manifest import StoredAgreement
 from cultural_palette.training.pentachromatic.synthesis_run import RunIndex
 from cultural_palette.training.review.agreement import Agreement, agreement
 from cultural_palette.training.review.decisions import (
@@ -169,6 +173,29 @@ def check(file: DecisionsFile, index: RunIndex) -> None:
         )
 
 
+class _StoredVerdict(TypedDict):
+    """What is decided on one answer."""
+
+    query_id: str
+    community: str
+    decision: Literal["approve", "edit", "reject", "unresolved"]
+    text: str | None
+    resolved: bool
+
+
+class _StoredReview(TypedDict):
+    """A review.json."""
+
+    run: str
+    rows_sha256: str
+    reviewers: list[str]
+    answers: int
+    agreement: StoredAgreement
+    verdicts: list[_StoredVerdict]
+    unhashed: int
+    rule: str
+
+
 def load_review(paths: Sequence[Path], index: RunIndex, run: str) -> Review:
     """The review that a dataset is built with: one review.json, or decisions files, reconciled here."""
     if len(paths) == 1 and (review := _verdicts_in(paths[0], index)):
@@ -186,6 +213,7 @@ def _verdicts_in(path: Path, index: RunIndex) -> Review | None:
         return None
     if not isinstance(data, dict) or data.get("format") != REVIEW_FORMAT:
         return None
+    of_shape(data, _StoredReview, str(path), "Import the decisions again.", ReviewError)
     try:
         verdicts = [Verdict(**row) for row in data["verdicts"]]
         review = Review(
