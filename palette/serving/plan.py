@@ -38,7 +38,7 @@ from cultural_palette.serving.placing import (
     own,
 )
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
-from cultural_palette.serving.vllm_plugin.config import CONTENT, PluginConfig
+from cultural_palette.serving.vllm_plugin.config import BLENDS, CONTENT, PluginConfig
 
 PORTS = {PALETTE: 8000, LORA: 8000, MOERGES: 8001}
 SITE = Path(__file__).parent.resolve() / "vllm_plugin" / "site"
@@ -197,7 +197,8 @@ def plan_servers(
             "--disable-uvicorn-access-log",
             *(("--max-num-seqs", str(knobs.max_num_seqs)) if knobs.max_num_seqs else ()),
             *(_plugin_flags() if name == PALETTE else ()),
-            *(_lora_flags(palette, len(adapters) + (name == PALETTE)) if adapters else ()),
+            # The base, and blends beside the palette's own, bear names of adapters that change nothing.
+            *(_lora_flags(palette, len(adapters) + (1 + BLENDS) * (name == PALETTE)) if adapters else ()),
             *own(palette, name).extra,
         ]
         served = {PALETTE: (MOERGES, *adapters, BASE), LORA: (BASE, *adapters), MOERGES: (MOERGES,)}

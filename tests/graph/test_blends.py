@@ -61,5 +61,5 @@ def test_a_blend_that_is_none_is_named(chosen: str, message: str) -> None:
 
 
 def test_a_model_without_communities_takes_no_blend() -> None:
-    with pytest.raises(cp.PaletteError, match="is for the MoErges of an embedded palette"):
+    with pytest.raises(cp.PaletteError, match="is for a palette's MoErges"):
         cp.ask("KEN", QUESTION, model="openai:gpt@http://127.0.0.1:9/v1", blend="uniform")

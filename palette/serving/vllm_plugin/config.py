@@ -14,6 +14,8 @@ from cultural_palette.errors import PaletteError
 
 KEY = "cultural_palette"
 CONTENT = "CULTURAL_PALETTE_CONTENT"
+BLENDS = 4
+"""Blends beside the palette's own that one server can play by name; each takes an adapter's slot."""
 
 
 class PluginError(PaletteError):
