@@ -80,6 +80,7 @@ class Knobs(_Knobs):
     max_num_seqs: int | None = Field(default=None, ge=1)
     max_lora_rank: int | None = Field(default=None, ge=1, le=RANKS[-1])
     python: str | None = None
+    fused: bool = False
     palette: ServerKnobs = ServerKnobs()
     lora: ServerKnobs = ServerKnobs()
     moerges: ServerKnobs = ServerKnobs()

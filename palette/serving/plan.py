@@ -72,6 +72,7 @@ class Server:
     palette: str = ""
     router: Path | None = None
     blend: str = ""
+    fused: bool = False
 
     @property
     def url(self) -> str:
@@ -84,7 +85,7 @@ class Server:
         configured: list[str] = []
         if self.router is not None:
             folders = {name: at(source) for name, source in self.adapters.items()}
-            config = PluginConfig(self.palette, folders, at(self.router), self.blend)
+            config = PluginConfig(self.palette, folders, at(self.router), self.blend, self.fused)
             configured = ["--additional-config", json.dumps(config.as_flag(), separators=(",", ":"))]
         lora_modules = ["--lora-modules", *loras] if loras else []
         return ["serve", at(self.model), *self.flags, *configured, *lora_modules]
@@ -208,6 +209,7 @@ def plan_servers(
                 port=chosen[name], flags=tuple(flags),
                 environment={**_environment(palette, sources.values()), **place.environment}, gpus=place.gpus,
                 palette=palette.name, router=palette.router if name == PALETTE else None, blend=palette.blend,
+                fused=knobs.fused,
             )
         )  # fmt: skip
     if palette.dense and set(places[LORA].gpus) & set(places[MOERGES].gpus):

@@ -36,10 +36,10 @@ from vllm.model_executor.models.utils import PPMissingLayer
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from cultural_palette.moerges.adapters import Adapter, LowRank, read_adapter, stack
+from cultural_palette.moerges.mixture import LowRanks, enable_fused, mixture
 from cultural_palette.moerges.peft_settings import AdapterError
 from cultural_palette.moerges.router import Router, RouterError, load_routers
 from cultural_palette.serving.vllm_plugin.config import PluginConfig, PluginError
-from cultural_palette.serving.vllm_plugin.mixture import LowRanks, mixture
 
 PROJECTIONS = ("gate", "up", "down")
 
@@ -70,19 +70,19 @@ def colour(
     weights = torch.where(which[:, None] >= 0, chosen.softmax(-1), given[place])
     recorded[layer, : len(x)] = weights
     low = LowRanks(*low_ranks)
-    if slots is None:
-        return mixture(x, gate_up, weights, low)
-    routed = blends[place]
     gate, up = gate_up.chunk(2, -1)
+    if slots is None:
+        return mixture(x, gate, up, weights, low)
+    routed = blends[place]
     if x.is_cuda:  # the host can not ask for rows here: a CUDA graph holds the same work for any batch
-        h, y = mixture(x, gate_up, weights, low)
+        h, y = mixture(x, gate, up, weights, low)
         return torch.where(routed[:, None], h, nn.functional.silu(gate) * up), y
     rows = routed.nonzero()[:, 0]
     if len(rows) == len(x):
-        return mixture(x, gate_up, weights, low)
+        return mixture(x, gate, up, weights, low)
     h, y = nn.functional.silu(gate).mul_(up), torch.zeros_like(x)
     if len(rows):
-        h[rows], y[rows] = mixture(x[rows], gate_up[rows], weights[rows], low)
+        h[rows], y[rows] = mixture(x[rows], gate[rows], up[rows], weights[rows], low)
     return h, y
 
 
@@ -219,6 +219,8 @@ class Coloured:
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.palette = PluginConfig.of(vllm_config.additional_config)
+        if self.palette.fused:
+            enable_fused()
         model: Any = self.model  # type: ignore[attr-defined]
         config = vllm_config.model_config.hf_config
         adapters = _read_adapters(self.palette, config)
