@@ -186,8 +186,9 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
         models = {**context.models, **others}
         orders = orders_shown(context.permutations or 1, item.question.ordered)
         context = context.model_copy(update={"models": models, "permutations": orders})
-        if method.router and not context.blend and await asyncio.to_thread(_blends, cultural_map, context):
-            context = context.model_copy(update={"blend": method.router})
+        if method.router and not context.blend:
+            here = await asyncio.to_thread(blends_here, cultural_map, context.models, context.model)
+            context = context.model_copy(update={"blend": method.router if here else None})
         text, options = item.asked
         question = {"country": item.country, "query": text, "options": list(options)}
         return Prediction.of_graph(await graph.ainvoke(question, context=context), item)
@@ -195,8 +196,12 @@ def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str,
     return predict
 
 
-def _blends(cultural_map: CulturalMap, context: PaletteContext) -> bool:
-    return resolve_parts(cultural_map, context.models, context.model).meta.takes_blend
+def blends_here(cultural_map: CulturalMap, models: Mapping[str, str], model: str | None) -> bool:
+    """Whether the meta agent is the MoErges of an embedded palette; a served one blends as it was started,
+    unless `--blend` says otherwise.
+    """
+    meta = resolve_parts(cultural_map, models, model).meta
+    return meta.in_process and meta.takes_blend
 
 
 def orders_shown(orders: int, ordered: bool | None) -> int:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 EMBEDDED, OPENAI = "embedded", "openai"
+EMBEDDED_MOERGES, SERVED_MOERGES = "meta", "moerges"
+"""What the MoErges of a palette is called, in this process and by `palette serve`."""
 
 
 @dataclass(frozen=True)
@@ -213,18 +215,24 @@ class ModelRef:
 
     @property
     def takes_blend(self) -> bool:
-        """Whether it is the MoErges of an embedded palette, which `with_blend` can tell how to blend."""
+        """Whether `with_blend` can tell it how to blend: the MoErges of an embedded palette, or by its name
+        one of `palette serve`, which may refuse.
+        """
         _, slash, part = self.name.rpartition("/")
-        return self.provider == EMBEDDED and bool(slash) and part.partition("[")[0] == "meta"
+        if self.provider == OPENAI:
+            return self.name.partition("[")[0] == SERVED_MOERGES
+        return self.provider == EMBEDDED and bool(slash) and part.partition("[")[0] == EMBEDDED_MOERGES
 
     def with_blend(self, blend: str) -> ModelRef:
         """The same MoErges under another blend. Raises SettingsError for what is no MoErges of a palette."""
         if not self.takes_blend:
             raise SettingsError(
-                f"The blend {blend!r} is for the MoErges of an embedded palette, and {self.described} "
-                "decides here: leave out --blend, or name a palette (--model embedded:nano)."
+                f"The blend {blend!r} is for a palette's MoErges, and {self.described} decides here: leave "
+                "out --blend, or name a palette (--model embedded:nano, or what 'palette serve up' serves)."
             )
-        return ModelRef(self.provider, f"{self.name.rpartition('/')[0]}/meta[{blend}]")
+        if self.provider == OPENAI:
+            return ModelRef(OPENAI, f"{SERVED_MOERGES}[{''.join(blend.split())}]", self.base_url)
+        return ModelRef(self.provider, f"{self.name.rpartition('/')[0]}/{EMBEDDED_MOERGES}[{blend}]")
 
     def with_address(self, url: str | None) -> ModelRef:
         """The same model at `url`, where it has no address of its own and may have one."""

@@ -16,7 +16,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from cultural_palette.moerges.layer import ColouredFFN
 from cultural_palette.moerges.model import Colours, dense_expert
-from cultural_palette.moerges.router import Router, RouterError
+from cultural_palette.moerges.router import PAPER, Router, RouterError
 
 
 @torch.no_grad()
@@ -55,6 +55,19 @@ def written_out(colours: Colours, router: Router) -> Any:
         buffer.copy_(theirs[name])
     model.generation_config = base.generation_config
     return model.train(False)
+
+
+def router_without_biases(colours: Colours, wanted: str) -> Router:
+    """The router by which a palette is written out: the one that is wanted, or the paper's where that one has
+    biases. Raises RouterError when there is none.
+    """
+    for name in (wanted, PAPER):
+        if name in colours.routers and not bool(colours.routers[name].bias.any()):
+            return colours.routers[name]
+    raise RouterError(
+        f"None of the routers {', '.join(colours.routers)} can be written out: a Mixtral has no place for "
+        "biases."
+    )
 
 
 def mixtral_config(base: Any, experts: int) -> Any:

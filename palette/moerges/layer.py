@@ -13,12 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cultural_palette.moerges.adapters import LowRank, stack
+from cultural_palette.moerges.mixture import LowRanks, mixture, pieces
 from cultural_palette.moerges.modes import Agent, Base, Blend, Mode, Routed
-
-CHUNK_TOKENS = 256
-"""Tokens of a mixture that are worked on together: longer, and five activations fall out of the caches."""
-FEW_TOKENS = 16
-"""Up to here all communities go through one batched product; beyond, one after the other in place."""
 
 Rows = slice | Tensor
 
@@ -169,20 +165,17 @@ class ColouredFFN(nn.Module):
         mine = x[rows]
         length, hidden = mine.shape[1:]
         tokens, g, u = mine.reshape(-1, hidden), gate[rows].flatten(0, 1), up[rows].flatten(0, 1)
-        y = torch.empty_like(tokens)
         weights = None if group.community is not None else self._weights(group, tokens)
         if batch.tokens is not None and not isinstance(group.mode, Agent):
             given = group.weights.expand(len(tokens), -1) if group.weights is not None else weights
             assert given is not None
             self._record(batch, rows, given.reshape(-1, length, self.communities))
-        for start in range(0, len(tokens), CHUNK_TOKENS):
-            part = slice(start, start + CHUNK_TOKENS)
-            if weights is None:
-                assert group.community is not None
-                g[part], y[part] = self._one(tokens[part], g[part], u[part], group.community)
-            else:
-                mix = self._mixture_of_few if len(tokens) <= FEW_TOKENS else self._mixture
-                g[part], y[part] = mix(tokens[part], g[part], u[part], weights[part])
+        if weights is None:
+            assert group.community is not None
+            g, y = self._agent(tokens, g, u, group.community)
+        else:
+            low_ranks = LowRanks(self.gate_a, self.gate_b, self.up_a, self.up_b, self.down_a, self.down_b)
+            g, y = mixture(tokens, g, u, weights, low_ranks, self.act_fn, out=g)
         gate[rows] = g.view(-1, length, g.shape[-1])
         low[rows] = y.view(-1, length, hidden)
 
@@ -204,8 +197,15 @@ class ColouredFFN(nn.Module):
         batch.sums[self.number][rows] += torch.einsum("blc,bl->bc", weights, counts)
         batch.counted[self.number][rows] += counts.sum(1)
 
+    def _agent(self, x: Tensor, gate: Tensor, up: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """One community's activations, written into `gate`, and the low-rank part of its output."""
+        y = torch.empty_like(x)
+        for part in pieces(x):
+            gate[part], y[part] = self._one(x[part], gate[part], up[part], index)
+        return gate, y
+
     def _one(self, x: Tensor, gate: Tensor, up: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """One community's activations, and the low-rank part of its output, at its own ranks."""
+        """The same for tokens that are worked on together, at the community's own ranks."""
         ranks = {name: self.ranks[name][index] for name in self.ranks}
         if ranks["gate"]:
             gate = torch.addmm(
@@ -216,27 +216,6 @@ class ColouredFFN(nn.Module):
         h = self.act_fn(gate).mul_(up)
         r = ranks["down"]
         return h, (h @ self.down_a[index, :r].T) @ self.down_b[index, :r]
-
-    def _mixture(self, x: Tensor, gate: Tensor, up: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted sum over the communities, one after the other; sums in float32."""
-        total = torch.zeros(gate.shape, dtype=torch.float32, device=gate.device)
-        low = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-        share = weights.to(x.dtype)
-        for index in range(self.communities):
-            h, y = self._one(x, gate, up, index)
-            total.addcmul_(h, share[:, index : index + 1])
-            low.addcmul_(y, share[:, index : index + 1])
-        return total.to(gate.dtype), low.to(x.dtype)
-
-    def _mixture_of_few(self, x: Tensor, gate: Tensor, up: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, all communities in one batched product: fewer and larger steps."""
-        count = self.communities
-        one = x.expand(count, -1, -1)
-        g = torch.baddbmm(gate.expand(count, -1, -1), one @ self.gate_a.transpose(1, 2), self.gate_b)
-        u = torch.baddbmm(up.expand(count, -1, -1), one @ self.up_a.transpose(1, 2), self.up_b)
-        h = self.act_fn(g).mul_(u).mul_(weights.T[:, :, None].to(x.dtype))
-        low = torch.bmm(h @ self.down_a.transpose(1, 2), self.down_b)
-        return h.sum(0, dtype=torch.float32).to(gate.dtype), low.sum(0, dtype=torch.float32).to(x.dtype)
 
 
 class AgentLinear(nn.Module):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cultural_palette.errors import PaletteError
+from cultural_palette.errors import ModelError, PaletteError
+
+UNIFORM = "uniform"
+WEIGHT = re.compile(r"\s*(?P<key>[^=,\s]+)\s*=\s*(?P<weight>[^=,\s]+)\s*")
 
 
 class BlendError(PaletteError):
@@ -62,3 +66,30 @@ class Blend:
 
 
 Mode = Base | Agent | Routed | Blend
+
+
+def blend_mode(text: str, communities: tuple[str, ...]) -> Mode:
+    """A blend by its name: a router's, "uniform", or weights such as "africa=0.2,oceania=0.8". Raises
+    BlendError (weights that are no distribution), ModelError (what can not be read).
+    """
+    if text == UNIFORM:
+        return Blend.uniform(communities)
+    if "=" not in text:
+        return Routed(text)
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        match = WEIGHT.fullmatch(part)
+        try:
+            if match is None or match["key"] in weights:
+                raise ValueError
+            weights[match["key"]] = float(match["weight"])
+        except ValueError:
+            raise ModelError(
+                f"The blend {text!r} can not be read at {part!r}: write each community once, with its "
+                f"weight, such as '{communities[0]}=0.2,{communities[-1]}=0.8'."
+            ) from None
+    if unknown := [key for key in weights if key not in communities]:
+        raise ModelError(
+            f"The blend {text!r} names {unknown[0]!r}; the communities are {', '.join(communities)}."
+        )
+    return Blend.of(weights)

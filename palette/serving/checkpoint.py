@@ -1,6 +1,7 @@
 """A MoErges that is kept in parts, written once as a checkpoint that vLLM loads.
 
 The weights are the embedded engine's own, so that a served palette and an embedded one are the same model.
+A palette that blends by rows with biases is written with its `paper` rows: a Mixtral has no place for biases.
 Only the names differ: transformers fuses the experts, vLLM wants them apart, as `palette merge` writes them.
 """
 
@@ -67,10 +68,10 @@ def _write(name_or_path: str, manifest: Manifest, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from cultural_palette.embedded.engine import get_engine
-    from cultural_palette.moerges.dense import written_out
+    from cultural_palette.moerges.dense import router_without_biases, written_out
 
     colours = get_engine(name_or_path).colours
-    model = written_out(colours, colours.routers[manifest.blend])
+    model = written_out(colours, router_without_biases(colours, manifest.blend))
     tied = model.config.tie_word_embeddings
     tensors = {
         name: tensor

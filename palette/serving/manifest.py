@@ -83,6 +83,7 @@ class ServingKnobs(_Knobs):
     max_num_seqs: int | None = Field(default=None, ge=1)
     max_lora_rank: int | None = Field(default=None, ge=1, le=LORA_RANKS[-1])
     python: str | None = None
+    fused: bool = False
     palette: ServerKnobs = ServerKnobs()
     lora: ServerKnobs = ServerKnobs()
     moerges: ServerKnobs = ServerKnobs()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cultural_palette.models.references import SERVED_MOERGES
 from cultural_palette.serving.devices import (
     GIB,
     LEAST_CACHE_GIB,
@@ -26,7 +27,7 @@ from cultural_palette.serving.manifest import (
     read_json,
 )  # fmt: skip
 
-PALETTE, LORA, MOERGES = "palette", "lora", "moerges"
+PALETTE, LORA, MOERGES = "palette", "lora", SERVED_MOERGES
 """Servers: the one that plays every part; or of the dense form, base and adapters, and the mixture."""
 BYTES_PER_VALUE = {"float32": 4.0, "float": 4.0, "half": 2.0, "float16": 2.0, "bfloat16": 2.0}
 CPU_CACHE = (256 * 2**20, 4 * GIB)

@@ -38,7 +38,7 @@ from cultural_palette.serving.placing import (
     server_knobs,
 )
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
-from cultural_palette.serving.vllm_plugin.config import CONTENT, PluginConfig
+from cultural_palette.serving.vllm_plugin.config import BLENDS, CONTENT, PluginConfig
 
 PORTS = {PALETTE: 8000, LORA: 8000, MOERGES: 8001}
 SITE = Path(__file__).parent.resolve() / "vllm_plugin" / "site"
@@ -75,6 +75,7 @@ class ServerSpec:
     blend: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     content: str = ""
+    fused: bool = False
 
     @property
     def url(self) -> str:
@@ -87,7 +88,7 @@ class ServerSpec:
         configured: list[str] = []
         if self.router is not None:
             folders = {name: location(source) for name, source in self.adapters.items()}
-            config = PluginConfig(self.palette, folders, location(self.router), self.blend)
+            config = PluginConfig(self.palette, folders, location(self.router), self.blend, self.fused)
             configured = ["--additional-config", json.dumps(config.as_flag(), separators=(",", ":"))]
         lora_modules = ["--lora-modules", *loras] if loras else []
         return ["serve", location(self.model), *self.flags, *configured, *lora_modules]
@@ -206,7 +207,8 @@ def plan_servers(
             "--disable-uvicorn-access-log",
             *(("--max-num-seqs", str(knobs.max_num_seqs)) if knobs.max_num_seqs else ()),
             *(_plugin_flags() if name == PALETTE else ()),
-            *(_lora_flags(palette, len(adapters) + (name == PALETTE)) if adapters else ()),
+            # The base, and blends beside the palette's own, bear names of adapters that change nothing.
+            *(_lora_flags(palette, len(adapters) + (1 + BLENDS) * (name == PALETTE)) if adapters else ()),
             *server_knobs(palette, name).extra,
         ]
         served = {PALETTE: (MOERGES, *adapters, BASE), LORA: (BASE, *adapters), MOERGES: (MOERGES,)}
@@ -217,6 +219,7 @@ def plan_servers(
                 environment={**_environment(palette, sources.values()), **placement.environment},
                 gpus=placement.gpus, palette=palette.name,
                 router=palette.router if name == PALETTE else None, blend=palette.blend,
+                fused=knobs.fused,
             )
         )  # fmt: skip
     if palette.dense and set(placements[LORA].gpus) & set(placements[MOERGES].gpus):

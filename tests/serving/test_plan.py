@@ -137,10 +137,10 @@ def test_nano_in_one_server_on_the_cpu_by_the_letter() -> None:
         '--hf-overrides {"architectures":["MoErgesForCausalLM"]} '
         "--worker-extension-cls cultural_palette.serving.vllm_plugin.worker.PaletteWorker "
         # Five communities, the base, and a slot that stays empty.
-        "--enable-lora --max-loras 7 --max-cpu-loras 7 --max-lora-rank 16 "
+        "--enable-lora --max-loras 11 --max-cpu-loras 11 --max-lora-rank 16 "
         "--lora-target-modules down_proj gate_proj up_proj "
         f'--additional-config {{"cultural_palette":{{"name":"nano","adapters":{{{folders}}},'
-        f'"router":"{home}/router.safetensors","use":"paper"}}}} --lora-modules '
+        f'"router":"{home}/router.safetensors","use":"fitted"}}}} --lora-modules '
         + " ".join(f"{key}={home}/adapters/{key}" for key in communities)
     )
     assert server.models == ("moerges", *communities, "base")

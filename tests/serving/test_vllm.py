@@ -193,6 +193,45 @@ def test_the_server_tells_the_blend_of_many_prompts_at_once(vllm_servers: VllmSe
     assert status == 400 and "3000 tokens" in json.dumps(told)
 
 
+def test_blends_of_the_caller_s_share_a_batch_with_everything_else(vllm_servers: VllmServers) -> None:
+    """By the other router, uniform and by weights: each exact, told by the server, and never out of another's
+    prefix cache.
+    """
+    wanted = {"paper": "paper", "uniform": "uniform", "mine": "africa=0.2, oceania=0.8"}
+    names = {}
+    for key, blend in wanted.items():
+        status, told = post(vllm_servers.url, "/v1/palette/blends", {"blend": blend})
+        assert status == 200, told
+        assert post(vllm_servers.url, "/v1/palette/blends", {"blend": blend})[1] == told
+        names[key] = told["model"]
+    assert names["mine"] == "moerges[africa=0.2,oceania=0.8]"
+    weights = {"uniform": [0.2] * 5, "mine": [0.2, 0, 0, 0, 0.8]}
+    models = {"moerges": nano_written_out(), names["paper"]: nano_written_out("paper")}
+    for key, given in weights.items():
+        models[names[key]] = nano_written_out("paper")
+        for layer in models[names[key]].model.layers:
+            layer.mlp.rows.zero_()
+            layer.mlp.bias.copy_(torch.tensor(given).log())
+    jobs = [(name, messages) for messages in meta_messages() for name in [*models, "asia", "base"]] * 2
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        replies = list(pool.map(lambda job: complete(vllm_servers.url, *job), jobs))
+    worst: dict[str, float] = {}
+    for (name, _), reply in zip(jobs, replies, strict=True):
+        if name in models:
+            worst[name] = max(worst.get(name, 0.0), *differences(models[name], reply))
+    assert len(worst) == 4 and max(worst.values()) < EXACT, worst
+    ids = tokens(vllm_servers.checkpoints["base"], meta_messages()[0])
+    for key, given in weights.items():
+        told = post(vllm_servers.url, "/v1/palette/blend", {"model": names[key], "prompt": ids})[1]
+        assert all(layer == pytest.approx(given, abs=1e-6) for layer in told["layers"])
+    for blend, said in (("afrika=1", "'afrika'"), ("own", "No router 'own'"), ("africa=0.5", "sum to 0.5")):
+        status, told = post(vllm_servers.url, "/v1/palette/blends", {"blend": blend})
+        assert status == 400 and said in json.dumps(told)
+    assert post(vllm_servers.url, "/v1/palette/blends", {"blend": "asia=1"})[0] == 200
+    status, told = post(vllm_servers.url, "/v1/palette/blends", {"blend": "europe=1"})
+    assert status == 409 and "plays 4 blends" in json.dumps(told)
+
+
 @cache
 def tokenizer(folder: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder)
@@ -283,7 +322,7 @@ def test_the_dense_way_is_as_exact(vllm_python: Path, tmp_path: Path) -> None:
         assert urls["meta"] != urls["asia"]
         for messages in meta_messages():
             reply = complete(urls["meta"], "moerges", messages)
-            assert max(differences(nano_written_out(), reply)) < EXACT
+            assert max(differences(nano_written_out("paper"), reply)) < EXACT
         folders = {"base": read_palette("nano").base, **read_palette("nano").adapters}
         model = adapted(folders["base"], tuple((key, folders[key]) for key in COMMUNITIES))
         model.set_adapter("asia")

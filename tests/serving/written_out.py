@@ -62,11 +62,10 @@ def written_out(base: Path, adapters: Mapping[str, Path], rows_LCH: Any, bias_LC
     return model
 
 
-def nano_written_out() -> Any:
-    """The nano palette's."""
+def nano_written_out(router: str | None = None) -> Any:
+    """The nano palette's, under a router by name; None: the one that it goes by."""
     from cultural_palette.embedded.manifest import read_manifest
 
     nano = read_manifest("nano")
-    gates = load_file(nano.router)
-    rows = torch.stack([gates[f"model.layers.{i}.block_sparse_moe.gate.weight"] for i in range(len(gates))])
-    return written_out(nano.base, nano.adapters, rows, torch.zeros(rows.shape[:2]))
+    stored, name = load_file(nano.router), router or nano.blend
+    return written_out(nano.base, nano.adapters, stored[f"{name}.rows"], stored[f"{name}.bias"])

@@ -99,10 +99,9 @@ def surveys(
     import asyncio
 
     from cultural_palette.cultural_map import load_map
-    from cultural_palette.evaluation.methods import methods_named
+    from cultural_palette.evaluation.methods import blends_here, methods_named
     from cultural_palette.evaluation.plan import ORDERS, Plan
     from cultural_palette.evaluation.run import evaluate
-    from cultural_palette.models import resolve_parts
     from cultural_palette.settings import get_settings
 
     check_where(where, shard_size=shard_size)
@@ -119,7 +118,7 @@ def surveys(
     others = refs_of("--model-of", model_of, "NAME=REF", "joint=openai:joint")
     _reach_own_modules()
     names = [*(name.strip() for name in methods.split(",") if name.strip()), *own]
-    blends = resolve_parts(cultural_map, settings.models, settings.model).meta.takes_blend
+    blends = blends_here(cultural_map, settings.models, settings.model)
     chosen, left_out = methods_named(names, cultural_map, others, blends=blends)
     survey = load_selected(
         source, countries, max_options, options_kept, questions, draw, sample_seed, map_name

@@ -3,7 +3,6 @@
 | file | its idea |
 |---|---|
 | `config.py` | what the server is told of the palette: `--additional-config` |
-| `mixture.py` | the communities' FFNs under weights, as plain tensors |
 | `model.py` | the base's own model with a coloured FFN in each layer |
 | `worker.py` | runs beside the model, in each of vLLM's workers |
 | `blends.py` | means of router weights over prompts, step by step |

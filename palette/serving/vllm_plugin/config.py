@@ -14,6 +14,8 @@ from cultural_palette.errors import PaletteError
 
 KEY = "cultural_palette"
 CONTENT = "CULTURAL_PALETTE_CONTENT"
+BLENDS = 4
+"""Blends beside the palette's own that one server can play by name; each takes an adapter's slot."""
 
 
 class PluginError(PaletteError):
@@ -23,17 +25,19 @@ class PluginError(PaletteError):
 @dataclass(frozen=True)
 class PluginConfig:
     """`adapters`: community -> folder or hub name, in the order of the router's rows. `router`: the file,
-    and `use`, the router in it that mixes. `name`: the palette's.
+    and `use`, the router in it that mixes. `name`: the palette's. `fused`: one Triton kernel on GPUs.
     """
 
     name: str
     adapters: Mapping[str, str]
     router: str
     use: str = "paper"
+    fused: bool = False
 
     def as_flag(self) -> dict[str, Any]:
         """The object for `--additional-config`."""
-        return {KEY: asdict(self)}
+        told = asdict(self)
+        return {KEY: told if self.fused else {key: value for key, value in told.items() if key != "fused"}}
 
     @classmethod
     def of(cls, additional: object) -> Self:

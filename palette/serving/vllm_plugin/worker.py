@@ -28,8 +28,15 @@ class PaletteWorker:
         palette = model.palette
         return {
             "name": palette.name, "communities": list(palette.adapters), "router": palette.use,
-            "content": os.environ.get(CONTENT, ""),
+            "routers": list(model.routers), "content": os.environ.get(CONTENT, ""),
         }  # fmt: skip
+
+    def palette_define_blend(self, adapter: int, router: str | None, weights: list[float]) -> None:
+        """An adapter, by vLLM's number, is a blend: by a router, or by weights in the communities' order."""
+        model = self.model_runner.model
+        model = getattr(model, "unwrap", lambda: model)()
+        index = -1 if router is None else model.routers.index(router)
+        model.switch.meaning.define(adapter, index, weights)
 
     def palette_take_blend(self, name: str) -> list[list[float]] | None:
         """Mean weights of a watched request, (layers, communities), once; None when this worker had no such

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytest.importorskip("mergekit")
 
-from cultural_palette.moerges import layer as layer_module  # noqa: E402
+from cultural_palette.moerges import mixture as mixture_module  # noqa: E402
 from cultural_palette.moerges.adapters import read_adapter  # noqa: E402
 from cultural_palette.moerges.model import Colours, install  # noqa: E402
 from cultural_palette.moerges.modes import Agent, Base, Blend, BlendError, Mode, Routed  # noqa: E402
@@ -154,26 +154,26 @@ def test_a_fixed_blend_is_the_weighted_sum_in_every_layer(case: Case) -> None:
 def test_chunks_and_the_batched_form_change_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     modes: list[Mode] = [Routed("paper"), Agent("america")]
     ids = tokens(2, 50)
-    monkeypatch.setattr(layer_module, "FEW_TOKENS", 10_000)
-    monkeypatch.setattr(layer_module, "CHUNK_TOKENS", 10_000)
+    monkeypatch.setattr(mixture_module, "FEW_TOKENS", 10_000)
+    monkeypatch.setitem(mixture_module.CHUNK_TOKENS, "cpu", 10_000)
     whole = logits(case, modes, ids)
     for few, chunk in ((0, 10_000), (0, 7), (10_000, 1), (16, 256)):
-        monkeypatch.setattr(layer_module, "FEW_TOKENS", few)
-        monkeypatch.setattr(layer_module, "CHUNK_TOKENS", chunk)
+        monkeypatch.setattr(mixture_module, "FEW_TOKENS", few)
+        monkeypatch.setitem(mixture_module.CHUNK_TOKENS, "cpu", chunk)
         assert torch.allclose(logits(case, modes, ids), whole, atol=1e-5), (few, chunk)
 
 
 def test_a_long_prompt_never_holds_five_activations(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    inner = layer_module.ColouredFFN._mixture
+    inner = mixture_module._one_by_one
 
-    def spy(self: Any, x: Any, *rest: Any) -> Any:
+    def spy(x: Any, *rest: Any) -> Any:
         seen.append(len(x))
-        return inner(self, x, *rest)
+        return inner(x, *rest)
 
-    monkeypatch.setattr(layer_module.ColouredFFN, "_mixture", spy)
+    monkeypatch.setattr(mixture_module, "_one_by_one", spy)
     logits(case, [Routed("paper")] * 2, tokens(2))
-    assert max(seen) == layer_module.CHUNK_TOKENS and sum(seen) == 2 * 2 * LONG
+    assert max(seen) == mixture_module.CHUNK_TOKENS["cpu"] and sum(seen) == 2 * 2 * LONG
 
 
 def test_the_blend_comes_out_of_the_same_pass(case: Case) -> None:
