@@ -243,6 +243,13 @@ class TextView(View):
 
     def __init__(self, scene: Scene, *, as_it_comes: bool) -> None:
         self.scene, self.as_it_comes = scene, as_it_comes
+        self.account: str | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self.account:  # it came, though no answer did
+            self._print(self.scene.account(self.account))
 
     def finished(self, node: str, update: Mapping[str, Any]) -> None:
         """Print the question once intake has taken it, then each draft."""
@@ -250,6 +257,7 @@ class TextView(View):
             if node == INTAKE:
                 self._print(self.scene.header())
             self._print_drafts(dict(_drafts(node, update)))
+            self.account = update.get("regulated") or self.account
 
     def loading(self, models: Sequence[str]) -> None:
         """Say so beside the answer."""
@@ -261,6 +269,7 @@ class TextView(View):
         if not self.as_it_comes:
             self._print(self.scene.header())
             self._print_drafts(state.get("drafts") or {})
+        self.account = None
         if account := _own_account(state):
             self._print(self.scene.account(account))
         for part in self.scene.decision(state):
@@ -307,6 +316,8 @@ class LiveView(View):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
+        if error is not None and self.account:  # it came, though no answer did
+            self.scene.console.print(self.scene.account(self.account))
 
     def loading(self, models: Sequence[str]) -> None:
         """Say so in the panels, until the first token."""
@@ -335,6 +346,7 @@ class LiveView(View):
     def result(self, state: Mapping[str, Any]) -> None:
         """Print the decision below."""
         self.live.stop()
+        self.account = ""
         if account := _own_account(state):
             self.scene.console.print(self.scene.account(account))
         for part in self.scene.decision(state):
