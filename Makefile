@@ -27,7 +27,7 @@ export ASK_QUESTION := $(value QUESTION)
 export ASK_OPTIONS := $(value OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help ask test quick vllm lint typecheck format docs site
+.PHONY: help ask test quick vllm lint typecheck format docs pictures site
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ format: $(VENV)/.dev  ## mend what ruff can mend
 docs: $(VENV)/.dev  ## write docs/cli.md from --help, and the tables of docs/configuration.md
 	$(PY) -m cultural_palette.cli.page > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 	$(PY) -m cultural_palette.cli.configuration_page docs/configuration.md
+
+pictures: $(VENV)/.dev  ## make the pictures of docs/tour.md again (needs Chromium)
+	$(PY) -m tests.ui.pictures
 
 site: $(VENV)/.dev  ## build the pages as a site, into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet

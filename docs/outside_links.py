@@ -1,4 +1,4 @@
-"""A hook of mkdocs: links that lead out of docs/ point at the repository (`repo_url`), or are its file's name."""
+"""A hook of mkdocs: links that lead out of docs/ point at the repository (`repo_url`), or name the file."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from cultural_palette.graph.chat import build_chat
 from cultural_palette.graph.synthesis import build_synthesis
-from cultural_palette.graph.variants import build_variant
+from cultural_palette.graph.variants import BASELINES, VARIANTS, build_variant
 from cultural_palette.models.allowed import refuse_addresses
 from cultural_palette.nodes.knobs import PaletteContext, refuse_unknown
 from cultural_palette.nodes.listen import ChatContext
@@ -54,14 +54,7 @@ palette = _variant("palette")
 chat = served(build_chat, ChatContext)
 synthesis = served(build_synthesis, SynthesisContext)
 
-without_draft = _variant("without-draft")
-without_self_regulation = _variant("without-self-regulation")
-without_moerges = _variant("without-moerges")
-vanilla = _variant("vanilla")
-prompting = _variant("prompting")
-moe = _variant("moe")
-modular_overton = _variant("modular-overton")
-modular_steerable = _variant("modular-steerable")
-modular_distributional = _variant("modular-distributional")
-own_draft = _variant("own-draft")
-self_blend = _variant("self-blend")
+# The ablations and baselines, each under its name in Python: a row more in the tables is a graph more here.
+globals().update(
+    {name.replace("-", "_"): _variant(name) for name in {**VARIANTS, **BASELINES} if name != "palette"}
+)

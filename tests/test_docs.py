@@ -80,13 +80,15 @@ def test_the_tables_of_the_settings_are_current() -> None:
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    """Every page in the navigation, every link and anchor followed, every name of the Python reference found."""
+    """Every page in the navigation, every link followed, every name of the Python reference found."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
     reference = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
-    assert 'id="cultural_palette.graph.front_door.ask"' in reference and "works in scripts" in reference.lower()
+    assert (
+        'id="cultural_palette.graph.front_door.ask"' in reference and "works in scripts" in reference.lower()
+    )
     pages = [file.read_text(encoding="utf-8") for file in tmp_path.rglob("*.html")]
     assert not [page for page in pages if re.search(r"""<(link|script)[^>]*(href|src)=["']?https?:""", page)]
 
@@ -123,7 +125,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 EXAMPLES = [
     pytest.param(block, id=f"{page}-{number}")
-    for page in ("README.md", "docs/python-api.md")
+    for page in ("README.md", "docs/python-api.md", "docs/tour.md")
     for number, block in enumerate(blocks((ROOT / page).read_text(encoding="utf-8"), "python"))
 ]
 

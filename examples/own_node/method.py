@@ -1,7 +1,7 @@
 """A method made of them, for Python and for a table:
 
 python examples/own_node/method.py KEN "What do people eat at a wedding?"
-PYTHONPATH=examples/own_node palette evaluate surveys --methods cultural-palette,method:quoted ...
+PYTHONPATH=examples/own_node palette evaluate surveys --method method:quoted ...
 """
 
 import sys

@@ -85,6 +85,7 @@ class Scene:
         self.rich = console.is_terminal and not console.is_dumb_terminal
         self.ascii = not (console.encoding or "").lower().startswith("utf")
         self.start = time.perf_counter()
+        self.reasons: set[str] = set()
 
     def header(self) -> RenderableType:
         """The country, the question and its options."""
@@ -102,6 +103,17 @@ class Scene:
         """One finished draft, or why there is none."""
         text = draft["text"] if draft["error"] is None else draft["error"]
         return self.section(community.name, Text(visible(text)), community.colour, self.took(draft))
+
+    def is_news(self, draft: Mapping[str, Any]) -> bool:
+        """Whether a finished draft says what was not said yet: a server that is down is one fault, not five.
+        What is degraded, or the error, names all whom it concerns.
+        """
+        reason = draft["error"]
+        if reason is None:
+            return True
+        known = reason in self.reasons
+        self.reasons.add(reason)
+        return not known
 
     def took(self, draft: Mapping[str, Any]) -> str:
         """How long a draft took, and whether it came."""
@@ -231,16 +243,21 @@ class TextView(View):
 
     def __init__(self, scene: Scene, *, as_it_comes: bool) -> None:
         self.scene, self.as_it_comes = scene, as_it_comes
+        self.account: str | None = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self.account:  # it came, though no answer did
+            self._print(self.scene.account(self.account))
 
     def finished(self, node: str, update: Mapping[str, Any]) -> None:
-        """Print the question once intake has taken it, then each draft and the account."""
+        """Print the question once intake has taken it, then each draft."""
         if self.as_it_comes:
             if node == INTAKE:
                 self._print(self.scene.header())
-            for key, draft in _drafts(node, update):
-                self._print(self.scene.draft(self.scene.map.community(key), draft))
-            if update.get("regulated"):
-                self._print(self.scene.account(update["regulated"]))
+            self._print_drafts(dict(_drafts(node, update)))
+            self.account = update.get("regulated") or self.account
 
     def loading(self, models: Sequence[str]) -> None:
         """Say so beside the answer."""
@@ -251,13 +268,17 @@ class TextView(View):
         """Print what is still to be shown."""
         if not self.as_it_comes:
             self._print(self.scene.header())
-            for key, draft in (state.get("drafts") or {}).items():
-                if draft:
-                    self._print(self.scene.draft(self.scene.map.community(key), draft))
-            if state.get("regulated") and state["regulated"] != state.get("answer"):
-                self._print(self.scene.account(state["regulated"]))
+            self._print_drafts(state.get("drafts") or {})
+        self.account = None
+        if account := _own_account(state):
+            self._print(self.scene.account(account))
         for part in self.scene.decision(state):
             self._print(part)
+
+    def _print_drafts(self, drafts: Mapping[str, Mapping[str, Any] | None]) -> None:
+        for key, draft in drafts.items():
+            if draft and self.scene.is_news(draft):
+                self._print(self.scene.draft(self.scene.map.community(key), draft))
 
     def _print(self, part: RenderableType) -> None:
         console = self.scene.console
@@ -295,6 +316,8 @@ class LiveView(View):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
+        if error is not None and self.account:  # it came, though no answer did
+            self.scene.console.print(self.scene.account(self.account))
 
     def loading(self, models: Sequence[str]) -> None:
         """Say so in the panels, until the first token."""
@@ -306,7 +329,7 @@ class LiveView(View):
         self.written[node] = self.written.get(node, "") + text
 
     def finished(self, node: str, update: Mapping[str, Any]) -> None:
-        """Open when intake has taken the question; let what is done stay: all drafts, then the account."""
+        """Open when intake has taken the question; let all drafts stay once they are done."""
         if node == INTAKE:
             self.scene.console.print(self.scene.header())
             self.live.start()
@@ -314,15 +337,18 @@ class LiveView(View):
         if self.drafting and not node.startswith(DRAFT) and node != INTAKE:
             self.drafting = False
             for community in self.scene.map.communities:
-                if community.key in self.drafts:
-                    self.live.console.print(self.scene.draft(community, self.drafts[community.key]))
+                draft = self.drafts.get(community.key)
+                if draft and self.scene.is_news(draft):
+                    self.live.console.print(self.scene.draft(community, draft))
         if update.get("regulated"):
             self.account = update["regulated"]
-            self.live.console.print(self.scene.account(self.account))
 
     def result(self, state: Mapping[str, Any]) -> None:
         """Print the decision below."""
         self.live.stop()
+        self.account = ""
+        if account := _own_account(state):
+            self.scene.console.print(self.scene.account(account))
         for part in self.scene.decision(state):
             self.scene.console.print(part)
 
@@ -333,7 +359,8 @@ class LiveView(View):
         text = self.written.get(node, "")
         if node == "regulate" and text:
             return self.scene.account(text)
-        return Spinner("dots", Text(f" {doing} ...", style="dim"))
+        spinner = Spinner("dots", Text(f" {doing} ...", style="dim"))
+        return Group(self.scene.account(self.account), spinner) if self.account else spinner
 
     def _panels(self) -> Iterator[RenderableType]:
         communities: Sequence[Community] = self.scene.map.communities
@@ -363,6 +390,12 @@ def map_view(cultural_map: CulturalMap, *, whole: bool) -> RenderableType:
     title = Text.assemble((cultural_map.key, "bold"), f"  {cultural_map.name}")
     source = [Text(cultural_map.source, style="dim")] if cultural_map.source else []
     return Group(title, *source, Padding(rows, (0, 0, 1, 2)))
+
+
+def _own_account(state: Mapping[str, Any]) -> str | None:
+    """The account, where it says something else than the answer itself."""
+    account = state.get("regulated")
+    return account if account and account != state.get("answer") else None
 
 
 def _drafts(node: str, update: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

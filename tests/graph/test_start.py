@@ -58,6 +58,9 @@ def test_every_path_of_the_files_is_there(name: str) -> None:
     paths += [config(name)[key]["path"] for key in ("auth", "checkpointer") if key in config(name)]
     for path in paths:
         file, _, variable = path.partition(":")
+        if file == "./graph/export.py":  # most of its names are the tables' own
+            assert variable in vars(export), path
+            continue
         text = (ROOT / file).read_text(encoding="utf-8")
         assert re.search(rf"^({variable}\b.* = |(async )?def {variable}\()", text, re.MULTILINE), path
 

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from cultural_palette.cli import main
 from cultural_palette.cli.text import visible
+from cultural_palette.errors import ModelError
 from cultural_palette.models import Blend
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
@@ -175,6 +176,22 @@ def test_one_lost_draft_degrades_the_answer(full_script: Script) -> None:
     assert "no draft" in result.stdout and "Degraded  No draft for Asia" in result.stdout
     lost = json.loads(ask("-c", "NZL", "--json", *OPTIONS, FREEDOM).stdout)["drafts"]["asia"]
     assert lost["text"] is None and "boom" in lost["error"]
+
+
+def test_a_server_that_is_down_is_one_fault_and_not_five(full_script: Script) -> None:
+    for part in ("africa", "america", "asia", "europe", "oceania"):
+        full_script.replies[part] = ModelError("The server is down.")
+    result = ask("-c", "NZL", FREEDOM)
+    assert result.exit_code == 1
+    assert result.stdout.count("The server is down.") == 1  # the first draft's; the error names all five
+    assert result.stderr.count("Africa, America, Asia, Europe, Oceania: The server is down.") == 1
+
+
+@pytest.mark.parametrize("how", [(), ("--no-stream",)])
+def test_an_account_that_is_the_answer_is_not_shown_twice(full_script: Script, how: tuple[str, ...]) -> None:
+    full_script.replies["meta"] = "People greet their elders first."
+    result = ask("-c", "NZL", *how, FREEDOM)
+    assert result.stdout.count("People greet their elders first.") == 1 and "distilled" not in result.stdout
 
 
 def test_a_late_draft_is_left_out(full_script: Script) -> None:

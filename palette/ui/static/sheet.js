@@ -169,8 +169,8 @@ export function sheet(run, {map, country, graph, beside, actions}) {
     update() {
       updateDrafts();
       put(part.account, run.account);
-      // with neither drafts nor a node of its own there is no account
-      show(accountSection, run.account !== "");
+      // with neither drafts nor a node of its own there is no account; one that is the answer itself stands above
+      show(accountSection, run.account !== "" && !(run.phase === "done" && run.account === run.values.answer));
       updateAnswer();
       updateBanners();
       updateFacts();
