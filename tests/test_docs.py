@@ -86,7 +86,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
     reference = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
-    assert 'id="cultural_palette.graph.front_door.ask"' in reference and "works in scripts" in reference.lower()
+    assert (
+        'id="cultural_palette.graph.front_door.ask"' in reference and "works in scripts" in reference.lower()
+    )
     pages = [file.read_text(encoding="utf-8") for file in tmp_path.rglob("*.html")]
     assert not [page for page in pages if re.search(r"""<(link|script)[^>]*(href|src)=["']?https?:""", page)]
 
