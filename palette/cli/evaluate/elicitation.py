@@ -45,7 +45,8 @@ PROMPTS = ("baselines/prompting_option", "survey/shares")
 @json_option
 def elicitation(
     source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None, draw: str,
-    sample_seed: int, language: str, items_file: Path | None, model: str, out: Path, readouts: str, prompt: str, orders: int, calibrate: float,
+    sample_seed: int, language: str, items_file: Path | None,
+    model: str, out: Path, readouts: str, prompt: str, orders: int, calibrate: float,
     seed: int, map_name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare readouts of one embedded model: the same questions, orders and prompt; scores and costs.
