@@ -12,14 +12,17 @@ import importlib.util
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import SettingsError, UsageError
 from cultural_palette.evaluation.predictions import Prediction
-from cultural_palette.evaluation.surveys import SurveyItem
-from cultural_palette.graph.variants import SINGLE, build_variant
+from cultural_palette.evaluation.surveys import Survey, SurveyItem
+from cultural_palette.evaluation.value_library import ValueLibrary
+from cultural_palette.graph.build import build_palette
+from cultural_palette.graph.variants import SINGLE, build_variant, variant_named
 from cultural_palette.models import BASE, ModelRef, resolve_parts
 from cultural_palette.nodes.knobs import PaletteContext
 from cultural_palette.provenance import file_sha256
@@ -28,6 +31,7 @@ from cultural_palette.suggestions import did_you_mean
 
 Predict = Callable[[SurveyItem], Awaitable[Prediction]]
 BEST_SINGLE = "best-single-draft"
+RETRIEVAL = "values-retrieval"
 ALL, PAPER = "all", "paper"
 REPRODUCED = "paper"
 """The router of the paper's own methods, whatever a palette's default."""
@@ -88,9 +92,14 @@ METHODS: Mapping[str, Method] = {
         Method(
             "blend-own", "control: the country's own community alone in it", "blend-own", needs_blend=True
         ),
+        # rivals
+        Method("debate", "rival: two agents and a judge; after Ki et al. 2025", "debate"),
+        Method("personas", "rival: five persons of the country and a judge", "personas"),
+        Method(RETRIEVAL, "rival: the idea of ValuesRAG, Seo et al. 2025", RETRIEVAL),
     )
 }
 CONTROLS = ("own-draft", BEST_SINGLE, "self-blend", "blend-uniform", "blend-own")
+RIVALS = ("debate", "personas", RETRIEVAL)
 
 
 def methods_named(
@@ -98,9 +107,9 @@ def methods_named(
 ) -> tuple[tuple[Method, ...], dict[str, str]]:
     """The methods by their names, and those left out with the reason.
 
-    "all" and "paper" (without our controls) leave out what lacks a model; a method asked for by name that
-    lacks one is a SettingsError. `blends`: whether the meta agent is a MoErges that takes a blend by name.
-    `best-single-draft` brings `single-draft:COMMUNITY` for every community.
+    "all" and "paper" (without controls and rivals) leave out what lacks a model; a method asked for by name
+    that lacks one is a SettingsError. `blends`: whether the meta agent is a MoErges that takes a blend by
+    name. `best-single-draft` brings `single-draft:COMMUNITY` for every community.
     """
     known = {need for method in METHODS.values() for need in method.models.values()}
     for need in models_of:
@@ -113,7 +122,7 @@ def methods_named(
         group = name in (ALL, PAPER)
         wanted = [*METHODS] if group else [name]
         if name == PAPER:
-            wanted = [key for key in wanted if key not in CONTROLS]
+            wanted = [key for key in wanted if key not in (*CONTROLS, *RIVALS)]
         for key in wanted:
             method = _method(key, cultural_map)
             lacking = [need for need in method.models.values() if need not in models_of]
@@ -166,12 +175,15 @@ class Graph(Protocol):
         """Run it."""
 
 
-def predictor(method: Method, cultural_map: CulturalMap, models_of: Mapping[str, str]) -> Predict:
+def predictor(
+    method: Method, cultural_map: CulturalMap, models_of: Mapping[str, str], survey: Survey | None = None
+) -> Predict:
     """How a method predicts an item, under the settings in force when it is called. Graphs are built once.
+    `survey`: what `values-retrieval` looks other answers up in.
 
     Raises UsageError for a path that leads to no method.
     """
-    made: Any = _imported(method.path) if method.path else build_variant(method.variant or "", cultural_map)
+    made: Any = _imported(method.path) if method.path else _graph(method, cultural_map, survey)
     if _is_predict(made):
         return made
     if not hasattr(made, "ainvoke"):
@@ -202,6 +214,14 @@ def blends_here(cultural_map: CulturalMap, models: Mapping[str, str], model: str
     """
     meta = resolve_parts(cultural_map, models, model).meta
     return meta.in_process and meta.takes_blend
+
+
+def _graph(method: Method, cultural_map: CulturalMap, survey: Survey | None) -> Any:
+    if method.variant != RETRIEVAL or survey is None:
+        return build_variant(method.variant or "", cultural_map)
+    nodes = dict(variant_named(RETRIEVAL).nodes)
+    nodes["regulate"] = partial(nodes["regulate"], library=ValueLibrary(survey))
+    return build_palette(cultural_map, name=RETRIEVAL, **nodes)
 
 
 def orders_shown(orders: int, ordered: bool | None) -> int:

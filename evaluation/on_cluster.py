@@ -58,7 +58,7 @@ class SharedPlan:
     def check(self) -> None:
         """Build every method, as the shards will; raises what would stop them."""
         for method in self.head.predicting:
-            predictor(method, self.head.cultural_map, self.head.models_of)
+            predictor(method, self.head.cultural_map, self.head.models_of, self.head.survey)
 
 
 def evaluate_on_cluster(

@@ -112,7 +112,8 @@ async def predict_all(
 ) -> None:
     """Item by item, run by run: the methods of one item ask for the same drafts at the same time."""
     predict = {
-        method.name: predictor(method, plan.cultural_map, plan.models_of) for method in plan.predicting
+        method.name: predictor(method, plan.cultural_map, plan.models_of, plan.survey)
+        for method in plan.predicting
     }
     own = {method.name for method in plan.predicting if method.path}
     jobs = (

@@ -127,7 +127,7 @@ def read_files() -> None:
     refuses it.
     """
     current_settings()
-    for prompt in (*names(), *names("baselines"), *names("prefix")):
+    for prompt in (*names(), *names("baselines"), *names("rivals"), *names("prefix")):
         template_of(prompt)
     find_country(all_countries()[0].iso3)
     draft_nodes(current_settings().map)

@@ -16,9 +16,12 @@ from cultural_palette.errors import UsageError
 from cultural_palette.graph.build import PaletteGraph, build_palette
 from cultural_palette.models import BASE
 from cultural_palette.nodes.answer import CHOSEN, answer
+from cultural_palette.nodes.debate import debate
 from cultural_palette.nodes.decide import decide
 from cultural_palette.nodes.intake import OWN, intake
 from cultural_palette.nodes.mix import mix
+from cultural_palette.nodes.personas import personas
+from cultural_palette.nodes.recall import recall
 from cultural_palette.nodes.regulate import regulate
 from cultural_palette.nodes.resample import resample
 from cultural_palette.nodes.route import home, route, settled
@@ -110,9 +113,29 @@ BLENDS: Mapping[str, Variant] = {
 }
 
 
+RIVALS: Mapping[str, Variant] = {
+    "debate": Variant(
+        "rival: two agents debate, a judge decides (after Ki et al. 2025)",
+        {"draft": None, "resample": partial(debate, part=BASE), "regulate": None,
+         "decide": partial(decide, part=BASE)},
+    ),
+    "personas": Variant(
+        "rival: five persons of the country answer, a judge decides",
+        {"draft": None, "resample": partial(personas, part=BASE), "regulate": None,
+         "decide": partial(decide, part=BASE)},
+    ),
+    "values-retrieval": Variant(
+        "rival: answers to other questions are looked up and summed up (the idea of ValuesRAG)",
+        {"draft": None, "memory": None, "regulate": partial(recall, part=BASE),
+         "decide": partial(decide, part=BASE)},
+    ),
+}  # fmt: skip
+"""The base model, too, plays every part of theirs: what is compared is what is done with one model."""
+
+
 def all_variants() -> Mapping[str, Variant]:
-    """The method, its ablations, the baselines and the controls, by name."""
-    return {**VARIANTS, **BASELINES, **BLENDS}
+    """The method, its ablations, the baselines, the controls and the rivals, by name."""
+    return {**VARIANTS, **BASELINES, **BLENDS, **RIVALS}
 
 
 def variant_named(name: str) -> Variant:

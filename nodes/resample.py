@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from langchain_core.messages import BaseMessage
 from langgraph.runtime import Runtime
 
 from cultural_palette.answers import draft_text
 from cultural_palette.countries import find_country
 from cultural_palette.errors import ModelError
-from cultural_palette.models import BASE, Reply, ask
+from cultural_palette.models import BASE, ModelRef, Reply, ask
 from cultural_palette.nodes.events import DraftDone, DraftFailed, DraftStarted, DraftToken, emit, token_writer
-from cultural_palette.nodes.knobs import PaletteContext, knobs_of
+from cultural_palette.nodes.knobs import Knobs, PaletteContext, knobs_of
 from cultural_palette.nodes.state import Draft, PaletteState, model_of, question_of
 from cultural_palette.nodes.turn import cut_note, spent, summed
 from cultural_palette.prompts import render
@@ -38,30 +40,12 @@ async def resample(
         options=question.lettered(),
     )
 
-    async def one(number: int) -> tuple[Draft, Reply | None]:
-        sampling = replace(knobs.draft_sampling, seed=(knobs.seed + STEP * number) % LARGEST_SEED)
-        key = sample_key(number)
-        emit(runtime, DraftStarted(key, key.capitalize(), str(ref)))
-        start = time.perf_counter()
-        try:
-            reply = await ask(
-                ref,
-                sampling,
-                messages,
-                timeout_s=knobs.draft_timeout_s,
-                tags=["draft"],
-                on_token=token_writer(runtime, lambda text: DraftToken(key, text)),
-            )
-        except ModelError as error:
-            seconds = time.perf_counter() - start
-            failed = Draft(text=None, seconds=seconds, error=str(error), model=str(ref))
-            emit(runtime, DraftFailed(draft_text(key, failed)))
-            return failed, None
-        came = Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref))
-        emit(runtime, DraftDone(draft_text(key, came)))
-        return came, reply
-
-    samples = await asyncio.gather(*(one(number) for number in range(1, len(state["communities"]) + 1)))
+    samples = await asyncio.gather(
+        *(
+            voice(runtime, ref, knobs, messages, sample_key(number), number)
+            for number in range(1, len(state["communities"]) + 1)
+        )
+    )
     notes = [
         note
         for number, (_, reply) in enumerate(samples, 1)
@@ -71,6 +55,38 @@ async def resample(
     drafts = {sample_key(number): draft for number, (draft, _) in enumerate(samples, 1)}
     usage = summed([reply.usage for _, reply in samples if reply])
     return {"drafts": drafts, "notes": notes, **spent({part: usage})}
+
+
+async def voice(
+    runtime: Runtime[PaletteContext],
+    ref: ModelRef,
+    knobs: Knobs,
+    messages: Sequence[BaseMessage],
+    key: str,
+    number: int,
+) -> tuple[Draft, Reply | None]:
+    """One of several voices of one model: a draft under `key`, told as it comes, with the seed of its
+    number. A failure is a draft without text, and no reply.
+    """
+    sampling = replace(knobs.draft_sampling, seed=(knobs.seed + STEP * number) % LARGEST_SEED)
+    emit(runtime, DraftStarted(key, key.capitalize(), str(ref)))
+    start = time.perf_counter()
+    try:
+        reply = await ask(
+            ref,
+            sampling,
+            messages,
+            timeout_s=knobs.draft_timeout_s,
+            tags=["draft"],
+            on_token=token_writer(runtime, lambda text: DraftToken(key, text)),
+        )
+    except ModelError as error:
+        failed = Draft(text=None, seconds=time.perf_counter() - start, error=str(error), model=str(ref))
+        emit(runtime, DraftFailed(draft_text(key, failed)))
+        return failed, None
+    came = Draft(text=reply.text, seconds=reply.seconds, error=None, model=str(ref))
+    emit(runtime, DraftDone(draft_text(key, came)))
+    return came, reply
 
 
 def sample_key(number: int) -> str:

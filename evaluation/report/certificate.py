@@ -85,8 +85,8 @@ def certify(
             if turned:
                 flips[better, worse] = turned
             test = compare(
-                scores["as run"][better][common], scores["as run"][worse][common], batteries, groups=countries,
-                permutations=permutations,
+                scores["as run"][better][common], scores["as run"][worse][common], batteries,
+                groups=countries, permutations=permutations,
             )  # fmt: skip
             if test is not None and test.p < ALPHA:
                 found.add((better, worse))

@@ -29,7 +29,8 @@ from cultural_palette.evaluation.statistics import country_means
 INK, SOFT, GREY = "#1c1c21", "#7c7c86", "#9a9aa4"
 WIDTH = 7.2  # inches, the text width of an A4 or letter page
 ROLE_COLOURS: Mapping[Role, str] = {
-    "baseline": "#5b7fb5", "ours": "#c2410c", "ablation": "#d99a6c", "control": "#6b8f71", "added": "#8d6bb0",
+    "baseline": "#5b7fb5", "ours": "#c2410c", "ablation": "#d99a6c", "control": "#6b8f71", "rival": "#4f8a8b",
+    "added": "#8d6bb0",
 }  # fmt: skip
 STYLE: Any = {
     "font.family": ["DejaVu Sans", "sans-serif"], "font.size": 8, "svg.fonttype": "none",

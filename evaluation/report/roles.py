@@ -8,7 +8,7 @@ from typing import Literal
 
 from cultural_palette.errors import UsageError
 
-Role = Literal["baseline", "ours", "ablation", "control", "added"]
+Role = Literal["baseline", "ours", "ablation", "control", "rival", "added"]
 OURS = "cultural-palette"
 # In the order of the paper's Table 1; controls, which the paper lacks, come last.
 KNOWN: Mapping[str, tuple[str, Role]] = {
@@ -30,6 +30,9 @@ KNOWN: Mapping[str, tuple[str, Role]] = {
     "own-draft": ("Own community's draft", "control"),
     "best-single-draft": ("Best single draft", "control"),
     "self-blend": ("Self-blend", "control"),
+    "debate": ("Two-agent debate", "rival"),
+    "personas": ("Personas and a judge", "rival"),
+    "values-retrieval": ("Values retrieval", "rival"),
 }
 SINGLE = "single-draft:"
 PLANNED_CONTROLS = ("best-single-draft", "self-blend")
@@ -38,6 +41,7 @@ HEADINGS: Mapping[Role, str] = {
     "ours": "Ours",
     "ablation": "Ablations",
     "control": "Controls",
+    "rival": "Rivals",
     "added": "Added",
 }
 

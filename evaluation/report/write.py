@@ -15,9 +15,11 @@ from cultural_palette.errors import UsageError
 from cultural_palette.evaluation.metrics import ALIGNMENTS, TITLES
 from cultural_palette.evaluation.report import figures
 from cultural_palette.evaluation.report.analysis import Analyst, Settings, item_means, outcomes
+from cultural_palette.evaluation.report.breakdown import breakdown_table
 from cultural_palette.evaluation.report.calibration import calibrate
 from cultural_palette.evaluation.report.case_page import cases_part, failures_part
 from cultural_palette.evaluation.report.cases import choose_cases, failures
+from cultural_palette.evaluation.report.certificate import certificate_table
 from cultural_palette.evaluation.report.csv_files import (
     calibration_rows,
     failure_rows,
@@ -26,7 +28,9 @@ from cultural_palette.evaluation.report.csv_files import (
     to_csv,
     wide_rows,
 )
+from cultural_palette.evaluation.report.diversity import diversity_table
 from cultural_palette.evaluation.report.figures import Picture
+from cultural_palette.evaluation.report.labels import labels_table
 from cultural_palette.evaluation.report.layout import Table, to_latex, to_markdown
 from cultural_palette.evaluation.report.load import load_evaluation
 from cultural_palette.evaluation.report.page import Part, facts_html, page, tables_part
@@ -49,6 +53,7 @@ from cultural_palette.evaluation.report.tables import (
     tests_table,
 )
 from cultural_palette.evaluation.report.verdict import semantic_verdict, verdict
+from cultural_palette.evaluation.report.worth import worth_table
 from cultural_palette.evaluation.statistics import average
 from cultural_palette.jsonl import read_object
 from cultural_palette.safe_text import without_html
@@ -65,7 +70,7 @@ AS_PRINTED = "jsd_e"
 class Request:
     """What to report. `semantic`: a semantic run to show beside a survey run; `base_model`: what the run's
     models were made from, for the paper's numbers, where their names do not say; `drawn`: cases by lot;
-    `peers`: papers whose own score is added.
+    `peers`: papers whose own score is added. `conditions`: runs with one thing another, for the certificate.
     """
 
     run: Path
@@ -80,6 +85,7 @@ class Request:
     drawn: int = 1
     peers: tuple[Peer, ...] = ()
     settings: Settings = field(default_factory=Settings)
+    conditions: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.metric not in ALIGNMENTS:
@@ -161,6 +167,7 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
     failed = failures(evaluation)
     rows = evaluation.rows_at([failure.line for failure in failed if failure.line])
     errors = {line: str(row.get("error") or "") for line, row in rows.items()}
+    others = [load_evaluation(run, cultural_map, partial=request.partial) for run in request.conditions]
     cases = choose_cases(evaluation, roles, metric, drawn=request.drawn, seed=settings.seed)
 
     other = AS_PRINTED if metric != AS_PRINTED else COMPARABLE
@@ -173,6 +180,9 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         ],
         "paper": [paper_table(subject, block) for block in apart],
         "tests": [tests_table(subject, metric), planned_table(subject, metric)],
+        "certificate": [certificate_table(subject, others, metric)],
+        "worth": [worth_table(subject, metric), labels_table(subject)],
+        "slices": [breakdown_table(subject, metric), diversity_table(subject)],
         "peers": [peers_table(subject, request.peers)],
         "rows": [outcomes_table(subject, metric), calls_table(subject)],
         "semantic": [semantic_table(semantics)] if semantics else [],
@@ -184,7 +194,9 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         "semantic": [figures.draw_semantic(semantics)] if semantics else [],
     }
     headings = {
-        "table": "Table 1", "paper": "The paper's figures", "tests": "Tests", "countries": "By country",
+        "table": "Table 1", "paper": "The paper's figures", "tests": "Tests",
+        "certificate": "Robustness", "worth": "What it is worth", "slices": "Slices and diversity",
+        "countries": "By country",
         "calibration": "Calibration", "rows": "Rows and calls", "peers": "Peers' own scores",
         "semantic": "Semantic consistency",
     }  # fmt: skip

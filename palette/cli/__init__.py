@@ -14,6 +14,7 @@ from cultural_palette.cli.fit_blend import fit_blend
 from cultural_palette.cli.lookup import countries, graph, maps
 from cultural_palette.cli.merge import merge
 from cultural_palette.cli.pull import examples, pull
+from cultural_palette.cli.rectify import rectify
 from cultural_palette.cli.report import report
 from cultural_palette.cli.review import review
 from cultural_palette.cli.serve import serve
@@ -55,6 +56,6 @@ def main() -> None:
 for command in (
     *(ask, ui, examples, pull, countries, maps, graph),
     *(synthesize, review, dataset, train, merge, fit_blend, serve),
-    *(evaluate, report, studio, mcp, doctor),
+    *(evaluate, report, rectify, studio, mcp, doctor),
 ):
     main.add_command(command)

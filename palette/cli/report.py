@@ -37,6 +37,10 @@ PEERS = ("modular-pluralism", "culturespa")
     "--peer", "peers", type=click.Choice(PEERS), multiple=True,
     help="Add the score of that paper, to compare with its figures; repeat.",
 )  # fmt: skip
+@click.option(
+    "--certificate", "conditions", type=click.Path(path_type=Path), multiple=True, metavar="RUN2",
+    help="A run of the same items with another order, wording, language or seed; repeat.",
+)  # fmt: skip
 @click.option("--ours", metavar="METHOD", help="The method that counts.  [default: cultural-palette]")
 @click.option(
     "--baseline", "baselines", multiple=True, metavar="METHOD", help="Instead of the paper's; repeat."
@@ -54,7 +58,8 @@ PEERS = ("modular-pluralism", "culturespa")
 def report(
     run: Path, out: Path | None, metric: str, semantic: Path | None,
     paper: Literal["auto", "always", "never"], base_model: str | None,
-    peers: tuple[Literal["modular-pluralism", "culturespa"], ...], ours: str | None,
+    peers: tuple[Literal["modular-pluralism", "culturespa"], ...], conditions: tuple[Path, ...],
+    ours: str | None,
     baselines: tuple[str, ...], map_name: str | None, partial: bool, cases: int, permutations: int, seed: int,
 ) -> None:  # fmt: skip
     """Write tables, figures and a page from the run folder RUN.
@@ -76,7 +81,7 @@ def report(
         run=run, out=out or run / "report", metric=metric, semantic=semantic,
         paper=paper,
         base_model=base_model, ours=ours, baselines=baselines, partial=partial, drawn=cases,
-        peers=tuple(dict.fromkeys(peers)),
+        peers=tuple(dict.fromkeys(peers)), conditions=conditions,
         settings=settings,
     )  # fmt: skip
     written = write_report(request, _map(run, map_name))

@@ -36,9 +36,15 @@ def survey(questions: int = 2, countries: Sequence[str] = ("KEN", "USA")) -> Sur
 
 
 def plan(
-    *names: str, runs: int = 1, orders: int = 1, models: Any = None, others: Any = None, **more: Any
+    *names: str,
+    runs: int = 1,
+    orders: int = 1,
+    wording: int = 0,
+    models: Any = None,
+    others: Any = None,
+    **more: Any,
 ) -> Plan:
     """A plan of these methods on the made-up survey."""
     chosen, left_out = methods_named(names, CONTINENTS, others or {})
     settings = get_settings(models=SCRIPTED if models is None else models, readout_samples=2, **more)
-    return Plan(survey(), chosen, CONTINENTS, settings, runs, others or {}, left_out, orders)
+    return Plan(survey(), chosen, CONTINENTS, settings, runs, others or {}, left_out, orders, wording)

@@ -12,7 +12,7 @@ from cultural_palette.errors import MapError, SettingsError, UsageError
 from cultural_palette.evaluation.methods import METHODS, Method, methods_named, predictor
 from cultural_palette.evaluation.predictions import Prediction
 from cultural_palette.graph.build import build_palette
-from cultural_palette.graph.variants import BASELINES, BLENDS, VARIANTS
+from cultural_palette.graph.variants import BASELINES, BLENDS, RIVALS, VARIANTS
 from cultural_palette.settings import get_settings, use_settings
 from tests.evaluation.made_up import CONTINENTS, KEYS, SCRIPTED, survey
 
@@ -25,7 +25,7 @@ def names(*wanted: str, others=None) -> list[str]:
 
 def test_every_graph_has_its_method_and_every_method_its_source():
     variants = {method.variant for method in METHODS.values() if method.variant}
-    assert variants == {*VARIANTS, *BASELINES, *BLENDS}
+    assert variants == {*VARIANTS, *BASELINES, *BLENDS, *RIVALS}
     assert all(method.source for method in METHODS.values())
 
 
@@ -37,6 +37,7 @@ def test_all_and_paper():
     assert names("paper", others=JOINT) == [*baselines, *modular, *ours]
     assert names("all", others=JOINT) == [
         *baselines, *modular, *ours, "own-draft", *singles, "best-single-draft", "self-blend",
+        "debate", "personas", "values-retrieval",
     ]  # fmt: skip
 
 
@@ -108,6 +109,9 @@ ONCE = {
     "own-draft": ["africa", "base"],
     "single-draft:asia": ["asia", "base"],
     "self-blend": [*["base"] * 5, "meta", "meta"],
+    "debate": ["base"] * 5,  # two openings, two answers, the judge
+    "personas": ["base"] * 6,
+    "values-retrieval": ["base"] * 2,
 }
 
 
@@ -118,7 +122,7 @@ async def test_who_is_asked(script, name):
     (method,), _ = methods_named([name], CONTINENTS, others)
     (item, *_) = survey().items
     with use_settings(get_settings(models=SCRIPTED)):
-        prediction = await predictor(method, CONTINENTS, others)(item)
+        prediction = await predictor(method, CONTINENTS, others, survey())(item)
     assert sorted(part for part, _ in script.asked) == sorted(ONCE[name])
     assert prediction.distribution.probabilities == pytest.approx((0.75, 0.25))
     assert (prediction.answer, prediction.readout) == ("Yes", "exact")
@@ -133,6 +137,39 @@ async def test_steerable_chooses_a_comment_and_decides_by_it(script):
     assert prediction.regulated == "America: america speaks."
     assert "Account: America: america speaks." in script.prompts_of("base")[-1]
     assert prediction.readout == "sampling" and prediction.distribution == Distribution((1.0, 0.0))
+
+
+async def test_debaters_read_each_other_and_the_judge_reads_both(script):
+    script.option_logprobs = [math.log(0.6), math.log(0.2)]
+    script.replies["base"] = lambda messages: (
+        "I stay." if "You said" in messages[1].text else "Yes, for rain."
+    )
+    (method,), _ = methods_named(["debate"], CONTINENTS, {})
+    (item, *_) = survey().items
+    with use_settings(get_settings(models=SCRIPTED)):
+        prediction = await predictor(method, CONTINENTS, {})(item)
+    assert prediction.drafts == {"first debater": "I stay.", "second debater": "I stay."}
+    answered = [prompt for prompt in script.prompts_of("base") if "You said" in prompt]
+    assert len(answered) == 2 and all("The other said: Yes, for rain." in prompt for prompt in answered)
+    assert "first debater: I stay." in script.prompts_of("base")[-1]
+
+
+async def test_retrieval_knows_other_batteries_of_the_country_and_never_the_items_own(script):
+    script.option_logprobs = [math.log(0.6), math.log(0.2)]
+    script.replies["base"] = "They value rain."
+    (method,), _ = methods_named(["values-retrieval"], CONTINENTS, {})
+    whole = survey(questions=3)
+    item = next(i for i in whole.items if i.id == "q1/USA")
+    with use_settings(get_settings(models=SCRIPTED)):
+        prediction = await predictor(method, CONTINENTS, {}, whole)(item)
+    retrieved, decided = script.prompts_of("base")
+    # q0 in the United States: 1 yes and 2 no; q2: 3 and 2
+    assert 'Asked: Is thing 0 good? 67 % said "No", 33 % said "Yes".' in retrieved
+    assert 'Asked: Is thing 2 good? 60 % said "Yes", 40 % said "No".' in retrieved
+    assert "Is thing 1 good? " not in retrieved.split("Country:")[0]
+    assert prediction.regulated == "They value rain." and "Account: They value rain." in decided
+    with use_settings(get_settings(models=SCRIPTED)), pytest.raises(UsageError, match="library of your own"):
+        await predictor(method, CONTINENTS, {})(item)
 
 
 # -- methods of one's own

@@ -28,7 +28,7 @@ SHARES = [math.log(0.6), math.log(0.2)]
 # Contract with the report: these, and what `calls` counts.
 FIELDS = [
     "method", "run", "item", "question_id", "battery", "survey", "country", "question",
-    "options", "ordered",
+    "options", "ordered", "topic", "population", "respondents", "labelled",
     "gold", "status", "error", "predicted", "answer", "option_mass", "readout", "orders",
     "order_spread", "blend", "stages", "degraded", "usage", "seconds",
     "calls",

@@ -141,6 +141,20 @@ HASHES = {
     "synthesis/feedback": "71d402a7ba3f8822",
     "synthesis/respond": "278ccc031b10ceca",
     "synthesis/validate": "ceff965a3a653325",
+    "rivals/answer_back": "176ebcc43b03418e",
+    "rivals/open": "3d9ba71ff93ed1a0",
+    "rivals/persona": "d3f4e59c3ebd1941",
+    "rivals/values": "fef1f807945b6bd4",
+    "wording-1/account": "28b59036de6f6401",
+    "wording-1/decide": "18c0b60b23b8993c",
+    "wording-1/decide_option": "387698404ce7a97a",
+    "wording-1/draft": "6662faa0248a858f",
+    "wording-1/regulate": "1717909ca24250fa",
+    "wording-2/account": "255005c3eb004088",
+    "wording-2/decide": "09734abcb57b60e0",
+    "wording-2/decide_option": "41d6ded11aa182bd",
+    "wording-2/draft": "bea9165789c850b7",
+    "wording-2/regulate": "4464142ade193257",
 }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from cultural_palette.cli.evaluate.contamination import contamination
 from cultural_palette.cli.evaluate.elicitation import elicitation
 from cultural_palette.cli.evaluate.floors import floors
+from cultural_palette.cli.evaluate.items import items
 from cultural_palette.cli.evaluate.plan import plan
 from cultural_palette.cli.evaluate.semantic import semantic
 from cultural_palette.cli.evaluate.surveys import surveys
@@ -16,5 +18,5 @@ def evaluate() -> None:
     """Measure methods against surveys of real people, with floors and intervals."""
 
 
-for command in (floors, plan, surveys, semantic, elicitation):
+for command in (floors, plan, items, surveys, contamination, semantic, elicitation):
     evaluate.add_command(command)

@@ -45,7 +45,8 @@ PROMPTS = ("baselines/prompting_option", "survey/shares")
 @json_option
 def elicitation(
     source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None, draw: str,
-    sample_seed: int, model: str, out: Path, readouts: str, prompt: str, orders: int, calibrate: float,
+    sample_seed: int, language: str, items_file: Path | None,
+    model: str, out: Path, readouts: str, prompt: str, orders: int, calibrate: float,
     seed: int, map_name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare readouts of one embedded model: the same questions, orders and prompt; scores and costs.
@@ -65,8 +66,9 @@ def elicitation(
     if not slash or ":" in palette:
         raise UsageError(f"--model {model}: one part of an embedded palette, such as embedded:nano/base.")
     survey = load_selected(
-        source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
-    )
+        source, countries, max_options, options_kept, questions, draw, sample_seed, language, items_file,
+        map_name,
+    )  # fmt: skip
     fitting, test = split(survey, calibrate, seed) if calibrate else (None, survey)
     plan = ElicitPlan(
         palette, part, prompt, test.items, fitting.items if fitting else (), names, orders, seed

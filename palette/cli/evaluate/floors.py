@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,8 +29,7 @@ def survey_options(command: Any) -> Any:
                 "source",
                 required=True,
                 metavar="PATH",
-                help="GlobalOpinionQA's CSV, a World Values Survey folder, JSON, JSONL; or 'global-opinions' "
-                "(the hub's).",
+                help="A file or folder in a format of docs/surveys.md; or 'global-opinions' (the hub's).",
             ),
             click.option(
                 "--countries",
@@ -63,6 +63,20 @@ def survey_options(command: Any) -> Any:
             click.option(
                 "--sample-seed", type=int, default=0, show_default=True, help="Seed of --questions."
             ),
+            click.option(
+                "--language",
+                type=click.Choice(("survey", "local")),
+                default="survey",
+                show_default=True,
+                help="local: asked in the population's own language, where the survey has it.",
+            ),
+            click.option(
+                "--items",
+                "items_file",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="These items alone: a pinned list, from 'palette evaluate items'.",
+            ),
         )
     ):
         command = option(command)
@@ -71,17 +85,21 @@ def survey_options(command: Any) -> Any:
 
 def load_selected(
     source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None,
-    draw: str, sample_seed: int, map_name: str | None,
+    draw: str, sample_seed: int, language: str, items_file: Path | None, map_name: str | None,
 ) -> Survey:  # fmt: skip
     """The survey that `survey_options` name."""
     from cultural_palette.cultural_map import load_map
+    from cultural_palette.evaluation.pinned import read_items
     from cultural_palette.evaluation.selection import Selection, resolve_countries
     from cultural_palette.evaluation.surveys import load_survey
     from cultural_palette.settings import get_settings
 
     cultural_map = load_map(get_settings(map=map_name).map)
     chosen = resolve_countries(countries, cultural_map)
-    selection = Selection(chosen, options_kept, max_options, questions, sample_seed, draw)
+    pinned = read_items(items_file) if items_file else ()
+    selection = Selection(
+        chosen, options_kept, max_options, questions, sample_seed, draw, language=language, items=pinned
+    )
     return load_survey(source, selection)
 
 
@@ -91,7 +109,8 @@ def load_selected(
 @json_option
 def floors(
     source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None,
-    draw: str, sample_seed: int, map_name: str | None, as_json: bool,
+    draw: str, sample_seed: int, language: str, items_file: Path | None, map_name: str | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Score what needs no model: floors to stand above, and references that know the survey's answers.
 
@@ -103,7 +122,16 @@ def floors(
     palette evaluate floors --survey global_opinions.csv --countries paper --max-options 5
     """
     survey = load_selected(
-        source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
+        source,
+        countries,
+        max_options,
+        options_kept,
+        questions,
+        draw,
+        sample_seed,
+        language,
+        items_file,
+        map_name,
     )
     from cultural_palette.errors import UsageError
     from cultural_palette.evaluation.floors import score_floors

@@ -45,7 +45,8 @@ SD, ICC = 6.0, 0.5
 @json_option
 def plan(
     source: str, countries: str, max_options: int | None, options_kept: str, questions: int | None,
-    draw: str, sample_seed: int, difference: float, comparisons: int, sd: float | None, icc: float | None,
+    draw: str, sample_seed: int, language: str, items_file: Path | None,
+    difference: float, comparisons: int, sd: float | None, icc: float | None,
     pilot: Path | None, methods: str | None, map_name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say how many questions a country a difference needs, and what fewer can tell.
@@ -69,7 +70,16 @@ def plan(
     else:
         assumptions = Assumptions(SD if sd is None else sd, ICC if icc is None else icc)
     survey = load_selected(
-        source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
+        source,
+        countries,
+        max_options,
+        options_kept,
+        questions,
+        draw,
+        sample_seed,
+        language,
+        items_file,
+        map_name,
     )
     if not survey.whole:
         raise UsageError(nothing_left(survey))

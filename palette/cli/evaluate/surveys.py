@@ -49,6 +49,14 @@ AT_ONCE_EMBEDDED, AT_ONCE_SERVED = 4, 16
     "--orders", type=click.IntRange(1), metavar="N",
     help="Orders of the options that each decision is the mean over; a scale in 2 at most.  [default: 2]",
 )  # fmt: skip
+@click.option(
+    "--wording", type=click.Choice(("0", "1", "2")), default="0", show_default=True,
+    help="Of the instructions: ours, or two others, for a robustness certificate.",
+)  # fmt: skip
+@click.option(
+    "--blend", metavar="TEXT",
+    help="How an embedded palette's MoErges weighs its communities: 'paper', 'fitted', 'uniform', 'own'.",
+)  # fmt: skip
 @click.option("--readout", type=click.Choice(READOUTS), help="How distributions are read.  [default: auto]")
 @click.option(
     "--concurrency", type=click.IntRange(1), metavar="N", help="Items at once.  [default: 4, servers 16]"
@@ -67,6 +75,8 @@ def surveys(
     questions: int | None,
     draw: str,
     sample_seed: int,
+    language: str,
+    items_file: Path | None,
     out: Path | str,
     methods: str,
     own: tuple[str, ...],
@@ -78,6 +88,8 @@ def surveys(
     models_file: Path | None,
     model_of: tuple[str, ...],
     orders: int | None,
+    wording: str,
+    blend: str | None,
     readout: str | None,
     concurrency: int | None,
     calls: Path | str | None,
@@ -113,6 +125,7 @@ def surveys(
         models={**_of_file(models_file), **chosen_parts} or None,
         seed=seed,
         readout=readout,
+        blend=blend,
     )
     cultural_map = load_map(settings.map)
     others = refs_of("--model-of", model_of, "NAME=REF", "joint=openai:joint")
@@ -121,11 +134,12 @@ def surveys(
     blends = blends_here(cultural_map, settings.models, settings.model)
     chosen, left_out = methods_named(names, cultural_map, others, blends=blends)
     survey = load_selected(
-        source, countries, max_options, options_kept, questions, draw, sample_seed, map_name
-    )
+        source, countries, max_options, options_kept, questions, draw, sample_seed, language, items_file,
+        map_name,
+    )  # fmt: skip
     plan = Plan(
         survey, chosen, cultural_map, settings, runs, others, left_out,
-        orders or max(ORDERS, settings.permutations),
+        orders or max(ORDERS, settings.permutations), int(wording),
     )  # fmt: skip
     if not as_json:
         _announce(plan)

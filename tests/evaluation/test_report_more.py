@@ -1,0 +1,205 @@
+"""Diversity, slices, one right answer, and the robustness certificate: numbers by hand on runs made up by
+code.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cultural_palette.artifacts import RunFolder, write_whole
+from cultural_palette.distributions import Distribution
+from cultural_palette.errors import PromptError, SettingsError, UsageError
+from cultural_palette.evaluation.predictions import Prediction, row_of
+from cultural_palette.evaluation.report.certificate import certify
+from cultural_palette.evaluation.report.diversity import spreads
+from cultural_palette.evaluation.report.load import Evaluation, load_evaluation
+from cultural_palette.evaluation.report.write import Request, write_report
+from cultural_palette.evaluation.selection import Selection
+from cultural_palette.evaluation.surveys import Survey, SurveyItem, SurveyQuestion
+from cultural_palette.evaluation.topics import SCALE, TWO, UNORDERED, options_kind, topic_of
+from cultural_palette.prompts import WORDINGS, fields_of, names, render, template_of, use_wording, worded
+from tests.evaluation.made_up import CONTINENTS, plan
+
+COUNTRIES = ("KEN", "USA", "CHN")
+Predict = Callable[[str, SurveyItem], Prediction]
+
+
+def items(labelled: bool = False) -> list[SurveyItem]:
+    made = []
+    for number in range(8):
+        question = SurveyQuestion(
+            f"q{number}", f"Is thing {number} good?", ("Yes", "No"), "made up", f"b{number}"
+        )
+        for place, code in enumerate(COUNTRIES):
+            yes = 1.0 if labelled else (0.1, 0.5, 0.9)[place]
+            made.append(SurveyItem(question, code, Distribution((yes, 1 - yes)), code, labelled=labelled))
+    return made
+
+
+def run_of(path: Path, methods: dict[str, Predict], *, labelled: bool = False, **manifest: Any) -> Evaluation:
+    rows = [
+        json.dumps(row_of(name, 0, item, predict(name, item)))
+        for item in items(labelled)
+        for name, predict in methods.items()
+    ]
+    folder = RunFolder(path)
+    write_whole(path / "rows.jsonl", "\n".join(rows) + "\n")
+    survey = Survey("made up", "m.jsonl", "0" * 64, tuple(items(labelled)), Selection(COUNTRIES), {})
+    folder.finish(
+        {"kind": "survey-evaluation", "survey": survey.as_manifest(), "methods": list(methods), "runs": 1,
+         "items": len(survey.items), "seed": 0, "settings": {"permutations": 2}, **manifest}
+    )  # fmt: skip
+    return load_evaluation(path, CONTINENTS)
+
+
+def says(yes: float) -> Predict:
+    return lambda _, item: Prediction(Distribution((yes, 1 - yes)), answer="Yes")
+
+
+def truth(_: str, item: SurveyItem) -> Prediction:
+    return Prediction(
+        item.gold, answer="Yes", drafts={"africa": "rain tea", "asia": f"rain {item.country.lower()}"},
+        regulated="the same account",
+    )  # fmt: skip
+
+
+def test_spread_between_countries_predicted_and_surveyed(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"vanilla": says(0.5), "cultural-palette": truth})
+    blind, whole = spreads(run, "vanilla"), spreads(run, "cultural-palette")
+    assert blind is not None and whole is not None
+
+    def distance(a: float, b: float) -> float:
+        mean = (a + b) / 2
+        parts = [(a, mean), (b, mean), (1 - a, 1 - mean), (1 - b, 1 - mean)]
+        return math.sqrt(sum(x * math.log2(x / m) / 2 for x, m in parts))
+
+    by_hand = (distance(0.1, 0.5) + distance(0.1, 0.9) + distance(0.5, 0.9)) / 3
+    assert whole.surveyed == whole.predicted == pytest.approx(by_hand)
+    assert (blind.predicted, blind.surveyed) == (0.0, pytest.approx(by_hand))
+    assert blind.difference.mean == pytest.approx(-by_hand)
+    # "rain tea" against "rain ken": half of the words in common, distance sqrt(1/2); and the same everywhere
+    assert whole.voices == pytest.approx(math.sqrt(0.5))
+    assert whole.accounts == 0
+    # of Africa's drafts none differs between countries, of Asia's one word of two does
+    assert whole.drafts == pytest.approx(math.sqrt(0.5) / 2)
+    assert (blind.drafts, blind.accounts) == (None, None)
+
+
+def test_a_ranking_that_flips_with_the_wording_is_marked(tmp_path: Path) -> None:
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4), "prompting": truth})
+    other = run_of(tmp_path / "b", {"vanilla": truth, "prompting": says(0.4)}, wording=1)
+    same = run_of(tmp_path / "c", {"vanilla": says(0.45), "prompting": truth}, seed=4)
+    made = certify(base, [other, same], "jsdist_e")
+    assert list(made.conditions) == ["as run", "wording 1", "seed 4"]
+    assert made.flips == {("prompting", "vanilla"): ("wording 1",)}
+    assert ("prompting", "vanilla") in made.found  # beyond chance in the run itself, and gone with the words
+    assert made.range_of("prompting")[1] == 100
+    assert made.items == 24
+
+
+def test_a_condition_differs_in_one_thing_and_is_of_the_same_items(tmp_path: Path) -> None:
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4)})
+    with pytest.raises(
+        UsageError, match=r"differs from .* in wording and seed: a condition differs in one of"
+    ):
+        certify(base, [run_of(tmp_path / "b", {"vanilla": says(0.4)}, wording=2, seed=1)], "jsdist_e")
+    with pytest.raises(UsageError, match="in nothing"):
+        certify(base, [run_of(tmp_path / "c", {"vanilla": says(0.4)})], "jsdist_e")
+
+
+def test_the_report_has_certificate_worth_slices_and_diversity(tmp_path: Path) -> None:
+    run_of(tmp_path / "a", {"vanilla": says(0.4), "cultural-palette": truth})
+    run_of(tmp_path / "b", {"vanilla": says(0.5), "cultural-palette": truth}, wording=1)
+    request = Request(tmp_path / "a", tmp_path / "out", conditions=(tmp_path / "b",))
+    written = write_report(request, CONTINENTS)
+    there = {Path(file).stem for file in written.files if file.startswith("tables/")}
+    assert {"certificate", "worth", "breakdown", "diversity"} <= there
+    certificate = (tmp_path / "out/tables/certificate.md").read_text()
+    assert "change with: wording 1" in certificate and "Findings that flip: none." in certificate
+    worth = (tmp_path / "out/tables/worth.md").read_text()
+    assert "| Cultural Palette | > 10,000 |" in worth
+    assert "labels" not in there  # no item has one right answer
+
+
+def test_items_with_one_right_answer_are_scored_as_such(tmp_path: Path) -> None:
+    run_of(tmp_path / "a", {"vanilla": says(0.8), "prompting": says(0.3)}, labelled=True)
+    written = write_report(Request(tmp_path / "a", tmp_path / "out"), CONTINENTS)
+    labels = (tmp_path / "out/tables/labels.md").read_text()
+    assert "tables/worth.md" not in written.files  # a right answer is no sample of people
+    # 0.8 on the right answer: Brier 0.2**2 + 0.2**2
+    assert "| Vanilla | 100.00 | [100.00, 100.00] | – | 0.800 | 0.080 |" in labels
+    assert "| Prompting | 0.00 | [0.00, 0.00] | – | 0.300 | 0.980 |" in labels
+
+
+@pytest.mark.parametrize(
+    ("text", "topic"),
+    [
+        ("How important is God in your life?", "religion and morals"),
+        ("How is the economy doing?", "economy and work"),
+        ("Do you really like tea?", "other"),  # "ally" is a word of its own
+        ("Is China an ally of your country?", "security and foreign affairs"),
+    ],
+)
+def test_topics_by_words(text: str, topic: str) -> None:
+    assert topic_of(text) == topic
+    assert topic_of(text, "Fiction") == "Fiction"
+
+
+def test_kinds_of_options() -> None:
+    assert options_kind(("Yes", "No", "Don't know"), None) == TWO
+    assert options_kind(("A lot", "Some", "None"), True) == SCALE
+    assert options_kind(("Tea", "Milk", "Beer"), None) == UNORDERED
+
+
+# -- other wordings
+
+
+def test_every_wording_keeps_the_fields_and_the_question_and_says_it_otherwise() -> None:
+    for number in WORDINGS[1:]:
+        for name in (*names(f"wording-{number}"), *names(f"wording-{number}/baselines")):
+            original = name.removeprefix(f"wording-{number}/")
+            text, ours = worded(original, number), template_of(original)
+            assert text != ours
+            assert text.partition("[user]")[2].strip() == ours.partition("[user]")[2].strip()
+            assert {f for f in fields_of(original) if "{" + f + "}" in text} == set(fields_of(original))
+
+
+def test_a_wording_holds_in_its_block_and_for_our_texts_only() -> None:
+    fields = {"question": "Q?", "options": "A. Yes"}
+    with use_wording(1):
+        other = render("baselines/vanilla_option", **fields)
+        own = render(
+            "baselines/vanilla_option", template="[system]\nMine\n[user]\n{question}{options}", **fields
+        )
+    assert other[0].text == "Pick one of the answers. Write down its letter and nothing else."
+    assert own[0].text == "Mine"
+    assert render("baselines/vanilla_option", **fields)[0].text != other[0].text
+    with pytest.raises(PromptError, match="No wording 7; there are 0, 1, 2"), use_wording(7):
+        pass
+
+
+def test_a_plan_names_its_wording_and_refuses_what_has_none(script: object) -> None:
+    ours = plan("vanilla")
+    assert "wording" not in ours.config()
+    other = plan("vanilla", wording=2)
+    assert other.config()["wording"] == 2
+    assert other.config()["prompts"] != ours.config()["prompts"]
+    with pytest.raises(SettingsError, match="Wording 3: expected one of 0, 1, 2"):
+        plan("vanilla", wording=3)
+    with pytest.raises(SettingsError, match="paper's prompt order only"):
+        plan("vanilla", wording=1, prompt_order="prefix")
+
+
+def test_means_of_slices_are_those_of_their_items(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "a", {"cultural-palette": truth})
+    write_report(Request(tmp_path / "a", tmp_path / "out"), CONTINENTS)
+    text = (tmp_path / "out/tables/breakdown.md").read_text()
+    assert "| Africa | 8 | 8 |" in text and "| two options | 24 | 8 |" in text
+    assert np.isclose(run.scores["jsdist_e"], 100).all()
