@@ -157,7 +157,7 @@ def ray_models(count: int, latency_ms: float) -> Iterator[tuple[str, list[int]]]
 
     from cultural_palette.serving.ray_serve import Address, ReplicaSettings, ServerReplica
 
-    ray.init(num_cpus=count + 1, object_store_memory=80 * 2**20, include_dashboard=False,
+    ray.init("local", num_cpus=count + 1, object_store_memory=80 * 2**20, include_dashboard=False,
              _node_ip_address="127.0.0.2", log_to_driver=False)  # fmt: skip
     try:
         port = free_port()

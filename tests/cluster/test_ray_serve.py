@@ -91,7 +91,7 @@ def port() -> Iterator[int]:
     os.environ["PALETTE_API_KEY"] = KEY
     os.environ["PYTHONPATH"] = str(ROOT / "src")
     ray.init(
-        num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, _node_ip_address=LOOPBACK,
+        "local", num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, _node_ip_address=LOOPBACK,
         log_to_driver=False,
     )  # fmt: skip
     (chosen,) = free_ports(1)
