@@ -52,8 +52,8 @@ def configured(plan: ServingPlan, replicas: Replicas, port: int) -> dict[str, An
         "command": [sys.executable, str(ROOT / "tests" / "serving" / "fake_vllm.py")],
         "start_timeout_s": 60,
     }
-    server, address = application["deployments"]
-    server["ray_actor_options"]["num_cpus"] = address["ray_actor_options"]["num_cpus"] = 0.1
+    (server,) = application["deployments"]
+    server["ray_actor_options"]["num_cpus"] = 0.1
     server |= {"health_check_period_s": 1, "health_check_timeout_s": 10, "graceful_shutdown_wait_loop_s": 0.2}
     server["autoscaling_config"] |= {
         "target_ongoing_requests": 2, "upscale_delay_s": 0.5, "downscale_delay_s": 3,
@@ -230,6 +230,9 @@ def test_two_contents_are_served_side_by_side(served: Served, tmp_path: Path) ->
     )
     new = Served(plan, served.port)
     old, other = (configured(each.plan, Replicas(1, 2), served.port) for each in (served, new))
+    other["applications"][0]["args"]["address"] = True  # as a router that looks at prompts needs it
+    address = {"name": "address", "ray_actor_options": {"num_cpus": 0.1}}
+    other["applications"][0]["deployments"].append(address)
     served.deploy(old, other)
     models = [listed_models(each.url, KEY) for each in (served, new)]
     assert models == [list(each.plan.servers[0].models) for each in (served, new)] and models[0] != models[1]
@@ -237,3 +240,9 @@ def test_two_contents_are_served_side_by_side(served: Served, tmp_path: Path) ->
     served.deploy(other)
     assert listed_models(new.url, KEY) == models[1]
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), seconds=60)
+    with urlopen(new.request("/v1/chat/completions", stream=True), timeout=60) as response:
+        lines = [line for line in response.read().splitlines() if line]
+    assert [json.loads(line[6:])["number"] for line in lines] == [0, 1, 2]
+    with pytest.raises(HTTPError) as refused:
+        new.post("/v1/chat/completions", status=429)
+    assert refused.value.code == 429
