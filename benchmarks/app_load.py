@@ -6,7 +6,8 @@
 
 Every question is a thread of its own: five drafts at once, an account, a decision, each a reply of
 `--latency-ms` from a stand-in that speaks as vLLM does. App servers are `palette studio` processes, which run
-LangGraph's server with its queue in memory; its image with Redis and Postgres wants a licence key.
+LangGraph's server with its queue in memory (its image with Redis and Postgres wants a licence key), or of
+examples/fastapi, of which any number share a Postgres.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ import click
 MODELS = ("africa", "america", "asia", "europe", "oceania", "meta", "base")
 REPLY = " ".join(["A good day begins with those whom one knows and ends among them."] * 5)
 QUESTION = {"country": "KEN", "query": "What makes a good day?"}
-CALLS = 7
+KEY = "of-the-measurement"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "fastapi"
 START_S = 180.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -45,11 +48,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 @click.option("--questions", default=200, show_default=True, help="Of each measurement, after a warm-up.")
 @click.option("--latency-ms", default=200.0, show_default=True, help="Of a reply.")
 @click.option("--ray-serve", type=int, default=0, help="Put so many model replicas under Ray Serve.")
+@click.option("--server", type=click.Choice(["studio", "fastapi"]), default="studio", show_default=True)
 @click.option("--checkpoints", help="As PALETTE_CHECKPOINTS.  [default: SQLite, one for each app server]")
 @click.pass_context
 def main(
     context: click.Context, apps: str, in_flight: str, questions: int, latency_ms: float, ray_serve: int,
-    checkpoints: str | None,
+    server: str, checkpoints: str | None,
 ) -> None:  # fmt: skip
     """Questions a second, seconds a question, processor time; as one JSON object."""
     if context.invoked_subcommand:
@@ -58,8 +62,9 @@ def main(
     models = ray_models(ray_serve, latency_ms) if ray_serve else one_model(latency_ms)
     with models as (url, model_pids), tempfile.TemporaryDirectory() as folder:
         for count in map(int, apps.split(",")):
-            with app_servers(count, url, Path(folder) / str(count), checkpoints) as servers:
+            with app_servers(server, count, url, Path(folder) / str(count), checkpoints) as servers:
                 urls, pids = [url for url, _ in servers], [pid for _, pid in servers]
+                drive = drive_studio if server == "studio" else drive_fastapi
                 asyncio.run(drive(urls, 4 * count, 4 * count))
                 for at_once in map(int, in_flight.split(",")):
                     before = [cpu_s(group) for group in (pids, model_pids)]
@@ -82,20 +87,48 @@ def main(
     click.echo(json.dumps({"rows": rows, **machine, **{name: version(name) for name in names}}, indent=2))
 
 
-async def drive(urls: list[str], questions: int, at_once: int) -> tuple[float, list[float]]:
-    """Ask, round the app servers; seconds of all, and of each. A question that fails ends the measurement."""
+async def drive_studio(urls: list[str], questions: int, at_once: int) -> tuple[float, list[float]]:
+    """Ask, round LangGraph servers; see `_drive`."""
     from langgraph_sdk import get_client
 
     clients = [get_client(url=url) for url in urls]
+
+    async def ask(number: int) -> None:
+        client = clients[number % len(clients)]
+        thread = await client.threads.create()
+        state = await client.runs.wait(thread["thread_id"], "palette", input=QUESTION)
+        if not isinstance(state, dict) or not state.get("answer"):
+            raise click.ClickException(f"No answer: {str(state)[:500]}")
+
+    return await _drive(ask, questions, at_once)
+
+
+async def drive_fastapi(urls: list[str], questions: int, at_once: int) -> tuple[float, list[float]]:
+    """Ask, round servers of examples/fastapi; see `_drive`."""
+    import aiohttp
+
+    async with aiohttp.ClientSession(headers={"x-api-key": KEY}) as session:
+
+        async def ask(number: int) -> None:
+            body = {"country": "KEN", "question": QUESTION["query"], "thread": str(uuid.uuid4())}
+            async with session.post(f"{urls[number % len(urls)]}/ask", json=body) as response:
+                events = [json.loads(line) async for line in response.content]
+            if "decision" not in {event["type"] for event in events}:
+                raise click.ClickException(f"No answer: {str(events[-1:])[:500]}")
+
+        return await _drive(ask, questions, at_once)
+
+
+async def _drive(
+    ask: Callable[[int], Awaitable[None]], questions: int, at_once: int
+) -> tuple[float, list[float]]:
+    """Seconds of all, and of each. A question that fails ends the measurement."""
     turns, took = iter(range(questions)), []
 
     async def work() -> None:
         for number in turns:
-            client, began = clients[number % len(clients)], time.perf_counter()
-            thread = await client.threads.create()
-            state = await client.runs.wait(thread["thread_id"], "palette", input=QUESTION)
-            if not isinstance(state, dict) or not state.get("answer"):
-                raise click.ClickException(f"No answer: {str(state)[:500]}")
+            began = time.perf_counter()
+            await ask(number)
             took.append(time.perf_counter() - began)
 
     started = time.perf_counter()
@@ -105,19 +138,30 @@ async def drive(urls: list[str], questions: int, at_once: int) -> tuple[float, l
 
 @contextlib.contextmanager
 def app_servers(
-    count: int, models_url: str, folder: Path, checkpoints: str | None
+    server: str, count: int, models_url: str, folder: Path, checkpoints: str | None
 ) -> Iterator[list[tuple[str, int]]]:
-    """`palette studio` processes, each with its address and process id."""
+    """The processes, each with its address and process id."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PALETTE_", "OPENAI_", "LANG"))}
     parts = "".join(f'{part} = "openai:{part}@{models_url}/v1"\n' for part in MODELS)
     environment |= {"PALETTE_CHECKPOINTS": checkpoints} if checkpoints else {}
+    environment |= {"PALETTE_SERVER_KEY": KEY} if server == "fastapi" else {}
     started: list[tuple[str, subprocess.Popen[bytes]]] = []
     try:
         for number in range(count):
             (folder / str(number)).mkdir(parents=True)
             (folder / str(number) / "palette.toml").write_text(f"[models]\n{parts}")
             port = free_port()
-            command = [sys.executable, "-m", "cultural_palette", "studio", "--port", str(port)]
+            studio = [sys.executable, "-m", "cultural_palette", "studio"]
+            fastapi = [
+                sys.executable,
+                "-m",
+                "uvicorn",
+                "--app-dir",
+                str(EXAMPLE),
+                "app:app",
+                "--no-access-log",
+            ]
+            command = [*(studio if server == "studio" else fastapi), "--port", str(port)]
             with (folder / f"{number}.log").open("wb") as log:
                 process = subprocess.Popen(
                     command, cwd=folder / str(number), env=environment, stdout=log, stderr=log
@@ -155,9 +199,9 @@ def ray_models(count: int, latency_ms: float) -> Iterator[tuple[str, list[int]]]
     import ray
     from ray import serve
 
-    from cultural_palette.serving.ray_serve import Address, ReplicaSettings, ServerReplica
+    from cultural_palette.serving.ray_serve import ReplicaSettings, ServerReplica
 
-    ray.init(num_cpus=count + 1, object_store_memory=80 * 2**20, include_dashboard=False,
+    ray.init("local", num_cpus=count + 1, object_store_memory=80 * 2**20, include_dashboard=False,
              _node_ip_address="127.0.0.2", log_to_driver=False)  # fmt: skip
     try:
         port = free_port()
@@ -168,8 +212,7 @@ def ray_models(count: int, latency_ms: float) -> Iterator[tuple[str, list[int]]]
         )  # fmt: skip
         wide: Any = {"max_ongoing_requests": 1000, "ray_actor_options": {"num_cpus": 0.5}}
         server: Any = serve.deployment(ServerReplica, name="server", num_replicas=count, **wide)
-        address: Any = serve.deployment(Address, name="address", **wide)
-        serve.run(address.bind(server.bind(settings)), name="models", route_prefix="/models")
+        serve.run(server.bind(settings), name="models", route_prefix="/models")
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
         yield f"http://127.0.0.1:{port}/models", [pid for pid in pids if is_part_of_serve(pid)]
     finally:

@@ -1,9 +1,9 @@
 """Replicas of one palette's server under Ray Serve, behind one address.
 
-A replica is vLLM's own server, started as on one machine, and a proxy before it: all its routes pass as they
-are, our blend and vLLM's token counts among them, which Ray Serve LLM's own ingress does not know. Ray Serve
-does the rest: it places replicas by their GPUs, adds some while requests queue, checks their health, lets one
-that goes finish its requests, and routes.
+A replica is vLLM's own server, started as on one machine, and what hands requests to it: all its routes pass
+as they are, our blend and vLLM's token counts among them, which Ray Serve LLM's ingress does not know. Ray
+Serve does the rest: it places replicas by their GPUs, adds some while requests queue, checks their health,
+and lets one that goes finish its requests.
 
 `palette serve up --print --format ray-serve` writes the configuration for `serve deploy`. This runs on the
 cluster's nodes: paths in it are theirs.
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -51,7 +51,9 @@ HOP_BY_HOP = frozenset(
 class ReplicaSettings(BaseModel):
     """The application's arguments. `arguments`: what follows `vllm`; each replica puts its own port in.
     `command`: what comes before `serve`; None for the vLLM that the node has. `key_from`: the variable, on
-    the nodes, that holds the key which the servers ask for.
+    the nodes, that holds the key which the servers ask for. `address`: a deployment of its own before the
+    replicas. Ray Serve's router for HTTP sees no prompt, so that `prefix_affinity` takes one; it doubles the
+    processor time of a call.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +64,7 @@ class ReplicaSettings(BaseModel):
     command: tuple[str, ...] | None = None
     key_from: str | None = "PALETTE_API_KEY"
     start_timeout_s: float = Field(default=1800.0, gt=0)
+    address: bool = False
     prefix_affinity: bool = False
 
 
@@ -125,6 +128,10 @@ class ServerReplica:
         """The process that leads the server's group."""
         return self._process.pid
 
+    async def __call__(self, request: Request) -> Response:
+        """A request that came straight from Ray Serve's proxy."""
+        return await _answered(self.send(await _read(request)))
+
     async def send(self, call: Call) -> AsyncIterator[bytes]:
         """Status and headers as one JSON line, then the body as it comes."""
         async with self._client().request(
@@ -150,26 +157,32 @@ class ServerReplica:
 
 
 class Address:
-    """The one address: hands requests to replicas, and their answers back."""
+    """Before the replicas, where a router is to look at prompts: hands requests on, and answers back."""
 
     def __init__(self, replicas: DeploymentHandle[Any]) -> None:
         self._replicas = replicas.options(method_name="send", stream=True)
 
     async def __call__(self, request: Request) -> Response:
-        body = await request.body()
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", "").rstrip("/"))
-        query = f"?{request.url.query}" if request.url.query else ""
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP}
-        call = Call(
-            method=request.method, path=path + query, headers=headers, body=body, prompt=_prompt(body)
-        )
-        parts = cast(AsyncIterator[bytes], self._replicas.remote(call))
-        try:
-            head = json.loads(await anext(parts))
-        except (RayError, RayServeException) as error:  # its replica is going, or gone: clients ask again
-            message = f"No replica answered: {type(error).__name__}."
-            return JSONResponse({"error": {"message": message}}, status_code=503)
-        return StreamingResponse(_rest(parts), status_code=head["status"], headers=head["headers"])
+        call = await _read(request)
+        return await _answered(cast(AsyncIterator[bytes], self._replicas.remote(call)))
+
+
+async def _read(request: Request) -> Call:
+    body = await request.body()
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", "").rstrip("/"))
+    query = f"?{request.url.query}" if request.url.query else ""
+    headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP}
+    return Call(method=request.method, path=path + query, headers=headers, body=body, prompt=_prompt(body))
+
+
+async def _answered(parts: AsyncIterator[bytes]) -> Response:
+    """What `ServerReplica.send` gives, as a response."""
+    try:
+        head = json.loads(await anext(parts))
+    except (RayError, RayServeException, aiohttp.ClientError) as error:  # going, or gone: clients ask again
+        message = f"No replica answered: {type(error).__name__}."
+        return JSONResponse({"error": {"message": message}}, status_code=503)
+    return StreamingResponse(_rest(parts), status_code=head["status"], headers=head["headers"])
 
 
 async def _rest(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -177,8 +190,8 @@ async def _rest(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for part in parts:
             yield part
     finally:
-        with contextlib.suppress(AttributeError):
-            parts.cancel()  # type: ignore[attr-defined]  # a client that went away frees its place
+        if isinstance(parts, DeploymentResponseGenerator):
+            parts.cancel()  # type: ignore[no-untyped-call]  # a client that went away frees its place
 
 
 def _prompt(body: bytes) -> str:
@@ -198,6 +211,8 @@ def application(args: dict[str, Any]) -> serve.Application:
     server: Any = serve.deployment(ServerReplica, name=SERVER)
     if settings.prefix_affinity:
         server = server.options(request_router_config={"request_router_class": PREFIX_ROUTER})
-    address: Any = serve.deployment(Address, name=ADDRESS)
-    bound: serve.Application = address.bind(server.bind(settings))
-    return bound
+    application: serve.Application = server.bind(settings)
+    if settings.address or settings.prefix_affinity:
+        address: Any = serve.deployment(Address, name=ADDRESS)
+        application = address.bind(application)
+    return application

@@ -79,15 +79,20 @@ def _application(plan: ServingPlan, replicas: Replicas) -> dict[str, Any]:
                 "health_check_period_s": 10, "health_check_timeout_s": 60,
                 "graceful_shutdown_wait_loop_s": 2, "graceful_shutdown_timeout_s": REPLY_S + ENDPOINTS_S,
             },
-            {
-                "name": "address",
-                "num_replicas": replicas.least,
-                "ray_actor_options": {"num_cpus": 1},
-                "max_ongoing_requests": 4 * RUNNING_EACH * replicas.most,
-                "graceful_shutdown_timeout_s": REPLY_S + ENDPOINTS_S,
-            },
+            *([_address(replicas)] if on_gpus else []),
         ],
     }  # fmt: skip
+
+
+def _address(replicas: Replicas) -> dict[str, Any]:
+    """Where prompts are looked at for their prefix; a call costs it processor time, so there are several."""
+    return {
+        "name": "address",
+        "num_replicas": replicas.least,
+        "ray_actor_options": {"num_cpus": 1},
+        "max_ongoing_requests": 4 * RUNNING_EACH * replicas.most,
+        "graceful_shutdown_timeout_s": REPLY_S + ENDPOINTS_S,
+    }
 
 
 def _environment(server: ServerSpec, on_gpus: bool) -> dict[str, str]:

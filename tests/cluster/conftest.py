@@ -17,6 +17,9 @@ from tests.conftest import ROOT
 
 # Ray puts the machine's outer address in the place of 127.0.0.1; all of 127/8 is the loopback, on Linux.
 LOOPBACK = "127.0.0.2"
+# A node is lost by default after 5 checks of 10 s; on a machine with others' work on it a living one may miss
+# these. Nothing here waits for a node to be lost by silence: a removed one closes its connection.
+PATIENT = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 10}
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": LOOPBACK}
 
 
@@ -30,8 +33,11 @@ class RayNodes:
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(
-            initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False}
-        )
+            initialize_head=True,
+            head_node_args={
+                **NODE, "num_cpus": 0, "include_dashboard": False, "_system_config": PATIENT,
+            },
+        )  # fmt: skip
         self.nodes = [self.add(), self.add()]
 
     @property

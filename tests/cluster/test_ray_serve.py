@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from cultural_palette.serving.content_names import name_by_content
 from cultural_palette.serving.devices import Device
+from cultural_palette.serving.install import find_vllm
 from cultural_palette.serving.kubernetes import Replicas, release_name
 from cultural_palette.serving.manifest import read_palette
 from cultural_palette.serving.plan import ServingPlan, plan_servers
@@ -33,6 +35,7 @@ from cultural_palette.serving.probe import free_ports, listed_models
 from cultural_palette.serving.ray_serve_config import ray_serve_config
 from tests.cluster.conftest import LOOPBACK, wait_for
 from tests.conftest import ROOT
+from tests.serving.conftest import vllm_python as vllm_python
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(420)]
 KEY = "sk-of-the-test"
@@ -49,8 +52,8 @@ def configured(plan: ServingPlan, replicas: Replicas, port: int) -> dict[str, An
         "command": [sys.executable, str(ROOT / "tests" / "serving" / "fake_vllm.py")],
         "start_timeout_s": 60,
     }
-    server, address = application["deployments"]
-    server["ray_actor_options"]["num_cpus"] = address["ray_actor_options"]["num_cpus"] = 0.1
+    (server,) = application["deployments"]
+    server["ray_actor_options"]["num_cpus"] = 0.1
     server |= {"health_check_period_s": 1, "health_check_timeout_s": 10, "graceful_shutdown_wait_loop_s": 0.2}
     server["autoscaling_config"] |= {
         "target_ongoing_requests": 2, "upscale_delay_s": 0.5, "downscale_delay_s": 3,
@@ -91,8 +94,8 @@ def port() -> Iterator[int]:
     os.environ["PALETTE_API_KEY"] = KEY
     os.environ["PYTHONPATH"] = str(ROOT / "src")
     ray.init(
-        num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, _node_ip_address=LOOPBACK,
-        log_to_driver=False,
+        "local", num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False,
+        _node_ip_address=LOOPBACK, log_to_driver=False,
     )  # fmt: skip
     (chosen,) = free_ports(1)
     serve.start(http_options={"host": "127.0.0.1", "port": chosen})
@@ -177,6 +180,40 @@ def test_replicas_are_added_while_requests_queue_and_end_in_peace(served: Served
     assert failures == []
 
 
+@pytest.mark.timeout(1500)
+def test_real_vllm_answers_through_the_address_as_the_embedded_palette_does(
+    served: Served, vllm_python: Path, tmp_path: Path
+) -> None:
+    """With exact probabilities of the options, and the blend, which need vLLM's and our own routes."""
+    config = configured(served.plan, Replicas(1, 1), served.port)
+    (application,) = config["applications"]
+    application["name"], application["route_prefix"] = "real", "/real"
+    application["args"] |= {"command": list(find_vllm(str(vllm_python)).command), "start_timeout_s": 900}
+    application["deployments"][0] |= {"health_check_timeout_s": 120}
+    served.deploy(config)
+    (tmp_path / "palette.toml").write_text(
+        served.plan.settings(f"http://127.0.0.1:{served.port}/real", key=True)
+    )
+    answers = [ask(tmp_path), ask(tmp_path, "--model", "embedded:nano")]
+    behind, embedded = answers
+    assert behind["answer"] == embedded["answer"]
+    assert behind["distribution"] == pytest.approx(embedded["distribution"], abs=1e-4)
+    assert behind["blend"] == pytest.approx(embedded["blend"], abs=1e-4)
+
+
+def ask(folder: Path, *more: str) -> Any:
+    greedy = {"PALETTE_TEMPERATURE": "0", "PALETTE_META_TEMPERATURE": "0", "PALETTE_MAX_TOKENS": "160"}
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "cultural_palette", "ask", "--country", "KEN", "--json", *more,
+            "--option", "Freedom", "--option", "Equality", "Which matters more to people?",
+        ],
+        cwd=folder, env={**os.environ, **greedy}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_two_contents_are_served_side_by_side(served: Served, tmp_path: Path) -> None:
     """New weights come under a new path, and the old ones go when their application is left out."""
     import shutil
@@ -193,6 +230,9 @@ def test_two_contents_are_served_side_by_side(served: Served, tmp_path: Path) ->
     )
     new = Served(plan, served.port)
     old, other = (configured(each.plan, Replicas(1, 2), served.port) for each in (served, new))
+    other["applications"][0]["args"]["address"] = True  # as a router that looks at prompts needs it
+    address = {"name": "address", "ray_actor_options": {"num_cpus": 0.1}}
+    other["applications"][0]["deployments"].append(address)
     served.deploy(old, other)
     models = [listed_models(each.url, KEY) for each in (served, new)]
     assert models == [list(each.plan.servers[0].models) for each in (served, new)] and models[0] != models[1]
@@ -200,3 +240,9 @@ def test_two_contents_are_served_side_by_side(served: Served, tmp_path: Path) ->
     served.deploy(other)
     assert listed_models(new.url, KEY) == models[1]
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), seconds=60)
+    with urlopen(new.request("/v1/chat/completions", stream=True), timeout=60) as response:
+        lines = [line for line in response.read().splitlines() if line]
+    assert [json.loads(line[6:])["number"] for line in lines] == [0, 1, 2]
+    with pytest.raises(HTTPError) as refused:
+        new.post("/v1/chat/completions", status=429)
+    assert refused.value.code == 429

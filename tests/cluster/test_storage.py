@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from cultural_palette.calls import Call, use_calls
@@ -20,15 +21,33 @@ from cultural_palette.errors import ArtifactError, UsageError
 CALL = Call("draft", "openai:x", {"messages": [["user", "hello"]]})
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(scope="module")
+def s3() -> Iterator[None]:
+    """An S3 of this machine with a bucket, for s3fs to find."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"KEY": "x", "SECRET": "x", "ENDPOINT_URL": f"http://{host}:{port}"}.items():
+            patch.setitem(fsspec.config.conf.setdefault("s3", {}), name.lower(), value)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield
+        fsspec.filesystem("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "disk":
         yield Storage(str(tmp_path / "run"))
         return
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+        yield Storage(f"s3://bucket/{tmp_path.name}/run")
+        return
     made = Storage(f"memory://{tmp_path.name}/run")
     yield made
-    import fsspec
-
     memory = fsspec.filesystem("memory")
     if memory.exists(f"/{tmp_path.name}"):
         memory.rm(f"/{tmp_path.name}", recursive=True)
@@ -167,6 +186,11 @@ def test_places_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="can not be written"):
         Storage(str(tmp_path / "file" / "run")).probe()
+
+
+def test_an_s3_that_refuses(s3: None) -> None:
+    with pytest.raises(ArtifactError, match=r"s3://elsewhere/run/.* can not be written: .*bucket"):
+        Storage("s3://elsewhere/run").probe()
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,8 +199,10 @@ def test_the_configuration_is_one_that_ray_serve_takes(nano: ServedPalette, devi
     config = schema.ServeDeploySchema.model_validate(yaml.safe_load(text))
     (application,) = config.applications
     assert application.name == release_name(plan) and application.route_prefix == f"/{application.name}"
-    server, address = application.deployments
-    assert (server.name, address.name) == ("server", "address")
+    server, *others = application.deployments
+    assert [server.name, *(each.name for each in others)] == (
+        ["server", "address"] if application.args["prefix_affinity"] else ["server"]
+    )
     assert server.autoscaling_config["max_replicas"] == 8
     assert server.ray_actor_options.num_gpus == len(plan.servers[0].gpus)
     assert f"http://head:8000/{application.name}/v1" in text
