@@ -12,83 +12,18 @@ calibration questions; it goes on where it was stopped. `report` asks no model.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.learned_data import JOINT, MOERGES, VANILLA, load_data, shown_of, whole_rows
+from benchmarks.learned_report import results, tables, write_page
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.cultural_map import load_map
-from cultural_palette.distributions import Distribution
-from cultural_palette.evaluation.selection import PAPER, Selection
-from cultural_palette.evaluation.share_data import SharesSplit, draw_rows, share_rows, split_shares
-from cultural_palette.evaluation.surveys import Survey, SurveyItem, load_survey
-from cultural_palette.training.share_questions import (
-    ShareQuestion,
-    Shown,
-    joined,
-    question_of_row,
-    shown_questions,
-)
-
-HELD_OUT = ("BRA", "KEN", "THA")
-TEST, CALIBRATION = 0.2, 0.1
-FEWEST_COUNTRIES = 5  # of the paper's, that a drawn question was asked in
-VANILLA, JOINT, MOERGES = "vanilla", "joint", "moerges-uniform"
-
-
-@dataclass(frozen=True)
-class Data:
-    """The survey, its split, and the questions drawn of it for the paper's countries."""
-
-    survey: Survey
-    split: SharesSplit
-    test: tuple[ShareQuestion, ...]
-    calibration: tuple[ShareQuestion, ...]
-
-    def drawn(self) -> dict[str, Any]:
-        """Their ids, for the records."""
-        return {
-            part: [one.id for one in questions]
-            for part, questions in (("test", self.test), ("calibration", self.calibration))
-        }
-
-
-def load_data(source: str, test: int, calibration: int, seed: int = 0) -> Data:
-    """`test` and `calibration`: how many questions of each are drawn, battery after battery."""
-    survey = load_survey(source, Selection(options="substantive", max_options=6))
-    split = split_shares(survey, TEST, CALIBRATION, HELD_OUT, seed)
-    return Data(
-        survey,
-        split,
-        _drawn(split.test, test, seed),
-        _drawn(split.calibration, calibration, seed),
-    )
-
-
-def _drawn(items: Sequence[SurveyItem], number: int, seed: int) -> tuple[ShareQuestion, ...]:
-    wanted = [item for item in items if item.country in PAPER]
-    asked_in = Counter(item.question.id for item in wanted)
-    rows = share_rows(
-        [item for item in wanted if asked_in[item.question.id] >= FEWEST_COUNTRIES], load_map("continents")
-    )
-    found = [
-        question_of_row(row, some, str(row["id"]))
-        for row in draw_rows(rows, number, seed)
-        for some in row["shares"].values()
-    ]
-    return tuple(joined({"all": found}))
-
-
-def shown_of(data: Data, orders: int) -> list[Shown]:
-    """What every model reads: test questions, then calibration's, in balanced orders, for all countries."""
-    return [
-        *shown_questions(data.test, orders, 0, 0),
-        *shown_questions(data.calibration, orders, 0, 0),
-    ]
+from cultural_palette.training.share_questions import Shown
 
 
 @click.group()
@@ -148,22 +83,11 @@ def _score_one(
     from cultural_palette.training.share_scores import ShareReader
 
     with folder:
-        done = len({(row["question"], tuple(row["order"])) for row in _whole_rows(folder)})
+        done = len({(row["question"], tuple(row["order"])) for row in whole_rows(folder)})
         reader = ShareReader(base, adapters, torch.bfloat16)
         for readings in reader.read(shown[done:], mode):
             folder.append({"readings": [asdict(reading) for reading in readings]})
-        folder.finish({"readings": sum(1 for _ in _whole_rows(folder)), **(folder.config or {})})
-
-
-def _whole_rows(folder: RunFolder) -> Iterator[dict[str, Any]]:
-    for row in folder.rows():
-        yield from row["readings"]
-
-
-def readings_of(out: Path, name: str) -> list[dict[str, Any]] | None:
-    """A model's readings; None while it is not read whole."""
-    folder = RunFolder(out / "scores" / name)
-    return list(_whole_rows(folder)) if folder.finished else None
+        folder.finish({"readings": sum(1 for _ in whole_rows(folder)), **(folder.config or {})})
 
 
 @main.command()
@@ -176,21 +100,11 @@ def readings_of(out: Path, name: str) -> list[dict[str, Any]] | None:
 )
 def report(survey: str, out: Path, questions: int, calibration: int, page: Path | None) -> None:
     """Tables of what was read."""
-    from benchmarks.learned_report import results, tables, write_page
-
     found = results(load_data(survey, questions, calibration), out)
     (out / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     click.echo(tables(found))
     if page is not None:
         write_page(page, tables(found))
-
-
-def back(shown: Distribution, order: Sequence[int]) -> Distribution:
-    """Shares by place as shown -> by option, in the question's own order."""
-    shares = [0.0] * len(order)
-    for place, option in enumerate(order):
-        shares[option] = shown.probabilities[place]
-    return Distribution(tuple(shares))
 
 
 if __name__ == "__main__":

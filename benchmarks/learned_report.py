@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.learned import HELD_OUT, JOINT, MOERGES, VANILLA, Data, back, readings_of
+from benchmarks.learned_data import HELD_OUT, JOINT, MOERGES, VANILLA, Data, back, readings_of
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.evaluation.blend_fit import FEWEST, AnsweredQuestion, blended, fit_blend
