@@ -24,6 +24,8 @@ DRAWS, BOOT_SEED = 2000, 0
 CRITERION = 15
 """Of the twenty questions, how many answers must be on the question and hold nothing false before
 `make ask` goes to this palette."""
+JUDGED: tuple[int, int] | None = None
+"""How many answers did, of how many that one reader has read; None: none has been read."""
 
 
 def page(parts: Row, notes: Row) -> str:
@@ -31,7 +33,7 @@ def page(parts: Row, notes: Row) -> str:
     figures = _grouped(parts)
     lines = [HEAD, *_what_it_took(notes), *_scores(figures), *_neutral(figures), *_drafts(figures)]
     lines += [*_decisions(figures), *_routing(figures), *_alone(figures), *_duplicates(figures)]
-    lines += [*_twenty(figures), TAIL]
+    lines += [*_twenty(figures), *_make_ask(), TAIL]
     return "\n".join(lines)
 
 
@@ -118,6 +120,8 @@ TAIL = """
 - The joint model, TIES and Model Stock have stages (`python -m training.small joint`, `merges`) and are in
   the tables only where they were run.
 - The neutral paragraphs are of the same hand as the data, so a lower perplexity there is no gain in ability.
+- Neither of the paper's tasks has been measured on it yet. `palette evaluate surveys --model embedded:small`
+  is the command for the second; it takes some 15 s of processor time an item.
 - One run, one seed; the intervals of so few held-out questions are wide.
 - The held-out questions are of the same hand as the training questions. On other people's questions expect
   less.
@@ -331,6 +335,19 @@ def _twenty(figures: Row) -> list[str]:
             lines += ["", ", ".join(f"{option} {100 * p:.0f} %" for option, p in row["distribution"].items())]
         lines.append("")
     return lines
+
+
+def _make_ask() -> list[str]:
+    read = (
+        f"One reader found {JUDGED[0]} of the {JUDGED[1]} above to be so: it stays on nano."
+        if JUDGED and JUDGED[0] < CRITERION
+        else "They have not been read for it yet: it stays on nano."
+    )
+    return [
+        "## Why `make ask` stays on nano", "",
+        f"The criterion: of the twenty answers at least {CRITERION} are on the question, in whole English "
+        f"sentences, and say nothing false or demeaning about the country. {read}", "",
+    ]  # fmt: skip
 
 
 def _line(text: str | None) -> str:
