@@ -34,7 +34,7 @@ def our_texts(work: Path) -> dict[str, list[str]]:
         "worked drafts, accounts and answers": [
             text for row in rows for text in (row["draft"]["text"], row["account"], row["answer"])
         ],
-        "options": sorted({option for row in rows for option in row["options"]}),
+        "options": sorted({option for row in rows for option in row["options"] or ()}),
         "sentences of profiles": [
             row[key] for row in profiles for key in row if key not in ("iso3", "name", "community")
         ],
