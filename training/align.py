@@ -32,6 +32,7 @@ def align(
     settings: OrpoSettings,
     report: Report | None = None,
     questions: Sequence[ShareQuestion] = (),
+    start: Path | None = None,
 ) -> dict[str, float]:
     """Train one agent by the settings' objective, ORPO on `groups`, shares on `questions`: a LoRA adapter, or
     all of the weights.
@@ -40,9 +41,10 @@ def align(
     the last whole checkpoint under `out/checkpoints` when there is one, to the same weights as an undisturbed
     run's. The caller's random generators are left as they were.
 
-    `report` gets every logged row. Returns the last logged measures, and `eval_` ones when prompts (of
-    questions: batteries) are held out. Raises PreferenceRowError for groups and ShareRowError for questions
-    that can not be trained on, TrainingError for settings that do not fit the base.
+    `start`: the folder of an adapter of the same rank and targets whose weights stand in the place of a fresh
+    adapter's. `report` gets every logged row. Returns the last logged measures, and `eval_` ones when prompts
+    (of questions: batteries) are held out. Raises PreferenceRowError for groups and ShareRowError for
+    questions that can not be trained on, TrainingError for settings that do not fit the base.
     """
     if settings.learns_texts:
         check_groups(groups)
@@ -54,7 +56,7 @@ def align(
     checkpoints = out / "checkpoints"
     train, held_out = lessons(groups, questions, settings)
     with seeded(settings.seed):
-        model = load_model(base, settings)
+        model = load_model(base, settings, start)
         trainer = build_trainer(model, tokenizer, train, held_out, checkpoints, settings, report)
         with trainer.ready():
             trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))

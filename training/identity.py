@@ -22,6 +22,8 @@ def identity(job: Job) -> dict[str, Any]:
     if job.shares:
         config["shares"] = file_sha256(job.shares)
     config["base"] = job.base_identity or base_identity(job.base)
+    if job.start:
+        config["start"] = file_sha256(job.start / "adapter_model.safetensors")
     return dict(config)
 
 

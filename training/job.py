@@ -38,11 +38,11 @@ def run_job(job: Job) -> dict[str, Any]:
     groups, questions = job.lessons()
     started = time.perf_counter()
     if int(os.environ.get("RANK", "0")):  # another process of the same job keeps the folder
-        align(job.base, groups, job.out, job.settings, questions=questions)
+        align(job.base, groups, job.out, job.settings, questions=questions, start=job.start)
         return {}
     job_identity = identity(job)
     with RunFolder(job.out, job_identity) as folder:
-        measures = align(job.base, groups, job.out, job.settings, folder.append, questions)
+        measures = align(job.base, groups, job.out, job.settings, folder.append, questions, job.start)
         manifest = {
             **job.config(),
             "identity": job_identity,

@@ -33,7 +33,8 @@ class Job:
 
     `distances`: between communities, which a preference by distance weighs rejected answers by.
     `data`: preference rows; `shares`: a file of survey questions; None for what the objective has no use for.
-    `base_identity`: what `identity.base_identity` says of the base, where it is known already.
+    `base_identity`: what `identity.base_identity` says of the base, where it is known already. `start`: the
+    folder of a finished adapter whose weights it goes on from, with a learning rate and an order of its own.
     """
 
     agent: str
@@ -46,6 +47,7 @@ class Job:
     base_identity: str | None = None
     shares: Path | None = None
     distances: Distances | None = None
+    start: Path | None = None
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class Job:
             "settings": self.settings.as_config(),
             **({"shares": str(self.shares)} if self.shares else {}),
             **({"distances": self.distances} if self.distances else {}),
+            **({"start": str(self.start)} if self.start else {}),
         }
 
     def lessons(self) -> tuple[list[Group], list[ShareQuestion]]:
@@ -112,6 +115,7 @@ def read_job(out: Path) -> Job:
         base_identity=spec["base_identity"],
         shares=Path(spec["shares"]) if spec.get("shares") else None,
         distances=spec.get("distances"),
+        start=Path(spec["start"]) if "start" in spec else None,
     )
 
 

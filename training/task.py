@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,12 @@ def tune(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: Orp
     Raises ArtifactError when another process works in the folder or the config has changed.
     """
     digest = short_sha256(repr([(row["prompt"], row["response"], row.get("shares")) for row in rows]))
-    config = {"kind": "task", "base": base_identity(str(base)), "rows": digest, "settings": asdict(settings)}
+    config = {
+        "kind": "task",
+        "base": base_identity(str(base)),
+        "rows": digest,
+        "settings": settings.as_config(),
+    }
     if RunFolder(out).finished:
         return RunFolder(out, config).same_manifest()
     started = time.perf_counter()

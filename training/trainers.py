@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from cultural_palette.errors import UsageError
@@ -15,11 +22,12 @@ from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError,
 from cultural_palette.training.trainer_arguments import LogReporter, Report
 
 
-def load_model(base: str | Path, settings: OrpoSettings) -> Any:
-    """The base with a fresh LoRA adapter, or itself with `rank=0`.
+def load_model(base: str | Path, settings: OrpoSettings, start: Path | None = None) -> Any:
+    """The base with a fresh LoRA adapter, or itself with `rank=0`. `start`: a folder with the weights that
+    the adapter has at first.
 
     Float32 for what learns; a frozen base is held in bfloat16 or float16 when that is the precision. Raises
-    TrainingError when the base has none of the target modules.
+    TrainingError when the base has none of the target modules, or `start` is another kind of adapter.
     """
     _, attention = resolve_layout(settings, torch.cuda.is_available())
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision, torch.float32)
@@ -39,9 +47,25 @@ def load_model(base: str | Path, settings: OrpoSettings) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, lora)
+        adapted = get_peft_model(model, lora)
     except ValueError as error:
         raise TrainingError(f"targets {', '.join(settings.targets)} do not fit {base}: {error}") from None
+    if start is not None:
+        _begin_with(adapted, start)
+    return adapted
+
+
+def _begin_with(model: Any, start: Path) -> None:
+    """The weights of `start` in the place of the fresh adapter's. Raises TrainingError."""
+    try:
+        weights = load_peft_weights(str(start), device="cpu")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(f"no adapter to go on from in {start}: {error}") from None
+    own = get_peft_model_state_dict(model)
+    shapes = {key: tuple(value.shape) for key, value in own.items()}
+    if {key: tuple(value.shape) for key, value in weights.items()} != shapes:
+        raise TrainingError(f"the adapter in {start} has other modules or another rank than these settings")
+    set_peft_model_state_dict(model, weights)
 
 
 def build_trainer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -32,6 +33,7 @@ class EmbeddedChatModel(BaseChatModel):
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
     logprobs: bool = False
     """Return each token's log-probability in `response_metadata["logprobs"]["content"]`, as OpenAI's do."""
 
@@ -50,7 +52,7 @@ class EmbeddedChatModel(BaseChatModel):
         }
 
     def _shape(self) -> dict[str, float]:
-        values = {"top_p": self.top_p, "min_p": self.min_p, "repetition_penalty": self.repetition_penalty}
+        values = {each.name: getattr(self, each.name) for each in fields(Shape)}
         return {name: value for name, value in values.items() if value is not None}
 
     async def _astream(

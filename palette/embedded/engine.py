@@ -248,8 +248,8 @@ class Engine:
 
     def _sample(self, logits: Tensor, logps: Tensor, row: _Row) -> int:
         if row.request.shape is not None:
-            context = [*row.request.prompt, *row.tokens]
-            shares = shaped(logits, context, row.request.temperature, row.request.shape)
+            request = row.request
+            shares = shaped(logits, request.prompt, row.tokens, request.temperature, request.shape)
             return int(torch.multinomial(shares, 1, generator=row.generator))
         if row.request.temperature <= 0:
             return int(logps.argmax())

@@ -15,7 +15,7 @@ from cultural_palette.provenance import file_sha256, hash_file, model_sha256
 from cultural_palette.settings import cache_folder
 
 BUILT_IN = {name: Path(__file__).parent / name for name in ("nano", "small")}
-SAMPLING = ("max_tokens", "top_p", "min_p", "repetition_penalty")
+SAMPLING = ("max_tokens", "top_p", "min_p", "repetition_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """How the embedded engine draws a token when more than the temperature is set: as vLLM does, in its order.
 
-A repetition penalty on what prompt and reply have said already, the temperature, min-p, top-p.
+A repetition penalty on what prompt and reply have said already, a frequency penalty on what the reply has,
+the temperature, min-p, top-p.
 """
 
 from __future__ import annotations
@@ -15,25 +16,32 @@ import torch
 class Shape:
     """What a palette or a caller sets. `top_p` (0..1): the smallest set of tokens whose probabilities sum to
     it; `min_p` (0..1): none below this share of the likeliest; `repetition_penalty`: logits of tokens that
-    stand in prompt or reply are divided by it where they are positive, else multiplied (Keskar et al. 2019).
+    stand in prompt or reply are divided by it where they are positive, else multiplied (Keskar et al. 2019);
+    `frequency_penalty`: taken off a token's logit for each time that it stands in the reply.
     """
 
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
 
 
 PLAIN = Shape()
 
 
-def shaped(logits: torch.Tensor, so_far: Sequence[int], temperature: float, shape: Shape) -> torch.Tensor:
+def shaped(
+    logits: torch.Tensor, prompt: Sequence[int], reply: Sequence[int], temperature: float, shape: Shape
+) -> torch.Tensor:
     """Probabilities to draw the next token from; at temperature 0 all on the likeliest. (V,) -> (V,)"""
     logits = logits.clone()
     if shape.repetition_penalty != 1.0:
-        ids = torch.tensor(sorted(set(so_far)), dtype=torch.long)
+        ids = torch.tensor(sorted({*prompt, *reply}), dtype=torch.long)
         old = logits[ids]
         factor = shape.repetition_penalty
         logits[ids] = torch.where(old > 0, old / factor, old * factor)
+    if shape.frequency_penalty != 0.0 and reply:
+        ids, counts = torch.tensor(reply).unique(return_counts=True)
+        logits[ids] -= shape.frequency_penalty * counts
     if temperature <= 0:
         certain = torch.zeros_like(logits)
         certain[logits.argmax()] = 1.0

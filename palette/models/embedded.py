@@ -31,9 +31,7 @@ def chat_model(ref: ModelRef, sampling: Sampling) -> EmbeddedChatModel:
         temperature=sampling.temperature,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
+        **sampling.shape,
     )
 
 

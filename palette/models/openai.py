@@ -34,6 +34,7 @@ def chat_model(ref: ModelRef, sampling: Sampling, client: Any = None) -> ChatOpe
         timeout=settings.request_timeout_s,
         max_retries=settings.retries,
         top_p=sampling.top_p,
+        frequency_penalty=sampling.frequency_penalty,
         extra_body=_beyond_openai(sampling),
         stream_usage=True,
         use_responses_api=False,
@@ -53,7 +54,8 @@ def clients_of_ones_own() -> dict[str, Any]:
 
 def _beyond_openai(sampling: Sampling) -> dict[str, float] | None:
     """What vLLM, llama.cpp and SGLang know and OpenAI's own server refuses."""
-    return {name: value for name, value in sampling.shape.items() if name != "top_p"} or None
+    openais = ("top_p", "frequency_penalty")
+    return {name: value for name, value in sampling.shape.items() if name not in openais} or None
 
 
 class OpenAIModel:
@@ -89,6 +91,8 @@ class OpenAIModel:
             request["seed"] = sampling.seed
         if sampling.top_p is not None:
             request["top_p"] = sampling.top_p
+        if sampling.frequency_penalty is not None:
+            request["frequency_penalty"] = sampling.frequency_penalty
         if more := _beyond_openai(sampling):
             request["extra_body"] = more
         return await self.chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None, **request)

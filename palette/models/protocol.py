@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from cultural_palette.errors import UsageError
 
-SHAPE = ("top_p", "min_p", "repetition_penalty")
+SHAPE = ("top_p", "min_p", "repetition_penalty", "frequency_penalty")
 
 
 BLEND = "blend"
@@ -23,7 +23,9 @@ BLEND = "blend"
 @dataclass(frozen=True)
 class Sampling:
     """How a reply is drawn. None: the provider's or the palette's own, else off. `top_p` and `min_p` in 0..1;
-    `repetition_penalty` above 1 makes what prompt and reply said already less likely.
+    `repetition_penalty` above 1 makes what prompt and reply said already less likely; `frequency_penalty`, in
+    -2..2, takes that much off a token's logit each time the reply has said it, and leaves the prompt's words
+    alone.
     """
 
     temperature: float = 0.0
@@ -32,6 +34,7 @@ class Sampling:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("top_p", "min_p"):
@@ -42,6 +45,9 @@ class Sampling:
             raise UsageError("top_p = 0 leaves no token: expected a number above 0, at most 1")
         if self.repetition_penalty is not None and self.repetition_penalty <= 0:
             raise UsageError(f"repetition_penalty = {self.repetition_penalty!r}: expected a number above 0")
+        penalty = self.frequency_penalty
+        if penalty is not None and not -2 <= penalty <= 2:
+            raise UsageError(f"frequency_penalty = {penalty!r}: expected a number from -2 to 2")
 
     def with_length(self, default: int) -> Sampling:
         """The same with a length of its own: `default` tokens where none was chosen."""
@@ -49,7 +55,7 @@ class Sampling:
 
     @property
     def shape(self) -> dict[str, float]:
-        """What is set of `top_p`, `min_p` and `repetition_penalty`, by name."""
+        """What is set of `SHAPE`, by name."""
         values = {name: getattr(self, name) for name in SHAPE}
         return {name: value for name, value in values.items() if value is not None}
 

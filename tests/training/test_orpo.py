@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from peft import get_peft_model_state_dict, load_peft_weights  # noqa: E402
+
 from cultural_palette.training.align import align  # noqa: E402
 from cultural_palette.training.orpo import log_odds, orpo_loss  # noqa: E402
-from cultural_palette.training.orpo_settings import OrpoSettings  # noqa: E402
+from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError  # noqa: E402
 from cultural_palette.training.preferences import Group, PreferenceRowError  # noqa: E402
 from cultural_palette.training.sequences import IGNORED, encode, encode_group  # noqa: E402
+from cultural_palette.training.trainers import load_model  # noqa: E402
 
 
 def test_log_odds_is_the_log_of_p_over_one_minus_p() -> None:
@@ -262,3 +266,19 @@ def test_an_adapter_learns_to_prefer_its_own(tiny: tuple[Any, Any, Path], tmp_pa
         ]
     assert after[0] > before[0] + 1
     assert after[0] - after[1] > before[0] - before[1]
+
+
+def test_a_job_begins_with_the_adapter_that_it_goes_on_from(
+    tiny: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    base, settings = tiny[2], OrpoSettings(epochs=1, rank=4, dropout=0.0, batch_size=2, learning_rate=5e-3)
+    group = Group(prompt=[{"role": "user", "content": "hello"}], chosen="good day", rejected=["bad night"])
+    align(base, [group] * 4, tmp_path / "first", settings)
+    first = load_peft_weights(str(tmp_path / "first"))
+    fresh, begun = load_model(base, settings), load_model(base, settings, tmp_path / "first")
+    assert not all(torch.equal(value, first[key]) for key, value in get_peft_model_state_dict(fresh).items())
+    assert all(torch.equal(value, first[key]) for key, value in get_peft_model_state_dict(begun).items())
+    with pytest.raises(TrainingError, match="other modules or another rank"):
+        load_model(base, replace(settings, rank=2), tmp_path / "first")
+    with pytest.raises(TrainingError, match="no adapter to go on from"):
+        load_model(base, settings, tmp_path / "nowhere")

@@ -16,8 +16,9 @@ from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import load_map
 from cultural_palette.training.config import load_config
 from cultural_palette.training.preferences import check_groups, read_groups
-from cultural_palette.training.small import build, report
+from cultural_palette.training.small import build, duplicates, report
 from cultural_palette.training.small.examples import FACT_QUESTIONS, shown_options, worked_examples
+from cultural_palette.training.small.page import interval
 from cultural_palette.training.small.page import page as small_page
 
 MAP = load_map("continents")
@@ -44,7 +45,9 @@ def test_nothing_held_out_is_trained_on(work: Path) -> None:
     _, split = build.reviewed_answers(work)
     held = {row["query"] for row in build.worked() if split[row["query_id"]] == "test"}
     trained = [json.loads(line) for line in (work / "task.jsonl").open(encoding="utf-8")]
-    trained += [row for rows in read_groups(work, tuple(build.COMMUNITIES)).values() for row in rows]
+    trained += [
+        json.loads(line) for file in work.glob("*/groups_*.jsonl") for line in file.open(encoding="utf-8")
+    ]
     assert len(held) == 52
     for row in trained:
         asked = row["prompt"][-1]["content"]
@@ -52,12 +55,30 @@ def test_nothing_held_out_is_trained_on(work: Path) -> None:
 
 
 def test_groups_are_what_palette_train_reads(work: Path) -> None:
-    groups = read_groups(work, tuple(build.COMMUNITIES))
+    groups = read_groups(work / "round-1", tuple(build.COMMUNITIES))
     for key, rows in groups.items():
         check_groups(rows)
-        assert len(rows) == build.GROUPS[key]
+        assert len(rows) == build.ROUNDS[0][key]
         system = rows[0]["prompt"][0]["content"]
         assert f"the cultures of {build.COMMUNITIES[key]}" in system
+
+
+def test_after_the_last_round_every_agent_has_read_the_same_questions(work: Path) -> None:
+    read: dict[str, list[str]] = {}
+    for number in range(1, len(build.ROUNDS) + 1):
+        for key in build.COMMUNITIES:
+            file = work / f"round-{number}" / f"groups_{key}.jsonl"
+            rows = [json.loads(line) for line in file.open(encoding="utf-8")]
+            assert len(rows) == build.questions_in(number, key)
+            read.setdefault(key, []).extend(row["query_id"] for row in rows)
+    for ids in read.values():
+        assert len(set(ids)) == len(ids) and ids == read["africa"]
+
+
+def test_an_agent_of_a_later_round_is_that_of_the_last_round_that_taught_it(tmp_path: Path) -> None:
+    assert build.agent_folder(tmp_path, "africa").parent.parent.name == "round-1"
+    assert build.agent_folder(tmp_path, "asia").parent.parent.name == "round-2"
+    assert build.agent_folder(tmp_path, "asia", after=1).parent.parent.name == "round-1"
 
 
 def test_every_example_is_about_a_country_of_the_map() -> None:
@@ -123,26 +144,54 @@ def test_whose_words_a_draft_has() -> None:
 
 
 def test_the_page_shows_what_has_been_measured_and_leaves_the_rest_out() -> None:
-    flat = dict.fromkeys(build.COMMUNITIES, 20.0)
+    def all_at(logp: float) -> dict[str, list[list[float]]]:
+        return {key: [[logp * tokens, tokens] for tokens in (80, 90)] for key in build.COMMUNITIES}
+
+    right, half = [[True] * 4] * 2, [[True, False, True, False]] * 2
     parts = {
-        "perplexity on 4: SmolLM2": {"n": 4, "perplexity": flat, "accuracy": {}},
-        "perplexity on 4: task base": {
-            "n": 4,
-            "perplexity": flat,
-            "accuracy": dict.fromkeys(build.COMMUNITIES, 0.5),
+        "scores on 2: SmolLM2": {"n": 2, "scored": all_at(-4.0), "wins": {}},
+        "scores on 2: task base": {
+            "n": 2,
+            "scored": all_at(-3.0),
+            "wins": dict.fromkeys(build.COMMUNITIES, half),
         },
         **{
-            f"perplexity on 4: {key}": {
-                "n": 4,
-                "perplexity": {**flat, key: 10.0},
-                "accuracy": {key: 0.75},
+            f"scores on 2: {key}": {
+                "n": 2,
+                "scored": {**all_at(-2.5), key: all_at(-2.0)[key]},
+                "wins": {key: right},
             }
             for key in build.COMMUNITIES
         },
-        "neutral: SmolLM2": 30.0,
-        "neutral: task base": 33.0,
+        "neutral: SmolLM2": [[-300.0, 100], [-150.0, 50]],
+        "neutral: task base": [[-310.0, 100], [-155.0, 50]],
     }
     page = small_page(parts, {"task": {"examples": 424, "seconds": 1831.0}})
-    assert "a community's own is the best for 5 of 5" in page
-    assert "| Africa | 75 % | 50 % |" in page and "| task base | 33.00 | +10.0 % |" in page
+    assert "own adapter is the best of the five for 5 of 5" in page
+    # e^2.5 against e^2 is 39.3 % lower, e^3 against e^2 63.2 %
+    assert "| Africa | America | +39.3 % [+39.3, +39.3] | +63.2 % [+63.2, +63.2] |" in page
+    assert "| Africa | 100 % [100, 100] | 50 % [50, 50] |" in page
+    assert "| task base | 22.20 | +10.5 % [+10.5, +10.5] |" in page
     assert "Questions nobody" not in page and "Can it decide" not in page
+
+
+def test_the_interval_covers_what_questions_scatter() -> None:
+    low, high = interval(4, lambda chosen: float(chosen.mean()))
+    assert low < 1.5 < high and (low, high) == interval(4, lambda chosen: float(chosen.mean()))
+
+
+def test_a_line_of_a_survey_in_the_data_is_found(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = duplicates.our_texts(work)
+    monkeypatch.setattr(
+        duplicates, "our_texts", lambda folder: {kind: rows[:40] for kind, rows in ours.items()}
+    )
+    file = tmp_path / "survey.csv"
+    copied = ours["queries"][7]
+    file.write_text(f'question\n"{copied}"\nHow much do you trust your bank these days?\n', encoding="utf-8")
+    found = duplicates.duplicates(work, [file])["survey.csv"]["kinds"]
+    assert found["queries"]["equal"] == 1 and found["queries"]["pairs"] >= 1
+    assert found["queries"]["longest_run"] == min(len(copied.split()), duplicates.LONGEST)
+    assert found["answers"]["equal"] == 0 and found["answers"]["pairs"] == 0
+    assert copied not in "".join(duplicates.lines({"survey.csv": {"texts": 2, "kinds": found}}))

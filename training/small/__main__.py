@@ -12,7 +12,7 @@ from cultural_palette.training.small import build
 
 @click.group()
 def main() -> None:
-    """Make the small palette: data, base, task, agents, joint, merges, router, ship, report; or `all`."""
+    """Make the small palette stage by stage, or `all` of it."""
 
 
 out_option = click.option(
@@ -95,6 +95,20 @@ def report(out: Path, to: Path, count: int, drafts: int, page_only: bool) -> Non
         write_page(to, out)
     else:
         write_report(to, out, count, drafts)
+
+
+@main.command()
+@out_option
+@click.option(
+    "--source", "sources", type=click.Path(exists=True, dir_okay=False, path_type=Path), multiple=True,
+    required=True, help="A survey's or PRISM's file; repeat.",
+)  # fmt: skip
+def duplicates(out: Path, sources: tuple[Path, ...]) -> None:
+    """Print whether a line of the data stands in a source, and keep it for the page."""
+    from cultural_palette.training.small.duplicates import lines
+    from cultural_palette.training.small.report import measure_duplicates
+
+    click.echo("\n".join(lines(measure_duplicates(out, sources))))
 
 
 @main.command(name="all")

@@ -11,11 +11,13 @@ ship       copy what the package carries to `palette/embedded/small`
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,26 @@ from cultural_palette.training.task import planned, tune
 
 SEED = 20
 TEST_SHARE, SPLIT_SEED = 0.15, 0
-# Of the 263 training queries, drawn by the seed: what a shared core could do in an afternoon. More is better.
-GROUPS = {"africa": 100, "america": 64, "asia": 48, "europe": 48, "oceania": 48}
+# Of the 263 training queries, drawn by the seed, those that each agent has read after each round: what a
+# shared core could do in an afternoon. The first was cut off early; the second goes on until all are alike.
+ROUNDS = (
+    {"africa": 100, "america": 64, "asia": 48, "europe": 48, "oceania": 48},
+    dict.fromkeys(("africa", "america", "asia", "europe", "oceania"), 100),
+)
+JOINT_GROUPS = 32  # of each community
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
 ROUTER_ROWS = "ffn_in"
 ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")
 SAMPLING = {  # the palette's own: the worked examples' lengths, and what keeps it from looping
-    "draft": {"max_tokens": 130, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.15},
-    "meta": {"max_tokens": 110, "repetition_penalty": 1.15},
+    "draft": {
+        "max_tokens": 110,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "frequency_penalty": 0.3,
+    },
+    # no repetition penalty: it would forbid the words of the drafts, and of the question
+    "meta": {"max_tokens": 90, "frequency_penalty": 0.4},
 }
 ABOUT = "The small palette is a model of 135 million weights: fluent, and often wrong on facts."
 DATA = Path(__file__).parent / "data"
@@ -87,9 +101,12 @@ def data(folder: Path) -> None:
     train = [row for row in worked() if split[row["query_id"]] == "train"]
     rows = worked_examples(train, answers, _rows(DATA / "profiles.jsonl"), SEED)
     _write_rows(folder / "task.jsonl", rows)
-    drawn = random.Random(SEED).sample(train, min(max(GROUPS.values()), len(train)))
+    drawn = random.Random(SEED).sample(train, len(train))
     for key, groups in groups_of(drawn, answers).items():
-        _write_rows(folder / f"groups_{key}.jsonl", groups[: GROUPS[key]])
+        ends = [0, *(counts[key] for counts in ROUNDS)]
+        for number, (start, end) in enumerate(itertools.pairwise(ends), 1):
+            _write_rows(folder / f"round-{number}" / f"groups_{key}.jsonl", groups[start:end])
+        _write_rows(folder / "joint-data" / f"groups_{key}.jsonl", groups[:JOINT_GROUPS])
 
 
 def worked() -> list[Row]:
@@ -186,32 +203,56 @@ def in_half(adapter: Path, out: Path) -> None:
 
 
 def agents(folder: Path, only: Sequence[str] = ()) -> None:
-    """`agents/run-1/<community>/`, by the jobs of `palette train`. Finished ones are kept."""
+    """`agents/round-N/run-1/<community>/`, by the jobs of `palette train`; each round goes on from the one
+    before, with the questions that are new in it. Finished jobs are kept."""
 
-    jobs = lay_out_jobs(
-        str(folder / "base"),
-        folder,
-        folder / "agents",
-        tuple(COMMUNITIES),
-        settings("orpo"),
-        only=only or tuple(COMMUNITIES),
-    )
-    started = time.perf_counter()
-    run_jobs(jobs, lambda line: print(line, flush=True))
-    for job in jobs:
-        manifest = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))
-        _note(folder, f"agent_{job.agent}", manifest["measures"] | {"seconds": manifest["seconds"]})
-    _note(folder, "agents", {"seconds": time.perf_counter() - started})
+    for number in range(1, len(ROUNDS) + 1):
+        new = [key for key in only or COMMUNITIES if questions_in(number, key)]
+        jobs = lay_out_jobs(
+            str(folder / "base"),
+            folder / f"round-{number}",
+            folder / "agents" / f"round-{number}",
+            tuple(COMMUNITIES),
+            settings("orpo"),
+            only=new,
+        )
+        if number > 1:
+            jobs = [replace(job, start=agent_folder(folder, job.agent, number - 1)) for job in jobs]
+        run_jobs(jobs, lambda line: print(line, flush=True))
+        for job in jobs:
+            manifest = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))
+            counted = {"groups": manifest["groups"], "seconds": manifest["seconds"]}
+            _note(folder, f"agent_{job.agent}_round_{number}", manifest["measures"] | counted)
 
 
 def joint(folder: Path) -> None:
-    """`agents/run-1/joint/`: every community's groups into one adapter."""
-    agents(folder, ("joint",))
+    """`agents/joint/run-1/joint/`: every community's first groups into one adapter."""
+    jobs = lay_out_jobs(
+        str(folder / "base"),
+        folder / "joint-data",
+        folder / "agents" / "joint",
+        tuple(COMMUNITIES),
+        settings("orpo"),
+        only=("joint",),
+    )
+    run_jobs(jobs, lambda line: print(line, flush=True))
+    manifest = json.loads((jobs[0].out / "manifest.json").read_text(encoding="utf-8"))
+    counted = {"groups": manifest["groups"], "seconds": manifest["seconds"]}
+    _note(folder, "joint", manifest["measures"] | counted)
 
 
-def agent_folder(folder: Path, agent: str) -> Path:
-    """Where the stage `agents` put an adapter."""
-    return folder / "agents" / "run-1" / agent
+def questions_in(number: int, key: str) -> int:
+    """How many questions a community's agent reads in a round that it has not read before."""
+    return ROUNDS[number - 1][key] - (ROUNDS[number - 2][key] if number > 1 else 0)
+
+
+def agent_folder(folder: Path, agent: str, after: int = len(ROUNDS)) -> Path:
+    """Where the stage `agents` put an adapter, as it is after a round: of the last round with questions new
+    to it. The joint one has a single round."""
+    if agent == "joint":
+        return folder / "agents" / "joint" / "run-1" / "joint"
+    number = max(n for n in range(1, after + 1) if questions_in(n, agent))
+    return folder / "agents" / f"round-{number}" / "run-1" / agent
 
 
 def router(folder: Path) -> None:

@@ -2,41 +2,91 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cultural_palette.training.small.build import COMMUNITIES, CONFIG, GROUPS, REJECTED, SAMPLING
+import numpy as np
+
+from cultural_palette.training.small.build import (
+    COMMUNITIES,
+    CONFIG,
+    JOINT_GROUPS,
+    REJECTED,
+    ROUNDS,
+    SAMPLING,
+    questions_in,
+)
 
 Row = Mapping[str, Any]
+DRAWS, BOOT_SEED = 2000, 0
+CRITERION = 15
+"""Of the twenty questions, how many answers must be on the question and hold nothing false before
+`make ask` goes to this palette."""
+JUDGED: tuple[int, int] | None = None
+"""How many answers did, of how many that one reader has read; None: none has been read."""
 
 
 def page(parts: Row, notes: Row) -> str:
     """The page's text, of the parts that are there."""
     figures = _grouped(parts)
     lines = [HEAD, *_what_it_took(notes), *_scores(figures), *_neutral(figures), *_drafts(figures)]
-    lines += [*_decisions(figures), *_routing(figures), *_twenty(figures), TAIL]
+    lines += [*_decisions(figures), *_routing(figures), *_alone(figures), *_duplicates(figures)]
+    lines += [*_twenty(figures), *_make_ask(), TAIL]
     return "\n".join(lines)
 
 
 def _grouped(parts: Row) -> dict[str, Any]:
     """The parts by kind: tables by model, answers in their order."""
-    figures: dict[str, Any] = {
-        name: parts[name] for name in ("decisions", "routing", "memory_mib") if name in parts
-    }
+    alone = ("decisions", "routing", "alone", "duplicates", "memory_mib")
+    figures: dict[str, Any] = {name: parts[name] for name in alone if name in parts}
     tables: dict[str, dict[str, Any]] = {}
     for name, found in parts.items():
-        if match := re.fullmatch(r"perplexity on (\d+): (.+)", name):
+        if match := re.fullmatch(r"scores on (\d+): (.+)", name):
             tables.setdefault(match[1], {})[match[2]] = found
         elif name.startswith("neutral: "):
             figures.setdefault("neutral", {})[name.removeprefix("neutral: ")] = found
-        elif name.startswith("answer: "):
-            figures.setdefault("answers", []).append(found)
+        elif name.startswith("answers from "):
+            figures.setdefault("answers", []).extend(found)
         elif name.startswith("drafts on "):
             figures["drafts"] = found
     if tables:
         figures["scores"] = tables[max(tables, key=lambda count: (len(tables[count]), int(count)))]
     return figures
+
+
+def interval(rows: int, of: Callable[[Any], float]) -> tuple[float, float]:
+    """The 95 % interval of a figure by a bootstrap over `rows` questions (percentiles). `of`: the figure of
+    the questions with these indices, an integer array."""
+    draw = np.random.default_rng(BOOT_SEED)
+    found = [of(draw.integers(0, rows, rows)) for _ in range(DRAWS)]
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def perplexity(scored: Sequence[Sequence[float]]) -> float:
+    """Of all tokens together; `scored`: each reply's summed log-probability and its tokens."""
+    return math.exp(-sum(row[0] for row in scored) / sum(row[1] for row in scored))
+
+
+def _less(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """How much lower the perplexity of `one` is than that of `other` on the same replies, in per cent, and
+    its interval."""
+    a, b = np.array(one), np.array(other)
+
+    def of(chosen: Any) -> float:
+        mine, theirs = a[chosen].sum(0), b[chosen].sum(0)
+        return float(100 * (1 - np.exp(-mine[0] / mine[1] + theirs[0] / theirs[1])))
+
+    return of(np.arange(len(a))), *interval(len(a), of)
+
+
+def _share(hits: Sequence[Sequence[bool]]) -> str:
+    """A share of the hits in per cent, with its interval over questions."""
+    by_question = np.array([np.mean(row) for row in hits])
+    low, high = interval(len(hits), lambda chosen: float(by_question[chosen].mean()))
+    return f"{100 * by_question.mean():.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 HEAD = """# The small palette
@@ -65,14 +115,13 @@ TAIL = """
 ## Known limits
 
 - The data were written by a language model and read by no person of the communities.
-- **The agents are undertrained, and not alike**: 100 groups for Africa, 64 for America, 48 for the others.
-What all answers share, their manner, is learned first and best by who has read most; so read the table of
-perplexities with that in mind. The data have 263 training questions and four rejected answers each: `GROUPS`
-and `REJECTED` in `training/small/build.py` take them all, in about 70 minutes on a quiet core (estimate).
-- The router has the paper's kind of rows, read at the FFN's input; fitted rows
-  (`training/merge/router_report.py`) are not made for this base yet. The joint model, TIES and Model Stock
-  have stages (`python -m training.small joint`, `merges`) and are in the tables only where they were run.
+- **The agents are undertrained**: each has read 100 of 263 training questions, with one rejected answer of
+  four. `ROUNDS` and `REJECTED` in `training/small/build.py` take more.
+- The joint model, TIES and Model Stock have stages (`python -m training.small joint`, `merges`) and are in
+  the tables only where they were run.
 - The neutral paragraphs are of the same hand as the data, so a lower perplexity there is no gain in ability.
+- Neither of the paper's tasks has been measured on it yet. `palette evaluate surveys --model embedded:small`
+  is the command for the second; it takes some 15 s of processor time an item.
 - One run, one seed; the intervals of so few held-out questions are wide.
 - The held-out questions are of the same hand as the training questions. On other people's questions expect
   less.
@@ -88,15 +137,23 @@ def _what_it_took(notes: Row) -> list[str]:
     rows = []
     if task := notes.get("task"):
         rows.append(("task adapter", f"{task['examples']:.0f} examples", f"{task['seconds']:.0f}"))
-    for key in (*COMMUNITIES, "joint"):
-        if agent := notes.get(f"agent_{key}"):
-            groups = sum(GROUPS.values()) if key == "joint" else GROUPS[key]
-            rows.append((f"agent {key}", f"{groups} groups", f"{agent['seconds']:.0f}"))
+    for key in COMMUNITIES:
+        for number in range(1, len(ROUNDS) + 1):
+            if agent := notes.get(f"agent_{key}_round_{number}"):
+                took = f"{agent['seconds']:.0f}"
+                rows.append((f"agent {key}, round {number}", f"{questions_in(number, key)} groups", took))
+    if joint := notes.get("joint"):
+        groups = f"{len(COMMUNITIES) * JOINT_GROUPS} groups"
+        rows.append(("joint", groups, f"{joint['seconds']:.0f}"))
+    last = next(iter(ROUNDS[-1].values()))
     text = (
-        f"Settings: `training/configs/{CONFIG.name}`. Not all of the 263 training questions an agent, each "
-        f"answer against {REJECTED} of the other four (all as often), one epoch, bfloat16, one thread at low "
-        "priority on a machine of two cores that had a dozen other jobs: processor time is about a fifth of "
-        "the seconds below, so a quiet core makes everything in half an hour, and should take more groups."
+        f"Settings: `training/configs/{CONFIG.name}`, each answer against {REJECTED} of the other four (all "
+        f"as often), bfloat16, one thread. Every agent has read the same {last} of the 263 training "
+        f"questions, in {len(ROUNDS)} rounds: the first was cut off unevenly; the second starts from the "
+        "first's adapters, with a new optimiser and learning rate, and reads the questions that were missing "
+        "(`ROUNDS` in `training/small/build.py`; each round's manifest names the weights that it went on "
+        "from). The seconds are those of a machine of two cores under a load of 11 to 17: a group takes 1.5 "
+        "s of processor time, so a quiet core makes all in some 20 minutes, and should take more groups."
     )
     return ["## What it took", "", text, "", *_table(("stage", "size", "seconds"), rows)]
 
@@ -106,46 +163,69 @@ def _scores(figures: Row) -> list[str]:
         return []
     table = figures["scores"]
     count = next(iter(table.values()))["n"]
-    value = {name: found["perplexity"] for name, found in table.items()}
-    best = {key: min(value, key=lambda name: value[name][key]) for key in COMMUNITIES}
+    value = {
+        name: {key: perplexity(found["scored"][key]) for key in COMMUNITIES} for name, found in table.items()
+    }
+    agents = [key for key in COMMUNITIES if key in value]
+    best = {key: min(agents or value, key=lambda name: value[name][key]) for key in COMMUNITIES}
     rows = [
         (name, *(f"**{row[key]:.2f}**" if best[key] == name else f"{row[key]:.2f}" for key in COMMUNITIES))
         for name, row in value.items()
     ]
     text = [
         "## Does an agent know its community's answers?", "",
-        f"Perplexity of each community's held-out answers (column; n = {count} questions) under each "
-        "model, after the draft prompt that names the community. Bold: the lowest of the column.", "",
+        f"Perplexity of each community's held-out answers (column; n = {count} of the 52 held-out questions) "
+        "under each model, after the draft prompt that names the community. Bold: the lowest of the five "
+        "adapters'.", "",
         *_table(("model", *COMMUNITIES.values()), rows),
     ]  # fmt: skip
-    agents = [key for key in COMMUNITIES if key in value]
     if len(agents) == len(COMMUNITIES):
-        own = sum(min(agents, key=lambda name: value[name][key]) == key for key in COMMUNITIES)
-        text += [f"Among the five adapters a community's own is the best for {own} of 5.", ""]
-    base = table.get("task base", {}).get("accuracy", {})
+        own = sum(best[key] == key for key in COMMUNITIES)
+        text += [
+            f"A community's own adapter is the best of the five for {own} of 5. By how much its perplexity "
+            "is lower than that of the best other adapter, and of the base that all began with (95 % by a "
+            "bootstrap over questions):", "",
+            *_table(("community", "best other", "lower than that by", "lower than the task base by"),
+                    [_own_against_others(table, value, key) for key in COMMUNITIES]),
+        ]  # fmt: skip
+    base = table.get("task base", {}).get("wins", {})
     accuracy = [
-        (COMMUNITIES[key], f"{100 * table[key]['accuracy'][key]:.0f} %", f"{100 * base[key]:.0f} %")
+        (COMMUNITIES[key], _share(table[key]["wins"][key]), _share(base[key]))
         for key in agents
         if key in base
     ]
     if accuracy:
         text += [
             "Reward accuracy: how often its own community's answer is likelier than another's, "
-            f"{4 * count} pairs each, the mean log-probability of a token compared (chance 50 %).", "",
+            f"{4 * count} pairs each, the mean log-probability of a token compared (chance 50 %; 95 % over "
+            "questions).", "",
             *_table(("community", "its adapter", "task base"), accuracy),
         ]  # fmt: skip
     return text
+
+
+def _own_against_others(table: Row, value: Row, key: str) -> tuple[str, str, str, str]:
+    other = min((name for name in COMMUNITIES if name != key), key=lambda name: value[name][key])
+    cells = []
+    for rival in (other, "task base"):
+        mean, low, high = _less(table[key]["scored"][key], table[rival]["scored"][key])
+        cells.append(f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]")
+    return COMMUNITIES[key], COMMUNITIES[other], cells[0], cells[1]
 
 
 def _neutral(figures: Row) -> list[str]:
     if "SmolLM2" not in figures.get("neutral", {}):
         return []
     table = figures["neutral"]
-    first = table["SmolLM2"]
-    rows = [(name, f"{value:.2f}", f"{100 * (value / first - 1):+.1f} %") for name, value in table.items()]
+    rows = []
+    for name, scored in table.items():
+        mean, low, high = (-each for each in _less(scored, table["SmolLM2"]))
+        changed = "" if name == "SmolLM2" else f"{mean:+.1f} % [{high:+.1f}, {low:+.1f}]"
+        rows.append((name, f"{perplexity(scored):.2f}", changed))
     return [
         "## What is lost", "",
-        "Perplexity of 40 neutral paragraphs of ours (`neutral.txt`), before and after.", "",
+        "Perplexity of 40 neutral paragraphs of ours (`neutral.txt`), and its change with training (95 % by "
+        "a bootstrap over paragraphs).", "",
         *_table(("model", "perplexity", "against SmolLM2"), rows),
     ]  # fmt: skip
 
@@ -156,10 +236,9 @@ def _drafts(figures: Row) -> list[str]:
     found = figures["drafts"]
     rows = [
         (
-            name, row["n"], *(f"{100 * row['kept'][key]:.0f}" for key in COMMUNITIES),
-            f"{100 * sum(row['kept'].values()) / len(COMMUNITIES):.0f}",
+            name, row["n"], *(f"{100 * np.mean(row['kept'][key]):.0f}" for key in COMMUNITIES),
+            _share(list(zip(*row["kept"].values(), strict=True))),
             f"{100 * row['loops']:.0f}", f"{100 * row['cut']:.0f}", f"{row['words']:.0f}",
-            f"{row['seconds_for_five']:.0f} s",
         )
         for name, row in found.items() if isinstance(row, Mapping)
     ]  # fmt: skip
@@ -170,7 +249,7 @@ def _drafts(figures: Row) -> list[str]:
         f"{100 * found['ceiling']:.0f}, n = {found['ceiling_n']}); how many loop (four "
         "words three times, or a sentence twice), how many "
         f"break off. Sampling: {_sampling('draft')}.", "",
-        *_table(("by", "n", *COMMUNITIES.values(), "mean", "loops", "cut", "words", "five drafts"), rows),
+        *_table(("by", "n", *COMMUNITIES.values(), "mean", "loops", "cut", "words"), rows),
     ]  # fmt: skip
 
 
@@ -203,13 +282,47 @@ def _routing(figures: Row) -> list[str]:
     ]  # fmt: skip
 
 
+def _alone(figures: Row) -> list[str]:
+    if "alone" not in figures:
+        return []
+    found = figures["alone"]
+    memory = f" The report's process held {figures['memory_mib']:.0f} MiB." if "memory_mib" in figures else ""
+    return [
+        "## What an answer takes", "",
+        f"On the same busy machine, one thread: {found['loading']:.0f} s to load the weights, then "
+        f"{found['question']:.0f} s a question asked alone (five drafts, account, answer), of them "
+        f"{found['question_processor']:.0f} s of processor time: that much on a quiet core, less on "
+        f"two.{memory}", "",
+    ]  # fmt: skip
+
+
+def _duplicates(figures: Row) -> list[str]:
+    if "duplicates" not in figures:
+        return []
+    rows = [
+        (name, source["texts"], kind, row["texts"], row["equal"], row["pairs"], row["longest_run"])
+        for name, source in figures["duplicates"].items()
+        for kind, row in source["kinds"].items()
+    ]
+    return [
+        "## Does a line of the data stand in a survey or in PRISM?", "",
+        "Every text of the data against every text of each source (`python -m training.small duplicates "
+        "--source FILE`): texts that are equal, near-duplicates at the thresholds of `palette dataset "
+        "measure leakage` (Jaccard 0.5 of 5-character runs, containment 0.6 of 3-word runs), and the longest "
+        "run of words that any text shares with one of the source's.", "",
+        *_table(("source", "its texts", "our texts", "n", "equal", "near", "longest run"), rows),
+    ]  # fmt: skip
+
+
 def _twenty(figures: Row) -> list[str]:
     if "answers" not in figures:
         return []
     lines = [
         "## Questions nobody prepared",
         "",
-        "As they came. The drafts of the first are shown as well.",
+        f"As they came, {len(figures['answers'])} of twenty. The drafts of the first are shown as well. "
+        "(That first question is also one of three wordings that the task adapter saw for the weddings of "
+        "other countries.)",
         "",
     ]
     for number, row in enumerate(figures["answers"]):
@@ -221,11 +334,20 @@ def _twenty(figures: Row) -> list[str]:
         if row["distribution"]:
             lines += ["", ", ".join(f"{option} {100 * p:.0f} %" for option, p in row["distribution"].items())]
         lines.append("")
-    seconds = sorted(row["seconds"] for row in figures["answers"])
-    lines += [
-        f"Median {seconds[len(seconds) // 2]:.0f} s a question on the busy machine, weights loaded.", "",
-    ]  # fmt: skip
     return lines
+
+
+def _make_ask() -> list[str]:
+    read = (
+        f"One reader found {JUDGED[0]} of the {JUDGED[1]} above to be so: it stays on nano."
+        if JUDGED and JUDGED[0] < CRITERION
+        else "They have not been read for it yet: it stays on nano."
+    )
+    return [
+        "## Why `make ask` stays on nano", "",
+        f"The criterion: of the twenty answers at least {CRITERION} are on the question, in whole English "
+        f"sentences, and say nothing false or demeaning about the country. {read}", "",
+    ]  # fmt: skip
 
 
 def _line(text: str | None) -> str:

@@ -25,7 +25,8 @@ import transformers
 
 from cultural_palette.artifacts import write_whole
 from cultural_palette.countries import find_country
-from cultural_palette.embedded.engine import get_engine
+from cultural_palette.embedded.engine import CACHE, get_engine
+from cultural_palette.embedded.manifest import read_manifest
 from cultural_palette.embedded.parts import META
 from cultural_palette.graph.front_door import aask
 from cultural_palette.messages import role_dicts
@@ -41,6 +42,7 @@ from cultural_palette.training.small.build import (
     reviewed_answers,
     worked,
 )
+from cultural_palette.training.small.duplicates import duplicates
 from cultural_palette.training.small.examples import shown_options
 from cultural_palette.training.small.page import page
 
@@ -66,8 +68,11 @@ TWENTY = (  # nobody prepared them: none stands in the data
     ("NZL", "What does it mean to be a good neighbour?", ()),
     ("FRA", "Do people trust strangers?", ("Yes", "No")),
 )
-Scorer = Callable[[list[dict[str, str]], str], tuple[float, int]]
-"""(chat, reply) -> summed log-probability (natural) of the reply and its end token, and their count."""
+LONG_S = 3600  # a busy machine may take its time
+Scored = tuple[float, int]
+"""Summed log-probability (natural) of a reply and its end token, and their count."""
+Scorer = Callable[[list[dict[str, str]], Sequence[str]], list[Scored]]
+"""(chat, replies to it) -> each reply's score."""
 
 
 class Model:
@@ -87,23 +92,30 @@ class Model:
     def scorer(self, adapter: str | None) -> Scorer:
         """With this adapter on; None: with none."""
 
-        def score(chat: list[dict[str, str]], reply: str) -> tuple[float, int]:
-            head, tail = tokens(self.tokenizer, chat, reply)
+        def score(chat: list[dict[str, str]], replies: Sequence[str]) -> list[Scored]:
+            pairs = [tokens(self.tokenizer, chat, reply) for reply in replies]
             if adapter is not None:
                 self.model.set_adapter(adapter)
-                return self._sum(head + tail, len(head))
-            if isinstance(self.model, peft.PeftModel):
+            elif isinstance(self.model, peft.PeftModel):
                 with self.model.disable_adapter():
-                    return self._sum(head + tail, len(head))
-            return self._sum(head + tail, len(head))
+                    return self._sums(pairs[0][0], [tail for _, tail in pairs])
+            return self._sums(pairs[0][0], [tail for _, tail in pairs])
 
         return score
 
-    def _sum(self, ids: list[int], start: int) -> tuple[float, int]:
+    def _sums(self, head: list[int], tails: Sequence[list[int]]) -> list[Scored]:
+        """The prompt once, then every reply in one batch behind its keys and values."""
+        longest = max(map(len, tails))
+        ids = torch.tensor([tail + [0] * (longest - len(tail)) for tail in tails])
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(torch.tensor([ids]), logits_to_keep=len(ids) - start + 1).logits[0, :-1]
-        logps = logits.float().log_softmax(-1).gather(1, torch.tensor(ids[start:])[:, None])
-        return float(logps.sum()), len(ids) - start
+            before = self.model(torch.tensor([head]), use_cache=True, logits_to_keep=1)
+            cache = before[CACHE]
+            cache.batch_repeat_interleave(len(tails))
+            mask = torch.ones(len(tails), len(head) + longest, dtype=torch.long)
+            after = self.model(ids, attention_mask=mask, use_cache=True, **{CACHE: cache})
+        logits = torch.cat([before.logits[:, -1:].expand(len(tails), -1, -1), after.logits[:, :-1]], 1)
+        logps = logits.float().log_softmax(-1).gather(2, ids[:, :, None])[:, :, 0]
+        return [(float(logps[n, : len(tail)].sum()), len(tail)) for n, tail in enumerate(tails)]
 
 
 def tokens(tokenizer: Any, chat: list[dict[str, str]], reply: str) -> tuple[list[int], list[int]]:
@@ -113,11 +125,6 @@ def tokens(tokenizer: Any, chat: list[dict[str, str]], reply: str) -> tuple[list
         return tail[:1], tail[1:]
     head = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
     return head, [*tail, tokenizer.eos_token_id]
-
-
-def perplexity(scored: Sequence[tuple[float, int]]) -> float:
-    """Of all tokens together."""
-    return math.exp(-sum(logp for logp, _ in scored) / sum(count for _, count in scored))
 
 
 def models(work: Path) -> dict[str, Callable[[], Scorer]]:
@@ -145,9 +152,9 @@ def moerges(palette: str) -> Scorer:
     """The shipped palette's MoErges, float32, as it answers."""
     engine = get_engine(palette)
 
-    def score(chat: list[dict[str, str]], reply: str) -> tuple[float, int]:
-        head, tail = tokens(engine.tokenizer, chat, reply)
-        return engine.sequence_logprob(META, head + tail, len(head)).result()
+    def score(chat: list[dict[str, str]], replies: Sequence[str]) -> list[Scored]:
+        pairs = [tokens(engine.tokenizer, chat, reply) for reply in replies]
+        return [engine.sequence_logprob(META, head + tail, len(head)).result() for head, tail in pairs]
 
     return score
 
@@ -159,33 +166,29 @@ def held_out(work: Path, count: int) -> tuple[list[dict[str, Any]], dict[str, di
 
 
 def scores(work: Path, name: str, score: Scorer, count: int) -> dict[str, Any]:
-    """Perplexity of each community's held-out answers under a model, under the draft prompt that names the
-    community; and, for a community's own adapter and the task base, how often that answer is likelier than
-    another community's (by the mean log-probability of a token, which orders as the odds do).
+    """Each community's held-out answers under a model, under the draft prompt that names the community: every
+    answer's score. And, for a community's own adapter and the task base, whether that answer is likelier than
+    each other community's (by the mean log-probability of a token, which orders as the odds do).
     """
     rows, answers = held_out(work, count)
-    scored: dict[str, list[tuple[float, int]]] = {key: [] for key in COMMUNITIES}
-    wins: dict[str, list[bool]] = {key: [] for key in COMMUNITIES}
+    scored: dict[str, list[Scored]] = {key: [] for key in COMMUNITIES}
+    wins: dict[str, list[list[bool]]] = {key: [] for key in COMMUNITIES}
     for row in rows:
         texts = answers[row["query_id"]]
         for key in COMMUNITIES:
             prompt = draft_prompt(row, key, random.Random(row["query_id"]))
-            own = score(prompt, texts[key])
+            rivals = [other for other in COMMUNITIES if other != key] if name in (key, "task base") else []
+            own, *theirs = score(prompt, [texts[key], *(texts[other] for other in rivals)])
             scored[key].append(own)
-            if name in (key, "task base"):
-                others = [score(prompt, texts[other]) for other in COMMUNITIES if other != key]
-                wins[key] += [own[0] / own[1] > theirs[0] / theirs[1] for theirs in others]
-    return {
-        "n": len(rows),
-        "perplexity": {key: perplexity(found) for key, found in scored.items()},
-        "accuracy": {key: sum(found) / len(found) for key, found in wins.items() if found},
-    }
+            if rivals:
+                wins[key].append([own[0] / own[1] > logp / length for logp, length in theirs])
+    return {"n": len(rows), "scored": scored, "wins": {key: found for key, found in wins.items() if found}}
 
 
-def neutral(score: Scorer) -> float:
-    """Perplexity of our neutral paragraphs, with no prompt before them."""
+def neutral(score: Scorer) -> list[Scored]:
+    """Our neutral paragraphs' scores, with no prompt before them."""
     texts = (DATA / "neutral.txt").read_text(encoding="utf-8").strip().split("\n\n")
-    return perplexity([score([], text) for text in texts])
+    return [score([], [text])[0] for text in texts]
 
 
 # -- drafts -------------------------------------------------------------------------------------
@@ -231,9 +234,15 @@ def is_cut(text: str) -> bool:
 
 async def _draft(palette: str, part: str, row: Mapping[str, Any], community: str, seed: int) -> str:
     prompt = render("draft", **_draft_fields(row, community))
-    sampling = Sampling(0.3, None, seed)
-    reply = await ask(ModelRef("embedded", f"{palette}/{part}"), sampling, prompt, timeout_s=3600)
+    sampling = Sampling(0.3, None, seed, **_drafts_own(palette))
+    reply = await ask(ModelRef("embedded", f"{palette}/{part}"), sampling, prompt, timeout_s=LONG_S)
     return reply.text
+
+
+def _drafts_own(palette: str) -> Mapping[str, Any]:
+    """The palette's sampling of drafts, for its base too, which has none of its own."""
+    own = read_manifest(palette).sampling_of("draft")
+    return {name: value for name, value in own.items() if name != "max_tokens"}
 
 
 def _draft_fields(row: Mapping[str, Any], community: str) -> dict[str, str]:
@@ -257,31 +266,26 @@ def drafts(work: Path, palette: str, count: int) -> dict[str, Any]:
     ]
     whose = Words({key: [texts[key] for texts in train] for key in COMMUNITIES})
 
-    async def all_of(row: Mapping[str, Any], base: bool) -> list[str]:
-        parts = ["base" if base else key for key in COMMUNITIES]
-        calls = (_draft(palette, part, row, key, SEED) for part, key in zip(parts, COMMUNITIES, strict=True))
+    async def all_of(base: bool) -> list[str]:
+        calls = (
+            _draft(palette, "base" if base else key, row, key, SEED) for row in rows for key in COMMUNITIES
+        )
         return await asyncio.gather(*calls)
 
     found: dict[str, dict[str, Any]] = {}
     for name, base in (("adapters", False), ("task base", True)):
         kept: dict[str, list[bool]] = {key: [] for key in COMMUNITIES}
-        texts: list[str] = []
-        seconds = []
-        for row in rows[: count if not base else max(1, count // 2)]:
-            started = time.perf_counter()
-            five = asyncio.run(all_of(row, base))
-            seconds.append(time.perf_counter() - started)
-            texts += five
+        texts = asyncio.run(all_of(base))
+        asked_of = [(row, key) for row in rows for key in COMMUNITIES]
+        for (row, key), text in zip(asked_of, texts, strict=True):
             names = _words(_draft_fields(row, "asia")["country"])
-            for key, text in zip(COMMUNITIES, five, strict=True):
-                kept[key].append(whose.of(text, names) == key)
+            kept[key].append(whose.of(text, names) == key)
         found[name] = {
             "n": len(texts),
-            "kept": {key: sum(hits) / len(hits) for key, hits in kept.items()},
+            "kept": kept,
             "loops": sum(map(loops, texts)) / len(texts),
             "cut": sum(map(is_cut, texts)) / len(texts),
             "words": sum(len(text.split()) for text in texts) / len(texts),
-            "seconds_for_five": sorted(seconds)[len(seconds) // 2],
             "texts": texts[:10],
         }
     written = [
@@ -336,14 +340,11 @@ def routing(palette: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def asked(palette: str, country: str, question: str, options: Sequence[str]) -> dict[str, Any]:
+async def asked(palette: str, country: str, question: str, options: Sequence[str]) -> dict[str, Any]:
     """The whole answer to one question, as it came."""
-    started = time.perf_counter()
-    answer = asyncio.run(
-        aask(
-            country, question, options=list(options), model=f"embedded:{palette}", draft_timeout_s=900,
-            settings=get_settings(request_timeout_s=900),
-        )
+    answer = await aask(
+        country, question, options=list(options), model=f"embedded:{palette}", draft_timeout_s=LONG_S,
+        settings=get_settings(request_timeout_s=LONG_S),
     )  # fmt: skip
     print(country, question, "->", answer.answer, flush=True)
     return {
@@ -354,7 +355,31 @@ def asked(palette: str, country: str, question: str, options: Sequence[str]) -> 
         "account": answer.account,
         "answer": answer.answer,
         "distribution": answer.distribution,
-        "seconds": time.perf_counter() - started,
+    }
+
+
+def answers_to(palette: str, questions: Sequence[tuple[str, str, tuple[str, ...]]]) -> list[dict[str, Any]]:
+    """The answers to several questions, asked at once: their drafts share the engine's batches."""
+
+    async def together() -> list[dict[str, Any]]:
+        return await asyncio.gather(*(asked(palette, *question) for question in questions))
+
+    return asyncio.run(together())
+
+
+def seconds_alone(palette: str) -> dict[str, float]:
+    """The weights' loading, and one question alone with the weights in memory: seconds on the clock, and of
+    this process' processor time."""
+    started = time.perf_counter()
+    get_engine(palette)
+    loaded = time.perf_counter()
+    answers_to(palette, TWENTY[:1])
+    before, began = time.process_time(), time.perf_counter()
+    answers_to(palette, TWENTY[2:3])
+    return {
+        "loading": loaded - started,
+        "question": time.perf_counter() - began,
+        "question_processor": time.process_time() - before,
     }
 
 
@@ -396,26 +421,36 @@ def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = 
     """Measure what is not in OUT/figures.json yet, and write the page: `count` questions scored under each
     model, `drafted` drafted on.
     """
+    measure_models(work, count, models(work))
+    measure_models(work, count, {"MoErges": lambda: moerges(palette)})
     figures = Figures(work / "figures.json")
-    scored = f"on {count}"
-    there = models(work)
-    for name, model in there.items():
-        figures.measure(
-            f"perplexity {scored}: {name}", functools.partial(_scores_of, work, name, model, count)
-        )
-    figures.measure(f"perplexity {scored}: MoErges", lambda: scores(work, "MoErges", moerges(palette), count))
-    for name, model in there.items():
-        figures.measure(f"neutral: {name}", functools.partial(_neutral_of, model))
-    figures.measure("neutral: MoErges", lambda: neutral(moerges(palette)))
-    for country, question, options in TWENTY:
-        figures.measure(
-            f"answer: {country} {question}", functools.partial(asked, palette, country, question, options)
-        )
+    for number in range(0, len(TWENTY), 10):
+        some = TWENTY[number : number + 10]
+        figures.measure(f"answers from {number}", functools.partial(answers_to, palette, some))
     figures.measure(f"drafts on {drafted}", lambda: drafts(work, palette, drafted))
-    figures.measure("decisions", lambda: decisions(work, palette, 30))
+    figures.measure("alone", lambda: seconds_alone(palette))
     figures.measure("routing", lambda: routing(palette))
+    figures.measure("decisions", lambda: decisions(work, palette, 15))
     figures.measure("memory_mib", memory_mib)
     write_page(to, work)
+
+
+def measure_models(work: Path, count: int, there: Mapping[str, Callable[[], Scorer]]) -> None:
+    """Scores of held-out answers and of the neutral paragraphs, a model after the other."""
+    figures = Figures(work / "figures.json")
+    for name, model in there.items():
+        scored = functools.partial(_scores_of, work, name, model, count)
+        figures.measure(f"scores on {count}: {name}", scored)
+        figures.measure(f"neutral: {name}", functools.partial(_neutral_of, model))
+
+
+def measure_duplicates(work: Path, sources: Sequence[Path]) -> dict[str, Any]:
+    """The comparison with these files, measured anew."""
+    figures = Figures(work / "figures.json")
+    figures.parts.pop("duplicates", None)
+    figures.measure("duplicates", lambda: duplicates(work, sources))
+    found: dict[str, Any] = figures.parts["duplicates"]
+    return found
 
 
 def write_page(to: Path, work: Path) -> None:
