@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cultural_palette.serving.plan import SITE
+import cultural_palette
 from cultural_palette.serving.vllm_plugin.config import KEY, PluginConfig
 
 SCRIPT = Path(__file__).with_name("fused_in_triton.py")
 
 
 def test_the_kernel_is_the_plain_sum(vllm_python: Path) -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(SITE), "OMP_NUM_THREADS": "1"}
+    ours = str(Path(cultural_palette.__file__).parents[1])
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": ours, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [str(vllm_python), str(SCRIPT)],
         capture_output=True,

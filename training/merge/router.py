@@ -139,8 +139,9 @@ def rows_from(states: Mapping[str, Any], *, against_others: bool = False) -> Any
 
 
 def examine(rows: Any, prompt_states: Mapping[str, Any]) -> list[GateReport]:
-    """How each layer's gate tells the communities apart. `rows`: (layers, communities, hidden); `prompt_states`: the
-    FFN's inputs at the prompts, community -> (prompts, layers, hidden)."""
+    """How each layer's gate tells the communities apart. `rows`: (layers, communities, hidden);
+    `prompt_states`: the FFN's inputs at the prompts, community -> (prompts, layers, hidden).
+    """
     count = rows.shape[1]
     reports = []
     for layer, weights in enumerate(rows.float()):
