@@ -199,6 +199,7 @@ def in_half(adapter: Path, out: Path) -> None:
     )
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = "base"
+    config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set
     write_whole(out / "adapter_config.json", json.dumps(config, indent=2))
 
 

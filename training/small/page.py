@@ -152,7 +152,7 @@ def _what_it_took(notes: Row) -> list[str]:
         f"questions, in {len(ROUNDS)} rounds: the first was cut off unevenly; the second starts from the "
         "first's adapters, with a new optimiser and learning rate, and reads the questions that were missing "
         "(`ROUNDS` in `training/small/build.py`; each round's manifest names the weights that it went on "
-        "from). The seconds are those of a machine of two cores under a load of 11 to 17: a group takes 1.5 "
+        "from). The seconds are those of a machine of two cores under a load of 11 to 30: a group takes 1.5 "
         "s of processor time, so a quiet core makes all in some 20 minutes, and should take more groups."
     )
     return ["## What it took", "", text, "", *_table(("stage", "size", "seconds"), rows)]
@@ -190,9 +190,8 @@ def _scores(figures: Row) -> list[str]:
         ]  # fmt: skip
     base = table.get("task base", {}).get("wins", {})
     accuracy = [
-        (COMMUNITIES[key], _share(table[key]["wins"][key]), _share(base[key]))
+        (COMMUNITIES[key], _share(table[key]["wins"][key]), _share(base[key]) if base else "not measured")
         for key in agents
-        if key in base
     ]
     if accuracy:
         text += [
@@ -208,6 +207,9 @@ def _own_against_others(table: Row, value: Row, key: str) -> tuple[str, str, str
     other = min((name for name in COMMUNITIES if name != key), key=lambda name: value[name][key])
     cells = []
     for rival in (other, "task base"):
+        if rival not in table:
+            cells.append("not measured")
+            continue
         mean, low, high = _less(table[key]["scored"][key], table[rival]["scored"][key])
         cells.append(f"{mean:+.1f} % [{low:+.1f}, {high:+.1f}]")
     return COMMUNITIES[key], COMMUNITIES[other], cells[0], cells[1]
