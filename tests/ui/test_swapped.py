@@ -72,3 +72,16 @@ def test_it_is_a_choice_of_the_page(clone: Path, fake: FakeServer) -> None:
             assert mine.startswith("Africa: “africa speaks of tea.” America: “") and "bread" not in mine
             assert "Quoted" in page.locator(METHOD).nth(1).locator(".who").inner_text()
             assert page.locator(METHOD).nth(1).locator(".draft").count() == 5
+
+
+def test_the_tour_takes_the_same_steps() -> None:
+    """From the own node on its commands are this page's, the first ones the README's."""
+    tour = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    lines = "".join(commands()).replace("\\\n", " ")
+    known = {" ".join(line.split()) for line in lines.splitlines()} | {"palette ui"}
+    steps = "".join(blocks(tour.partition("## 4.")[2], "bash")).replace("\\\n", " ").splitlines()
+    assert len(steps) == 6
+    assert [step for step in steps if " ".join(step.split()) not in known] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = blocks(tour.partition("## 2.")[0], "bash")[0].splitlines()
+    assert all(step in readme for step in first)
