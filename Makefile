@@ -64,7 +64,7 @@ pictures: $(VENV)/.dev  ## make the pictures of docs/tour.md again (needs Chromi
 	$(PY) -m tests.ui.pictures
 
 site: $(VENV)/.dev  ## build the pages as a site, into site/
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 # Stamps: a second call installs nothing until pyproject.toml changes.
 $(VENV)/.ask: pyproject.toml | $(VENV)/.made

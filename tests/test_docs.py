@@ -81,7 +81,7 @@ def test_the_tables_of_the_settings_are_current() -> None:
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     """Every page in the navigation, every link followed, every name of the Python reference found."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr

@@ -16,6 +16,14 @@ from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Send
 
 
+class Asked(TypedDict):
+    """What the palette takes."""
+
+    country: str
+    query: str
+    options: list[str]
+
+
 class Comparison(TypedDict, total=False):
     """`answers`: country -> the palette's answer, as each comes."""
 
@@ -30,9 +38,9 @@ def compare(url: str, api_key: str | None = None) -> CompiledStateGraph[Any, Any
     """The graph, with the server's `palette` in it. `api_key`: PALETTE_SERVER_KEY of that server."""
     palette = RemoteGraph("palette", url=url, api_key=api_key)
 
-    async def country(asked: dict[str, Any]) -> dict[str, Any]:
+    async def country(state: Asked) -> dict[str, Any]:
         """RemoteGraph takes and gives what the graph does; it could be the node itself, too."""
-        answer = await palette.ainvoke(asked)
+        answer = await palette.ainvoke(dict(state))
         return {"answers": {answer["country"]: answer}}
 
     def each(state: Comparison) -> list[Send]:

@@ -13,11 +13,16 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from langgraph_sdk import get_client
 
+from cultural_palette.graph.server.assistants import make_assistants
+from cultural_palette.graph.variants import BASELINES, VARIANTS
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
+from tests.graph.server_runs import Studio
 
 NAMES = ("graph", "nodes", "training", "evaluation", "palette", "serving", "benchmarks", "tests")
 APPLICATION = """
@@ -252,3 +257,20 @@ def _ask_dev(url: str, dev: subprocess.Popen[bytes]) -> str:
             if dev.poll() is not None or time.monotonic() > deadline:
                 return f"no answer: {error}"
             time.sleep(0.5)
+
+
+@pytest.mark.slow
+async def test_palette_studio_from_a_wheel(wheel: Path, server: FakeServer, tmp_path: Path) -> None:
+    """The server with every graph, an assistant for each ablation, and a run, far from any clone."""
+    environment = {"PALETTE_BASE_URL": server.url, "PALETTE_API_KEY": "x", "PALETTE_MODEL": "openai:africa"}
+    studio = Studio(tmp_path, {"PYTHONPATH": str(wheel), **environment}, "--ablations")
+    studio.start()
+    try:
+        made = await make_assistants(studio.url)
+        assert set(made) == {f"Palette: {name}" for name in (*VARIANTS, *BASELINES)}
+        asked = {"country": "KEN", "query": "Which?", "options": ["Freedom", "Equality"]}
+        assistant = made["Palette: without-self-regulation"]
+        result: Any = await get_client(url=studio.url).runs.wait(None, assistant, input=asked)
+        assert result["answer"] == "Freedom" and result["regulated"] is None
+    finally:
+        studio.stop()

@@ -47,7 +47,7 @@ def test_the_code_shown_is_the_examples() -> None:
 
 def test_a_method_by_its_path_and_by_its_name(clone: Path, environment: dict[str, str]) -> None:
     in_python, by_path, patch, by_name = commands()
-    assert "Africa: “africa speaks of tea.”" in run(in_python, clone, environment)
+    assert in_python.startswith("python examples/own_node/method.py")  # tests/examples runs it
     run(by_path, clone, environment)
     assert re.match(r"quoted +mine: two takes", run(patch, clone, environment))
     run(by_name, clone, environment)
@@ -55,7 +55,7 @@ def test_a_method_by_its_path_and_by_its_name(clone: Path, environment: dict[str
         rows = [json.loads(line) for line in (clone / "runs" / table / "rows.jsonl").read_text().splitlines()]
         assert {row["method"] for row in rows} == {"cultural-palette", method} and len(rows) == 4
         assert {row["status"] for row in rows} == {"ok"}
-        assert f"| {method} |" in (clone / "runs" / table / "report" / "report.md").read_text()
+    assert "| quoted |" in (clone / "runs" / "by-name" / "report" / "report.md").read_text()
 
 
 def test_it_is_a_choice_of_the_page(clone: Path, fake: FakeServer) -> None:
@@ -72,3 +72,16 @@ def test_it_is_a_choice_of_the_page(clone: Path, fake: FakeServer) -> None:
             assert mine.startswith("Africa: “africa speaks of tea.” America: “") and "bread" not in mine
             assert "Quoted" in page.locator(METHOD).nth(1).locator(".who").inner_text()
             assert page.locator(METHOD).nth(1).locator(".draft").count() == 5
+
+
+def test_the_tour_takes_the_same_steps() -> None:
+    """From the own node on its commands are this page's, the first ones the README's."""
+    tour = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+    lines = "".join(commands()).replace("\\\n", " ")
+    known = {" ".join(line.split()) for line in lines.splitlines()} | {"palette ui"}
+    steps = "".join(blocks(tour.partition("## 4.")[2], "bash")).replace("\\\n", " ").splitlines()
+    assert len(steps) == 6
+    assert [step for step in steps if " ".join(step.split()) not in known] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = blocks(tour.partition("## 2.")[0], "bash")[0].splitlines()
+    assert all(step in readme for step in first)
