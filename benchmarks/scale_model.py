@@ -31,8 +31,8 @@ BUSY = 0.8  # a server plans to be used so far, or its line grows
 @dataclass(frozen=True)
 class Measured:
     """Service times of ours, from benchmarks/scale.py and benchmarks/app_load.py. Seconds of processor time a
-    call (worker) and a question (LangGraph's server, of which the graph itself takes 0.006); seconds of a shard
-    and of its start; rows that a driver merges a second.
+    call (worker) and a question (LangGraph's server, of which the graph itself takes 0.006); seconds of a
+    shard and of its start; rows that a driver merges a second.
     """
 
     worker_cpu_s: float
