@@ -30,9 +30,9 @@ BUSY = 0.8  # a server plans to be used so far, or its line grows
 
 @dataclass(frozen=True)
 class Measured:
-    """Service times of ours, from benchmarks/scale.py and docs/serving.md. Seconds of processor time a call
-    (worker) and a question (app server); seconds of a shard and of its start; rows that a driver merges a
-    second.
+    """Service times of ours, from benchmarks/scale.py and benchmarks/app_load.py. Seconds of processor time a
+    call (worker) and a question (LangGraph's server, of which the graph itself takes 0.006); seconds of a
+    shard and of its start; rows that a driver merges a second.
     """
 
     worker_cpu_s: float
@@ -45,7 +45,7 @@ class Measured:
 
 MEASURED = Measured(
     worker_cpu_s=0.0012,
-    question_cpu_s=0.0056,
+    question_cpu_s=0.045,
     shard_s=0.002,
     ray_s=0.018,
     cold_s=26.0,
@@ -71,7 +71,7 @@ class Servers:
 
 
 @dataclass(frozen=True)
-class Job:
+class Batch:
     """A batch. `chain`: calls of an answer, one after the other; `again`: share of answers that go round once
     more; `answers_a_shard` and `rows_an_answer`: for the overheads and for the merging.
     """
@@ -95,38 +95,42 @@ class Job:
 @dataclass(frozen=True)
 class Load:
     """Questions that come by themselves. `parallel`: drafts of a question; `then`: calls after them, one
-    after the other; `app_cores`: of all app servers.
+    after the other; `apps`: app servers, of one core each; `runs_each`: questions that one works on at once
+    (N_JOBS_PER_WORKER), the others wait.
     """
 
     name: str
     questions_a_second: float
     parallel: int
     then: int
-    app_cores: int
+    apps: int
+    runs_each: int
     servers: Servers
 
 
-PLANS: tuple[Job | Load, ...] = (
+PLANS: tuple[Batch | Load, ...] = (
     # 50,000 queries x 5 communities x 4 calls; a teacher of 70B: 4 s a reply, 64 at once on a node of 8 GPUs
-    Job("a million synthesis calls", 217_391, 4, 0.15, 640, 1, 8, 64, Servers(8, 64, 4.0, 24.0)),
+    Batch("a million synthesis calls", 217_391, 4, 0.15, 640, 1, 8, 64, Servers(8, 64, 4.0, 24.0)),
     # 2,556 questions x 138 countries x 5 runs, all pairs: an upper bound. 40 calls an item (counted on
     # the made-up survey, without joint): 14 replies of 2 s, 26 single tokens of 0.15 s; 18 rows, read thrice
-    Job("GlobalOpinionQA, all methods", 2556 * 138 * 5, 40, 0.0, 2760, 54, 32, 64, Servers(8, 256, 0.8, 4.0)),
-    Load("1,000 questions a second", 1000.0, 5, 2, 16, Servers(48, 256, 1.2, 4.0)),
+    Batch(
+        "GlobalOpinionQA, all methods", 2556 * 138 * 5, 40, 0.0, 2760, 54, 32, 64, Servers(8, 256, 0.8, 4.0)
+    ),
+    Load("1,000 questions a second", 1000.0, 5, 2, 64, 100, Servers(48, 256, 1.2, 4.0)),
 )
 
 
-def sums(job: Job, measured: Measured = MEASURED) -> dict[str, float]:
+def sums(batch: Batch, measured: Measured = MEASURED) -> dict[str, float]:
     """Seconds that each part alone would take; the longest of the first three bounds the run."""
-    shards = job.answers / job.answers_a_shard
+    shards = batch.answers / batch.answers_a_shard
     return {
-        "servers_s": job.calls / job.servers.calls_a_second,
-        "in_flight_s": job.calls * job.servers.reply_s / (job.workers * job.in_flight)
-        + shards / job.workers * DRAIN * job.chain * job.servers.reply_s,
-        "workers_cpu_s": job.calls * measured.worker_cpu_s / job.workers,
-        "shards_s": shards * measured.shard_s / job.workers + shards * measured.ray_s,
+        "servers_s": batch.calls / batch.servers.calls_a_second,
+        "in_flight_s": batch.calls * batch.servers.reply_s / (batch.workers * batch.in_flight)
+        + shards / batch.workers * DRAIN * batch.chain * batch.servers.reply_s,
+        "workers_cpu_s": batch.calls * measured.worker_cpu_s / batch.workers,
+        "shards_s": shards * measured.shard_s / batch.workers + shards * measured.ray_s,
         "cold_s": measured.cold_s,
-        "merging_s": job.answers * job.rows_an_answer / measured.merged_rows_a_second,
+        "merging_s": batch.answers * batch.rows_an_answer / measured.merged_rows_a_second,
     }
 
 
@@ -149,17 +153,17 @@ class Line:
         return start + seconds
 
 
-def simulate_job(job: Job, measured: Measured, seed: int = 0, spread: float = SPREAD) -> float:
+def simulate_batch(batch: Batch, measured: Measured, seed: int = 0, spread: float = SPREAD) -> float:
     """Seconds of a batch's calls, shard by shard as Ray would hand them out; without start and merging."""
     draw = random.Random(seed)
-    line = Line(job.servers.replicas * job.servers.places)
-    core = [0.0] * job.workers
-    shards = deque(_shards(job))
+    line = Line(batch.servers.replicas * batch.servers.places)
+    core = [0.0] * batch.workers
+    shards = deque(_shards(batch))
     running: dict[int, deque[int]] = {}
     left: dict[int, int] = {}
     events: list[tuple[float, int, int, int]] = []  # time, number, worker, calls left of this chain
-    flying = [0] * job.workers
-    waiting: list[deque[int]] = [deque() for _ in range(job.workers)]
+    flying = [0] * batch.workers
+    waiting: list[deque[int]] = [deque() for _ in range(batch.workers)]
     number, last, ray_free = 0, 0.0, 0.0
 
     def begin(worker: int, now: float) -> None:
@@ -169,24 +173,24 @@ def simulate_job(job: Job, measured: Measured, seed: int = 0, spread: float = SP
         ray_free = max(now, ray_free) + measured.ray_s  # one driver hands them out
         core[worker] = max(core[worker], ray_free) + measured.shard_s
         running[worker] = deque(
-            job.chain * (2 if draw.random() < job.again else 1) for _ in range(shards.popleft())
+            batch.chain * (2 if draw.random() < batch.again else 1) for _ in range(shards.popleft())
         )
         left[worker] = len(running[worker])
-        for _ in range(min(2 * job.in_flight, len(running[worker]))):
+        for _ in range(min(2 * batch.in_flight, len(running[worker]))):
             waiting[worker].append(running[worker].popleft())
         send(worker, core[worker])
 
     def send(worker: int, now: float) -> None:
         nonlocal number
-        while waiting[worker] and flying[worker] < job.in_flight:
+        while waiting[worker] and flying[worker] < batch.in_flight:
             chain = waiting[worker].popleft()
             core[worker] = max(core[worker], now) + measured.worker_cpu_s
             flying[worker] += 1
             number += 1
-            there = line.enter(core[worker], _around(draw, job.servers.reply_s, spread))
+            there = line.enter(core[worker], _around(draw, batch.servers.reply_s, spread))
             heapq.heappush(events, (there, number, worker, chain - 1))
 
-    for worker in range(job.workers):
+    for worker in range(batch.workers):
         begin(worker, 0.0)
     while events:
         now, _, worker, chain = heapq.heappop(events)
@@ -209,7 +213,7 @@ def simulate_load(load: Load, measured: Measured, seconds: float, seed: int = 0)
     third over that of the first.
     """
     draw = random.Random(seed)
-    line, cores = Line(load.servers.replicas * load.servers.places), Line(load.app_cores)
+    line, cores = Line(load.servers.replicas * load.servers.places), Line(load.apps)
     events: list[tuple[float, int, int, int]] = []  # time, question, what: 0 drafts, then each call after
     now, question = 0.0, 0
     arrived: list[float] = []
@@ -222,8 +226,16 @@ def simulate_load(load: Load, measured: Measured, seconds: float, seed: int = 0)
         heapq.heappush(events, (now, question, 0, 0))
         question += 1
     reply_s = load.servers.reply_s
+    free, queued = load.apps * load.runs_each, deque[int]()
+    begun: set[int] = set()
     while events:
         now, question, stage, part = heapq.heappop(events)
+        if stage == 0 and not part and question not in begun:
+            if not free:
+                queued.append(question)
+                continue
+            free -= 1
+            begun.add(question)
         if part:  # a draft has come
             missing[question] -= 1
             if missing[question]:
@@ -239,6 +251,9 @@ def simulate_load(load: Load, measured: Measured, seconds: float, seed: int = 0)
             heapq.heappush(events, (there, question, stage + 1, 0))
         else:
             took.append((arrived[question], now - arrived[question]))
+            free += 1
+            if queued:
+                heapq.heappush(events, (now, queued.popleft(), 0, 0))
     took.sort()
     third = len(took) // 3
     first, end = (_at(0.5, [s for _, s in part]) for part in (took[:third], took[-third:]))
@@ -246,25 +261,25 @@ def simulate_load(load: Load, measured: Measured, seconds: float, seed: int = 0)
     return {"p50_s": _at(0.5, every), "p99_s": _at(0.99, every), "last_over_first_third": end / first}
 
 
-def plan_job(job: Job, measured: Measured = MEASURED) -> dict[str, Any]:
+def plan_batch(batch: Batch, measured: Measured = MEASURED) -> dict[str, Any]:
     """Sums and simulation of a batch, its cost, and what bounds it."""
-    parts = sums(job, measured)
-    small = min(1.0, SIMULATED_CALLS / job.calls)
-    least = job.workers * job.answers_a_shard * 2  # two shards a worker at least
-    part = _with_answers(job, min(job.answers, max(int(job.answers * small), least)))
-    simulated = simulate_job(part, measured) * job.answers / part.answers
+    parts = sums(batch, measured)
+    small = min(1.0, SIMULATED_CALLS / batch.calls)
+    least = batch.workers * batch.answers_a_shard * 2  # two shards a worker at least
+    part = _with_answers(batch, min(batch.answers, max(int(batch.answers * small), least)))
+    simulated = simulate_batch(part, measured) * batch.answers / part.answers
     whole = simulated + parts["cold_s"] + parts["merging_s"]
     bound = max(("servers_s", "in_flight_s", "workers_cpu_s"), key=lambda name: parts[name])
     hours = whole / 3600
     return {
-        "calls": round(job.calls),
-        "shards": math.ceil(job.answers / job.answers_a_shard),
+        "calls": round(batch.calls),
+        "shards": math.ceil(batch.answers / batch.answers_a_shard),
         **{name: round(value, 1) for name, value in parts.items()},
         "sums_h": round(total_s(parts) / 3600, 2),
         "simulated_h": round(hours, 2),
         "simulated_calls": round(part.calls),
         "bound_by": bound.removesuffix("_s"),
-        "usd_of_servers": round(hours * job.servers.replicas * job.servers.usd_an_hour),
+        "usd_of_servers": round(hours * batch.servers.replicas * batch.servers.usd_an_hour),
     }
 
 
@@ -272,14 +287,19 @@ def plan_load(load: Load, measured: Measured = MEASURED) -> dict[str, Any]:
     """Sums and simulation of a load: places and cores that it needs, and the time a question takes."""
     calls = load.questions_a_second * (load.parallel + load.then)
     needed = calls * load.servers.reply_s / load.servers.places
+    question_s = measured.question_cpu_s + (1 + load.then) * load.servers.reply_s * _longest_of(
+        load.parallel, load.then
+    )
     simulated = simulate_load(load, measured, SIMULATED_CALLS / calls * 3)
     return {
         "calls_a_second": round(calls),
         "places_taken": round(needed / load.servers.replicas, 2),
         "replicas_needed": math.ceil(needed / BUSY),
-        "cores_taken": round(load.questions_a_second * measured.question_cpu_s / load.app_cores, 2),
+        "cores_taken": round(load.questions_a_second * measured.question_cpu_s / load.apps, 2),
         "cores_needed": math.ceil(load.questions_a_second * measured.question_cpu_s / BUSY),
-        "sums_s": round((1 + load.then) * load.servers.reply_s * _longest_of(load.parallel, load.then), 2),
+        "sums_s": round(question_s, 2),
+        "runs_taken": round(load.questions_a_second * question_s / (load.apps * load.runs_each), 2),
+        "runs_each_needed": math.ceil(load.questions_a_second * question_s / BUSY / load.apps),
         **{f"simulated_{name}": round(value, 2) for name, value in simulated.items()},
         "usd_an_hour": round(load.servers.replicas * load.servers.usd_an_hour),
     }
@@ -293,11 +313,11 @@ def check(measured_file: Path) -> list[dict[str, float]]:
     for workers, row in found["workers"].items():
         answers = found["calls"] // 4
         servers = Servers(1, 100_000, found["latency_s"], 0.0)
-        job = Job(
+        batch = Batch(
             "as measured", answers, 4, 0.0, 5 * found["queries_a_shard"], 1,
             int(workers), found["concurrency"], servers,
         )  # fmt: skip
-        simulated = simulate_job(job, ours, spread=0.0)
+        simulated = simulate_batch(batch, ours, spread=0.0)
         rows.append(
             {
                 "workers": int(workers),
@@ -322,13 +342,15 @@ def from_benchmark(found: dict[str, Any]) -> Measured:
     )
 
 
-def _shards(job: Job) -> Iterator[int]:
-    for start in range(0, job.answers, job.answers_a_shard):
-        yield min(job.answers_a_shard, job.answers - start)
+def _shards(batch: Batch) -> Iterator[int]:
+    for start in range(0, batch.answers, batch.answers_a_shard):
+        yield min(batch.answers_a_shard, batch.answers - start)
 
 
-def _with_answers(job: Job, answers: int) -> Job:
-    return Job(**{**{name: getattr(job, name) for name in job.__dataclass_fields__}, "answers": answers})
+def _with_answers(batch: Batch, answers: int) -> Batch:
+    return Batch(
+        **{**{name: getattr(batch, name) for name in batch.__dataclass_fields__}, "answers": answers}
+    )
 
 
 def _around(draw: random.Random, mean: float, spread: float = SPREAD) -> float:
@@ -365,7 +387,7 @@ def main(measured_file: Path | None) -> None:
     if measured_file:
         click.echo(json.dumps(check(measured_file), indent=2))
         return
-    plans = {plan.name: plan_job(plan) if isinstance(plan, Job) else plan_load(plan) for plan in PLANS}
+    plans = {plan.name: plan_batch(plan) if isinstance(plan, Batch) else plan_load(plan) for plan in PLANS}
     click.echo(json.dumps({"measured": asdict(MEASURED), **plans}, indent=2))
 
 

@@ -194,9 +194,16 @@ def test_heavy_packages_are_imported_at_the_top_of_the_modules_that_need_them() 
     assert inside == []
 
 
-def test_ray_is_imported_in_one_module_only() -> None:
+def test_ray_is_imported_where_shards_are_run_and_where_ray_serve_runs_us_only() -> None:
     modules = {module_of(found.file) for found in IMPORTS if within(found.name, "ray")}
-    assert modules - {"cultural_palette.benchmarks.scale"} == {"cultural_palette.cluster.ray_engine"}
+    benchmarks = {"cultural_palette.benchmarks.scale", "cultural_palette.benchmarks.app_load"}
+    assert modules - benchmarks == {
+        "cultural_palette.cluster.ray_engine", "cultural_palette.serving.ray_serve",
+    }  # fmt: skip
+    importers = {
+        module_of(found.file) for found in IMPORTS if within(found.name, "cultural_palette.serving.ray_serve")
+    }
+    assert importers <= {"cultural_palette.benchmarks.app_load"}
 
 
 def test_no_class_is_made_inside_a_function() -> None:
