@@ -102,7 +102,7 @@ def groups_of(row: Mapping[str, Any], communities: Sequence[str], place: str = "
         for key in communities
     }
     return {
-        key: Group(**_group(group, f"{place}, {key}"), community=key, rejected_of=others[key])  # type: ignore[misc]
+        key: Group(**_group(group, f"{place}, {key}"), community=key, rejected_of=others[key])
         for key, group in raw_groups.items()
     }
 
@@ -117,7 +117,7 @@ def weighed(group: Group, distances: Distances) -> Group:
             'are: give rows with "responses" of every community'
         )
     far = [distances[group["community"]][other] for other in group["rejected_of"]]
-    return Group(**{**group, "weights": [one * len(far) / sum(far) for one in far]})  # type: ignore[typeddict-item]
+    return Group(**{**group, "weights": [one * len(far) / sum(far) for one in far]})
 
 
 def check_groups(groups: Sequence[Group], where: str = "") -> None:
