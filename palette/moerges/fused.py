@@ -25,13 +25,13 @@ SPLITS = 32
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _sum(
+def _sum(  # type: ignore[no-untyped-def]
     gate, up, to_gate, to_up, gate_b, up_b, down_a, weights, h, parts,
     tokens, width, gate_stride, up_stride, share,
     COUNT: tl.constexpr, GATE: tl.constexpr, UP: tl.constexpr, DOWN: tl.constexpr,
     GATE_P: tl.constexpr, UP_P: tl.constexpr, DOWN_P: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # fmt: skip
+):  # fmt: skip
     """One block of tokens, and its share of the width. `*_P`: ranks, filled up to what `tl.dot` takes."""
     row = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     split = tl.program_id(1)

@@ -359,8 +359,8 @@ the prompt.""",
 MoErges' router weight on the country's own continent, averaged over prompt tokens and layers; chance is
 0.200. Entropy is that of the blend, 1 = uniform. `paper`: the rows that the merge read at short phrases;
 `fitted`, by which nano blends: a discriminant over whole prompts about every country of the atlas, so these
-countries were in its fit, and these questions were not. It is for the graph's prompts: on a sentence that is none,
-both are right about as often as chance, and `fitted` is the surer of itself.""",
+countries were in its fit, and these questions were not. It is for the graph's prompts: on a sentence that is
+none, both are right about as often as chance, and `fitted` is the surer of itself.""",
         _table(
             ["prompt", "n", "weight on the right one", "right one largest", "entropy"],
             [

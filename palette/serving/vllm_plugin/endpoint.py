@@ -28,7 +28,7 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
 
 from cultural_palette.errors import PaletteError
-from cultural_palette.moerges.modes import Routed, blend_mode
+from cultural_palette.moerges.modes import Blend, Routed, blend_mode
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
 from cultural_palette.serving.vllm_plugin.blends import WATCHED
 from cultural_palette.serving.vllm_plugin.config import BLENDS, PluginError
@@ -111,7 +111,7 @@ async def new_blend(body: NewBlend, request: Request) -> dict[str, Any]:
                     409, f"This server plays {BLENDS} blends beside its own, and has them: {known}. Use one "
                     "of these, or start it anew.",
                 )  # fmt: skip
-            given = {} if by_router else dict(mode.weights)
+            given = dict(mode.weights) if isinstance(mode, Blend) else {}
             weights = [given.get(key, 0.0) for key in served["communities"]]
             adapter = LoRARequest(name, models.lora_id_counter.inc(1), str(NO_CHANGE))
             # Before vLLM knows the name: never is a blend's request the bare base.
