@@ -255,16 +255,46 @@ def _draft_fields(row: Mapping[str, Any], community: str) -> dict[str, str]:
     }
 
 
+def words_of_communities(work: Path) -> tuple[Words, dict[str, Any]]:
+    """The words of the training answers, and how often they tell whose a held-out answer is."""
+    rows, answers = held_out(work, 999)
+    held = {row["query_id"] for row in rows}
+    train = [texts for query, texts in answers.items() if query not in held]
+    whose = Words({key: [texts[key] for texts in train] for key in COMMUNITIES})
+    written = [(key, text) for query in held for key, text in answers[query].items()]
+    ceiling = sum(whose.of(text) == key for key, text in written) / len(written)
+    return whose, {"ceiling": ceiling, "ceiling_n": len(written)}
+
+
+def keeping(whose: Words, asked_of: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, Any]:
+    """How many drafts keep to their community, loop or break off. `asked_of`: ISO code of the country asked
+    about, and each community's draft."""
+    kept: dict[str, list[bool]] = {key: [] for key in COMMUNITIES}
+    for country, five in asked_of:
+        names = _words(find_country(country).in_text)
+        for key, text in five.items():
+            kept[key].append(whose.of(text, names) == key)
+    texts = [text for _, five in asked_of for text in five.values()]
+    return {
+        "n": len(texts),
+        "kept": kept,
+        "loops": sum(map(loops, texts)) / len(texts),
+        "cut": sum(map(is_cut, texts)) / len(texts),
+        "words": sum(len(text.split()) for text in texts) / len(texts),
+    }
+
+
+def drafts_of_answers(work: Path, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same of the drafts behind answers that have been given."""
+    whose, ceiling = words_of_communities(work)
+    return {"adapters": keeping(whose, [(row["country"], row["drafts"]) for row in answers]), **ceiling}
+
+
 def drafts(work: Path, palette: str, count: int) -> dict[str, Any]:
     """Drafts on held-out questions, by each adapter and by the task base with the same prompt: how many are
     taken for their own community's by the words of the training answers, how many loop or break off."""
-    rows, answers = held_out(work, count)
-    train = [
-        texts
-        for query, texts in answers.items()
-        if query not in {row["query_id"] for row in held_out(work, 999)[0]}
-    ]
-    whose = Words({key: [texts[key] for texts in train] for key in COMMUNITIES})
+    rows, _ = held_out(work, count)
+    whose, ceiling = words_of_communities(work)
 
     async def all_of(base: bool) -> list[str]:
         calls = (
@@ -272,27 +302,13 @@ def drafts(work: Path, palette: str, count: int) -> dict[str, Any]:
         )
         return await asyncio.gather(*calls)
 
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
     for name, base in (("adapters", False), ("task base", True)):
-        kept: dict[str, list[bool]] = {key: [] for key in COMMUNITIES}
-        texts = asyncio.run(all_of(base))
-        asked_of = [(row, key) for row in rows for key in COMMUNITIES]
-        for (row, key), text in zip(asked_of, texts, strict=True):
-            names = _words(_draft_fields(row, "asia")["country"])
-            kept[key].append(whose.of(text, names) == key)
-        found[name] = {
-            "n": len(texts),
-            "kept": kept,
-            "loops": sum(map(loops, texts)) / len(texts),
-            "cut": sum(map(is_cut, texts)) / len(texts),
-            "words": sum(len(text.split()) for text in texts) / len(texts),
-            "texts": texts[:10],
-        }
-    written = [
-        (key, text) for row in held_out(work, 999)[0] for key, text in answers[row["query_id"]].items()
-    ]
-    ceiling = sum(whose.of(text) == key for key, text in written) / len(written)
-    return {**found, "ceiling": ceiling, "ceiling_n": len(written)}
+        texts = iter(asyncio.run(all_of(base)))
+        found[name] = keeping(
+            whose, [(row["country"], {key: next(texts) for key in COMMUNITIES}) for row in rows]
+        )
+    return found | ceiling
 
 
 def decisions(work: Path, palette: str, count: int) -> dict[str, Any]:
@@ -427,12 +443,20 @@ def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = 
     for number in range(0, len(TWENTY), 10):
         some = TWENTY[number : number + 10]
         figures.measure(f"answers from {number}", functools.partial(answers_to, palette, some))
+    measure_drafts_of_answers(work)
     figures.measure(f"drafts on {drafted}", lambda: drafts(work, palette, drafted))
     figures.measure("alone", lambda: seconds_alone(palette))
     figures.measure("routing", lambda: routing(palette))
     figures.measure("decisions", lambda: decisions(work, palette, 15))
     figures.measure("memory_mib", memory_mib)
     write_page(to, work)
+
+
+def measure_drafts_of_answers(work: Path) -> None:
+    """Of the answers that are there; what was measured on fewer goes."""
+    figures = Figures(work / "figures.json")
+    answers = [row for name, rows in figures.parts.items() if name.startswith("answers from") for row in rows]
+    figures.measure(f"drafts of {len(answers)} answers", lambda: drafts_of_answers(work, answers))
 
 
 def measure_models(work: Path, count: int, there: Mapping[str, Callable[[], Scorer]]) -> None:
