@@ -24,6 +24,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -133,7 +134,8 @@ def model_likelihood(model: str) -> Likelihood:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModelForCausalLM.from_pretrained(model, dtype="float32").eval()
+        network: Any = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+        network.eval()
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"--model {model!r} is no causal language model: {reason}") from None

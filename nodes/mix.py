@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langgraph.runtime import Runtime
@@ -66,6 +67,7 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
         "option_mass": mean_mass([reading["option_mass"] for reading in read.values()]),
         "readout": {
             "method": next(iter(read.values()))["readout"]["method"],
+            **_orders(question.options, [reading["readout"] for reading in read.values()]),
             "unreadable": len(read) - len(shares),
             "by_community": {key: reading["distribution"] for key, reading in read.items()},
         },
@@ -77,3 +79,15 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
     }
     usage = summed([choice.usage for choice in decisions.values()])
     return end_of_turn(state, runtime, Decision(update, {part: usage}))
+
+
+def _orders(options: Sequence[str], readouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Orders of the options that each decision is the mean over, and an option's spread over them, mean
+    over the decisions; nothing where one order was read.
+    """
+    averaged = [readout["permutations"] for readout in readouts if readout.get("permutations")]
+    if not averaged:
+        return {}
+    spreads = [made["spread"] for made in averaged if made.get("spread")]
+    spread = {o: sum(one[o] for one in spreads) / len(spreads) for o in options} if spreads else None
+    return {"permutations": {"orders": averaged[0]["orders"], "spread": spread}}

@@ -147,6 +147,18 @@ async def test_distributional_is_the_mean_given_each_comment(script, monkeypatch
     assert update["readout"]["by_community"]["africa"] == pytest.approx({"Yes": 0.8, "No": 0.2})
 
 
+async def test_distributional_says_over_how_many_orders_each_decision_is_the_mean(script):
+    script.option_logprobs = logs(0.8, 0.2)  # whatever stands first: all place, no opinion
+    update = await mix(state(options=OPTIONS, drafts=drafts()), runtime(permutations=2))
+    assert update["distribution"] == pytest.approx({"Yes": 0.5, "No": 0.5})
+    assert update["readout"]["permutations"] == {
+        "orders": 2,
+        "spread": pytest.approx({"Yes": 0.3, "No": 0.3}),  # 0.8 and 0.2 around 0.5
+    }
+    one = await mix(state(options=OPTIONS, drafts=drafts()), runtime())
+    assert "permutations" not in one["readout"]
+
+
 async def test_distributional_leaves_out_what_can_not_be_read_and_says_so(script, monkeypatch):
     shares = iter([(0.8, 0.2), (0.0, 0.0), (0.4, 0.6), (0.0, 0.0), (0.3, 0.7)])
     script.option_logprobs = ()
