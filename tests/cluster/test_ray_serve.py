@@ -137,6 +137,9 @@ def test_one_address_gives_every_route_of_every_replica(served: Served) -> None:
     with pytest.raises(HTTPError) as refused:
         served.post("/v1/chat/completions", status=429)
     assert refused.value.code == 429, "what a server refuses is refused as it said"
+    with pytest.raises(HTTPError) as no_blends:
+        served.post("/v1/palette/blends", blend="uniform")
+    assert no_blends.value.code == 404, "made at one replica, a blend would be unknown to the others"
 
 
 def test_a_stream_comes_as_it_is_written(served: Served) -> None:
