@@ -37,6 +37,8 @@ RUNNING_EACH = 200
 """Requests that a replica works on before another is added: four fifths of vLLM's own --max-num-seqs, 256."""
 SCALE_DOWN_S = 600
 CONFIG = "palette.yaml"
+BLENDS = "/v1/palette/blends"
+"""Where a client has a blend of its own made, at one server."""
 HEADER = """\
 # Replicas of the palette {palette!r}, content {content}, behind one address. Written by
 #   {command}
@@ -164,10 +166,16 @@ def _documents(
         "endpointPickerRef": {"name": picker, "port": {"number": PICKER_PORT}, "failureMode": "FailOpen"},
     })  # fmt: skip
     rewrite = {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}
+    no_blends = {"type": "ReplaceFullPath", "replaceFullPath": "/no-blends-behind-one-address"}
     pool = {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": release}
     yield described("gateway.networking.k8s.io/v1", "HTTPRoute", release, spec={
         "parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": GATEWAY}],
         "rules": [{
+            # A blend of the client's would be made at one replica only: as where there is no such route.
+            "matches": [{"path": {"type": "PathPrefix", "value": f"/{release}{BLENDS}"}}],
+            "filters": [{"type": "URLRewrite", "urlRewrite": {"path": no_blends}}],
+            "backendRefs": [pool],
+        }, {
             "matches": [{"path": {"type": "PathPrefix", "value": f"/{release}"}}],
             "filters": [{"type": "URLRewrite", "urlRewrite": {"path": rewrite}}],
             "backendRefs": [pool],

@@ -31,6 +31,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from cultural_palette.serving.install import find_vllm
+from cultural_palette.serving.kubernetes import BLENDS
 from cultural_palette.serving.manifest import ServingError
 from cultural_palette.serving.plan import KEY_VARIABLE, SITE
 from cultural_palette.serving.probe import OPENER, free_ports
@@ -130,7 +131,8 @@ class ServerReplica:
 
     async def __call__(self, request: Request) -> Response:
         """A request that came straight from Ray Serve's proxy."""
-        return await _answered(self.send(await _read(request)))
+        call = await _read(request)
+        return _no_blends() if call.path == BLENDS else await _answered(self.send(call))
 
     async def send(self, call: Call) -> AsyncIterator[bytes]:
         """Status and headers as one JSON line, then the body as it comes."""
@@ -164,6 +166,8 @@ class Address:
 
     async def __call__(self, request: Request) -> Response:
         call = await _read(request)
+        if call.path == BLENDS:
+            return _no_blends()
         return await _answered(cast(AsyncIterator[bytes], self._replicas.remote(call)))
 
 
@@ -173,6 +177,11 @@ async def _read(request: Request) -> Call:
     query = f"?{request.url.query}" if request.url.query else ""
     headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP}
     return Call(method=request.method, path=path + query, headers=headers, body=body, prompt=_prompt(body))
+
+
+def _no_blends() -> Response:
+    """A blend of a client's would be made at one replica only: as where there is no such route."""
+    return JSONResponse({"error": {"message": "No blends behind one address."}}, status_code=404)
 
 
 async def _answered(parts: AsyncIterator[bytes]) -> Response:

@@ -69,9 +69,19 @@ class Served:
         self.name, self.plan, self.port = release_name(plan), plan, port
         self.url = f"http://127.0.0.1:{port}/{self.name}"
 
-    def deploy(self, *configs: dict[str, Any]) -> None:
-        whole = configs[0] | {"applications": [app for config in configs for app in config["applications"]]}
-        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(whole), _blocking=True)
+    def deploy(self, *configs: dict[str, Any], seconds: float = 120) -> None:
+        """As `serve deploy` does, and wait: applications that are not in the configuration go."""
+        applications = [application for config in configs for application in config["applications"]]
+        whole = configs[0] | {"applications": applications}
+        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(whole))
+        names = {application["name"] for application in applications}
+
+        def running() -> bool:
+            states = {name: state.status for name, state in serve.status().applications.items()}
+            assert "DEPLOY_FAILED" not in states.values(), serve.status()
+            return set(states) == names and set(states.values()) == {"RUNNING"}
+
+        wait_for(running, seconds=seconds)
 
     def post(self, path: str, **body: Any) -> Any:
         with urlopen(self.request(path, **body), timeout=60) as response:
@@ -127,6 +137,9 @@ def test_one_address_gives_every_route_of_every_replica(served: Served) -> None:
     with pytest.raises(HTTPError) as refused:
         served.post("/v1/chat/completions", status=429)
     assert refused.value.code == 429, "what a server refuses is refused as it said"
+    with pytest.raises(HTTPError) as no_blends:
+        served.post("/v1/palette/blends", blend="uniform")
+    assert no_blends.value.code == 404, "made at one replica, a blend would be unknown to the others"
 
 
 def test_a_stream_comes_as_it_is_written(served: Served) -> None:
@@ -190,7 +203,7 @@ def test_real_vllm_answers_through_the_address_as_the_embedded_palette_does(
     application["name"], application["route_prefix"] = "real", "/real"
     application["args"] |= {"command": list(find_vllm(str(vllm_python)).command), "start_timeout_s": 900}
     application["deployments"][0] |= {"health_check_timeout_s": 120}
-    served.deploy(config)
+    served.deploy(config, seconds=1000)
     (tmp_path / "palette.toml").write_text(
         served.plan.settings(f"http://127.0.0.1:{served.port}/real", key=True)
     )
@@ -202,7 +215,10 @@ def test_real_vllm_answers_through_the_address_as_the_embedded_palette_does(
 
 
 def ask(folder: Path, *more: str) -> Any:
-    greedy = {"PALETTE_TEMPERATURE": "0", "PALETTE_META_TEMPERATURE": "0", "PALETTE_MAX_TOKENS": "160"}
+    greedy = {
+        "PALETTE_TEMPERATURE": "0", "PALETTE_META_TEMPERATURE": "0", "PALETTE_MAX_TOKENS": "160",
+        "PALETTE_API_KEY": KEY,
+    }  # fmt: skip
     done = subprocess.run(
         [
             sys.executable, "-m", "cultural_palette", "ask", "--country", "KEN", "--json", *more,

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.models.server import BLENDS as CLIENTS_BLENDS
 from cultural_palette.serving.content_names import name_by_content
 from cultural_palette.serving.devices import Device, described_gpus
 from cultural_palette.serving.kubernetes import Replicas, kubernetes_manifests, release_name
@@ -107,8 +108,10 @@ def test_manifests_are_valid_and_refer_to_one_another(nano: ServedPalette) -> No
     assert picker["ports"][0]["port"] == pool["endpointPickerRef"]["port"]["number"]
     (container,) = pods["spec"]["containers"]
     assert container["ports"][0]["containerPort"] == pool["targetPorts"][0]["number"]
-    (rule,) = documents["HTTPRoute", release]["spec"]["rules"]
+    blends, rule = documents["HTTPRoute", release]["spec"]["rules"]
     assert [(ref["kind"], ref["name"]) for ref in rule["backendRefs"]] == [("InferencePool", release)]
+    assert blends["matches"][0]["path"]["value"] == f"/{release}/v1{CLIENTS_BLENDS}"
+    assert "replaceFullPath" in blends["filters"][0]["urlRewrite"]["path"], "one replica's blend is none"
     config = yaml.safe_load(documents["ConfigMap", f"{release}-picker"]["data"]["palette.yaml"])
     referred = {plugin["pluginRef"] for plugin in config["schedulingProfiles"][0]["plugins"]}
     assert referred == {plugin["type"] for plugin in config["plugins"]}
@@ -140,7 +143,7 @@ def test_two_contents_stand_side_by_side(nano: ServedPalette) -> None:
     after = manifests(nano)
     assert not before.keys() & after.keys()
     routes = [each for both in (before, after) for (kind, _), each in both.items() if kind == "HTTPRoute"]
-    paths = [route["spec"]["rules"][0]["matches"][0]["path"]["value"] for route in routes]
+    paths = [route["spec"]["rules"][-1]["matches"][0]["path"]["value"] for route in routes]
     assert len(set(paths)) == 2
     for documents, path in zip((before, after), paths, strict=True):
         settings = next(each for (_, name), each in documents.items() if name.endswith("-client"))
