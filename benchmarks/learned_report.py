@@ -18,6 +18,7 @@ from cultural_palette.evaluation.blend_fit import FEWEST, AnsweredQuestion, blen
 from cultural_palette.evaluation.calibrate import NONE, Calibration, PlaceReading, calibrate
 from cultural_palette.evaluation.metrics import alignment_table
 from cultural_palette.evaluation.statistics import clustered_interval, compare, holm
+from cultural_palette.provenance import short_sha256
 
 METRIC = "jsdist_e"
 BLEND_QUESTIONS = 30
@@ -348,6 +349,7 @@ def _blend_tables(found: Mapping[str, Any]) -> list[str]:
 
 
 def _split_lines(found: Mapping[str, Any]) -> list[str]:
+    """Hashes of the parts' item ids, and of the questions drawn, by which a split is told again."""
     lines = [
         f"Survey file, SHA-256: `{found['survey_sha256']}`.",
         "",
@@ -359,6 +361,9 @@ def _split_lines(found: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"| {part} | {row['questions']:,} | {row['items']:,} | {row['batteries']} | `{row['sha256']}` |"
         )
+    for part, ids in found["drawn"].items():
+        digest = short_sha256("\n".join(sorted(ids)))
+        lines.append(f"| {part}, drawn | {len(ids)} |  |  | `{digest}` |")
     return lines
 
 
