@@ -125,7 +125,7 @@ def draw_rows(rows: Sequence[Mapping[str, Any]], number: int | None, seed: int) 
     shuffled = sorted(rows, key=lambda row: str(row["id"]))
     lot.shuffle(shuffled)
     rank: Counter[str] = Counter()
-    placed = []
+    placed: list[tuple[int, int, Any]] = []
     for row in shuffled:
         placed.append((rank[row["battery"]], len(placed), row["id"]))
         rank[row["battery"]] += 1

@@ -60,7 +60,8 @@ class GroupedTrainer(Trainer):
         Groups and questions of a batch count alike, a question `shares_weight` times.
         """
         logps = model(batch=inputs)
-        losses, counts, measures = [], [], {}
+        losses, counts = [], []
+        measures: dict[str, Any] = {}
         if "answers" in logps:
             loss, measures = self._orpo(logps, inputs)
             losses.append(loss)

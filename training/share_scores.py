@@ -43,7 +43,8 @@ class ShareReader:
         self, base: str | Path, adapters: Mapping[str, Path], dtype: torch.dtype = torch.float32
     ) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        self.model.train(False)
         self.colours: Any = None
         if adapters:
             self.colours = install(self.model, {key: read_adapter(path) for key, path in adapters.items()})

@@ -8,7 +8,7 @@ tokenisation of every label is read off one pass, as the exact readout of `palet
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,7 +175,7 @@ def lay_out_shares(shown: Sequence[ShareTokens], layout: Layout, pad_id: int) ->
     }
 
 
-def label_logps(logps: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def label_logps(logps: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Log-probability of every label over all its tokenisations, NO_LABEL past a question's last option.
 
     `logps`: over the vocabulary, at each of `reads` (T, V) -> (R, K).

@@ -247,8 +247,8 @@ class Engine:
         return not last
 
     def _sample(self, logits: Tensor, logps: Tensor, row: _Row) -> int:
-        if row.request.shape is not None:
-            request = row.request
+        request = row.request
+        if request.shape is not None:
             shares = shaped(logits, request.prompt, row.tokens, request.temperature, request.shape)
             return int(torch.multinomial(shares, 1, generator=row.generator))
         if row.request.temperature <= 0:

@@ -6,6 +6,7 @@ the temperature, min-p, top-p.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,9 @@ def shaped(
         factor = shape.repetition_penalty
         logits[ids] = torch.where(old > 0, old / factor, old * factor)
     if shape.frequency_penalty != 0.0 and reply:
-        ids, counts = torch.tensor(reply).unique(return_counts=True)
-        logits[ids] -= shape.frequency_penalty * counts
+        counts = Counter(reply)
+        ids = torch.tensor(list(counts), dtype=torch.long)
+        logits[ids] -= shape.frequency_penalty * torch.tensor(list(counts.values()))
     if temperature <= 0:
         certain = torch.zeros_like(logits)
         certain[logits.argmax()] = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 
@@ -25,13 +26,14 @@ def chat_model(ref: ModelRef, sampling: Sampling) -> EmbeddedChatModel:
     unset = {name: value for name, value in own.items() if getattr(sampling, name) is None}
     sampling = replace(sampling, **unset).with_length(ref.runs_on.max_tokens)
     assert sampling.max_tokens is not None
+    shape: dict[str, Any] = sampling.shape
     return EmbeddedChatModel(
         palette=palette,
         part=part,
         temperature=sampling.temperature,
         max_tokens=sampling.max_tokens,
         seed=sampling.seed,
-        **sampling.shape,
+        **shape,
     )
 
 
