@@ -86,7 +86,7 @@ async def evaluate(
     with folder:
         if retry_failed:
             _drop_failed(folder)
-        done = {key_of(row) for row in folder.rows()}
+        done = {key_of(row) for row in rows_of(folder)}
         total = plan.runs * len(plan.survey.items) * len(plan.methods)
         progress = Progress(total, len(done), quiet=quiet)
         started = time.perf_counter()
@@ -233,7 +233,7 @@ def _drop_failed(folder: RunFolder) -> None:
     """Take failed rows, and what was derived, out of the journal, and the manifest with them. The folder's
     lock is held.
     """
-    rows = [row for row in folder.rows() if row["status"] != "failed" and row["method"] != BEST_SINGLE]
+    rows = [row for row in rows_of(folder) if row["status"] != "failed" and row["method"] != BEST_SINGLE]
     (folder.path / "manifest.json").unlink(missing_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     folder.close()

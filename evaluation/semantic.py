@@ -20,9 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from cultural_palette.artifacts import RunFolder, write_whole
+from typing_extensions import TypedDict
+
+from cultural_palette.artifacts import ROWS, RunFolder, write_whole
 from cultural_palette.calls import CallStore, use_calls
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import ModelError, UsageError
@@ -31,6 +33,7 @@ from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.models import ModelRef, Sampling, ask, close_clients
 from cultural_palette.prompts import render, template_of
 from cultural_palette.provenance import file_sha256, installed_versions, short_sha256
+from cultural_palette.shapes import of_shape
 
 KIND = "semantic-evaluation"
 TOLD = ("dataset", "models", "nli")
@@ -187,7 +190,7 @@ async def evaluate_semantic(
     if folder.finished:
         return folder.same_manifest()
     with folder, CallStore(folder.path / "calls") as store:
-        done = {(row["method"], row["item"]) for row in folder.rows()}
+        done = {(row["method"], row["item"]) for row in _rows_of(folder)}
         jobs = [
             (method, answer)
             for answer in plan.gold.answers
@@ -215,9 +218,29 @@ async def evaluate_semantic(
         calls = {
             "needed": store.needed.total(), "asked": store.made.total(), "saved": store.saved.total()
         }  # fmt: skip
-        manifest = _manifest(plan, scorer, list(folder.rows()), floors, calls)
+        manifest = _manifest(plan, scorer, list(_rows_of(folder)), floors, calls)
         folder.finish(manifest)
     return manifest
+
+
+class _StoredRow(TypedDict):
+    """What a run that goes on reads of the rows that are there."""
+
+    method: str
+    item: str
+    query_id: str
+    community: str
+    query: str
+    gold: str
+    status: Literal["ok", "failed"]
+    s_semantic: float | None
+
+
+def _rows_of(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """A run's rows; ArtifactError for one that can not be right."""
+    for number, row in enumerate(folder.rows(), 1):
+        of_shape(row, _StoredRow, f"{folder.path / ROWS}:{number}", "Mend that line, or take it out.")
+        yield row
 
 
 def floor_pairs(gold: GoldAnswers) -> Iterator[tuple[str, GoldAnswer, str]]:

@@ -1,6 +1,9 @@
 """Every reader, on bytes that nobody would write: a PaletteError in one line or a result, never a traceback.
 
-Each reader gets what is right, bent: bytes taken out and put in, values of another type, deep nesting.
+Each reader gets what is right, bent: bytes taken out and put in, every field by values of another type, deep
+nesting. Those that others write: queries, answers, surveys, decisions, maps, settings, manifests, adapters'
+configs, published rows, preference rows, exclusions, prices, training configs. Those of our own runs, which
+may have been edited: rows and manifests of a run that goes on or is finished, datasets' manifests, reviews.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,36 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cultural_palette.artifacts import RunFolder
+from cultural_palette.cli.dataset import _tell as tell_dataset
+from cultural_palette.cli.evaluate.surveys import _of_file as models_of_file
+from cultural_palette.cli.synthesize import _print_manifest as tell_synthesis
 from cultural_palette.cultural_map import load_map
 from cultural_palette.embedded.manifest import read_manifest
 from cultural_palette.errors import PaletteError
+from cultural_palette.evaluation.predictions import rows_of
 from cultural_palette.evaluation.surveys import load_survey
+from cultural_palette.models import ModelRef
+from cultural_palette.moerges.quantised import quantised_by
 from cultural_palette.serving.manifest import check_folders, lora_rank, lora_targets, read_palette
 from cultural_palette.settings import get_settings
+from cultural_palette.training.config import load_config
+from cultural_palette.training.pentachromatic.build import read_excluded
+from cultural_palette.training.pentachromatic.card import card_of
+from cultural_palette.training.pentachromatic.published import read_published
+from cultural_palette.training.pentachromatic.reports import load_manifest
 from cultural_palette.training.pentachromatic.separation.texts import read_answers
+from cultural_palette.training.pentachromatic.synthesis_run import IndexedQuery, RunIndex
+from cultural_palette.training.preferences import read_groups
 from cultural_palette.training.queries import read_queries
 from cultural_palette.training.review.decisions import read_decisions
+from cultural_palette.training.review.reconcile import load_review
+from cultural_palette.training.synthesis.batch import ResultsFiles
+from cultural_palette.training.synthesis.prices import Price, price_of
+from cultural_palette.training.synthesis.run import already_there
+from cultural_palette.training.synthesis.sitting import finished_manifest
+from cultural_palette.training.synthesis.teacher import Ledger
+from tests.training.test_synthesis_run import spec
 
 CONTINENTS = load_map("continents")
 
@@ -68,6 +92,78 @@ MAP = (
     'name: M\ncommunities:\n  a: {name: A, colour: "#000000", countries: [KEN]}\n'
     '  b: {name: B, colour: "#000001", countries: [USA]}\n'
 )
+SPEC = spec(2)
+KEYS = tuple(community.key for community in CONTINENTS.communities)
+STORED = {**ANSWER, "query_id": "q1", "prompts": {"respond": "0" * 16}}
+SYNTHESIS: dict[str, Any] = {
+    "counts": {"queries": 1, "rows": 5, "ok": 4, "set_aside": 1, "by_community": {"africa": {"ok": 1}},
+               "findings": {"format": 1}},
+    "map": {"key": "continents", "communities": {"africa": "Africa"}},
+    "tokens": {"input": 1, "output": 1}, "cost_usd": 0.5,
+}  # fmt: skip
+PREDICTED = {
+    "method": "vanilla", "run": 0, "item": "q/KEN", "question_id": "q", "battery": "b", "survey": "s",
+    "country": "KEN", "question": "Is tea good?", "options": ["Yes", "No"], "ordered": None,
+    "gold": [0.5, 0.5], "status": "ok", "error": None, "predicted": [0.5, 0.5], "answer": None,
+    "option_mass": 1.0, "readout": "exact", "orders": 1, "order_spread": None, "blend": None, "stages": None,
+    "degraded": [], "usage": {}, "seconds": 0.1, "calls": {},
+}  # fmt: skip
+ACCORD = {"measure": None, "value": None, "n": 0, "reviewers": 1, "observed": None, "note": "one reviewer"}
+REVIEW = {
+    "format": "cultural-palette-verdicts/1", "run": "r", "rows_sha256": "0", "reviewers": ["a"], "answers": 1,
+    "agreement": ACCORD, "unhashed": 0, "rule": "x",
+    "verdicts": [{"query_id": "q", "community": "africa", "decision": "approve", "reason": None, "text": None,
+                  "text_hash": None, "votes": {"a": "approve"}, "resolved": False}],
+}  # fmt: skip
+TWO = {"train": 1, "test": 1}
+DATASET: dict[str, Any] = {
+    "kind": "pentachromatic-dataset", "built": "2026", "map": "continents", "communities": ["africa", "asia"],
+    "splits": {"test_share": 0.1, "seed": 0, "near_same_queries": 0, "queries": TWO},
+    "counts": {"queries": 2, "complete": 2, "incomplete": 0, "answers": 4, "answers_by_split": TWO,
+               "edited": 0, "pairs_per_community": 2, "pairs": 4, "missing_answers": {"absent": 1}},
+    "gate": False, "excluded": {"file": "x", "queries": 1},
+    "review": {"reviewers": ["a"], "answers": 1, "rule": "x", "unhashed": 1, "agreement": ACCORD,
+               "counts": {"approve": 1, "edit": 0, "reject": 0, "unresolved": 0, "undecided": 0}},
+    "source": {"run": "r", "finished": True, "rows": 4, "rows_sha256": "0", "statuses": {"ok": 4},
+               "findings": {"format": 1}, "datasets": {"prism": 4}, "teachers": {"x": 4},
+               "prompts": {"respond": ["0"]}, "manifest": {"seed": 1}},
+    "reports": {}, "licence": {"id": "other", "languages": ["en"]}, "formats": ["jsonl"],
+    "files": {"answers.jsonl": {"rows": 4, "bytes": 1, "sha256": "0"}}, "versions": {"x": "1"},
+}  # fmt: skip
+RESULT = {
+    "custom_id": "k", "error": None,
+    "response": {"status_code": 200, "body": {
+        "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1}}},
+}  # fmt: skip
+GROUP = {
+    "prompt": [{"role": "user", "content": "x"}],
+    "chosen": "a",
+    "rejected": ["b"],
+    "community": "africa",
+}
+
+
+def _finished_synthesis(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(SPEC.config()))
+    if manifest := finished_manifest(SPEC, folder):
+        tell_synthesis(folder, manifest, False)
+
+
+def _shown_dataset(folder: Path) -> None:
+    manifest = load_manifest(folder)
+    card_of(manifest)
+    tell_dataset(manifest, folder, False)
+
+
+def _review(path: Path) -> None:
+    index = RunIndex(
+        (IndexedQuery("q", "Is it?", {"africa": 0}, {"africa": None}),), "0", 1, 0, {}, {}, {}, {}, {}
+    )
+    review = load_review([path], index, "r")
+    json.dumps(review.summary())
+
+
 Reader = tuple[str, bytes, Callable[[Path], Any]]
 READERS: dict[str, Reader] = {
     "queries": ("q.jsonl", b'{"query": "Is tea good?", "id": "1"}\n', lambda p: read_queries(p, CONTINENTS)),
@@ -94,6 +190,34 @@ READERS: dict[str, Reader] = {
         "p.yaml", b"name: x\nmap: continents\nbase: b\nadapters: {africa: a, asia: c}\nmoerges: m\n",
         lambda p: read_palette(str(p)),
     ),
+    "rows of a synthesis that goes on": (
+        "rows.jsonl", json.dumps(STORED).encode() + b"\n",
+        lambda p: already_there(SPEC, RunFolder(p.parent), Ledger(Price(1, 1, "x")))),
+    "manifests of a finished synthesis": (
+        "manifest.json", json.dumps(SYNTHESIS).encode(), lambda p: _finished_synthesis(p.parent)),
+    "configs of runs": (
+        "config.json", b'{"seed": 1}', lambda p: RunFolder(p.parent, {"seed": 1}).open().close()),
+    "rows of an evaluation": (
+        "rows.jsonl", json.dumps(PREDICTED).encode() + b"\n", lambda p: list(rows_of(RunFolder(p.parent)))),
+    "manifests of datasets": (
+        "manifest.json", json.dumps(DATASET).encode(), lambda p: _shown_dataset(p.parent)),
+    "reviews": ("review.json", json.dumps(REVIEW).encode(), _review),
+    "exclusions": ("e.jsonl", b'{"query_id": "q", "reason": "x"}\n', read_excluded),
+    "preference rows": ("g.jsonl", json.dumps(GROUP).encode() + b"\n", lambda p: read_groups(p, KEYS)),
+    "published rows": (
+        "africa.jsonl", b'{"query": "a", "response": "b", "rejected_response": "c"}\n',
+        lambda p: read_published([p], {"africa": ()})),
+    "published tables": (
+        "africa.csv", b"query,response,rejected_response\na,b,c\n",
+        lambda p: read_published([p], {"africa": ()})),
+    "results of batches": ("r.jsonl", json.dumps(RESULT).encode() + b"\n", lambda p: ResultsFiles((p,))),
+    "prices": (
+        "p.yaml", b"models:\n  openai:x: {input: 0.1, output: 0.2}\n",
+        lambda p: price_of(ModelRef("openai", "x"), p)),
+    "training configs": ("t.yaml", b"base: x\norpo: {rank: 4}\n", load_config),
+    "models by part": ("m.yaml", b"meta: openai:x\n", models_of_file),
+    "models' configs": (
+        "config.json", b'{"quantization_config": {"quant_method": "fp8"}}', lambda p: quantised_by(p.parent)),
     "adapters' configs": ("adapter_config.json", json.dumps(ADAPTER).encode(), lambda p: _serve(p.parent)),
 }  # fmt: skip
 DEEP = 50_000
@@ -139,13 +263,42 @@ def test_what_is_right_is_read(name: str, tmp_path: Path) -> None:
     try:
         reader(tmp_path / file)
     except PaletteError as error:  # a lone adapter is no whole palette, a made-up row lacks what a run has
-        assert name in ("adapters' configs", "answers", "surveys", "queries", "decisions"), error
+        assert name in (
+            "adapters' configs",
+            "answers",
+            "surveys",
+            "queries",
+            "decisions",
+            "models by part",
+        ), error
 
 
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("piece", range(len(PIECES)))
 def test_each_piece_alone_is_read_or_refused(name: str, piece: int) -> None:
     read(name, PIECES[piece])
+
+
+WRONG = (None, [], {}, "x", -1, True, 1e300, 0.5, "\ud800", "\x1b[31m", [[]], {"a": None}, [None], "../../x")
+
+
+def _each_field_wrong(value: Any, depth: int = 3) -> Iterator[Any]:
+    """The value with one field, however deep, taken out or replaced by one of another type."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield {name: kept for name, kept in value.items() if name != key}
+            for wrong in (*WRONG, *(_each_field_wrong(inner, depth - 1) if depth else ())):
+                yield {**value, key: wrong}
+    elif isinstance(value, list) and value:
+        for wrong in (*WRONG, *(_each_field_wrong(value[0], depth - 1) if depth else ())):
+            yield [wrong, *value[1:]]
+
+
+@pytest.mark.parametrize("name", [name for name, (file, *_) in READERS.items() if "json" in file])
+def test_each_field_of_another_type_is_read_or_refused(name: str) -> None:
+    _, right, _ = READERS[name]
+    for wrong in _each_field_wrong(json.loads(right)):
+        read(name, json.dumps(wrong).encode() + b"\n")
 
 
 @pytest.mark.parametrize("name", READERS)
