@@ -82,6 +82,10 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 }
 
 
+LATER = ("topic", "respondents", "population", "labelled")
+"""Fields that rows of earlier versions lack."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A method's prediction of an item. `distribution`: over the options in the item's order; None when the
@@ -192,6 +196,8 @@ def key_of(row: Mapping[str, Any]) -> tuple[str, int, str]:
 def fault_of(row: Mapping[str, Any]) -> str | None:
     """Why something read from a file can not be a `Row`; None when it is one."""
     for name, kinds in _KINDS.items():
+        if name not in row and name not in LATER:
+            return f"{name} is missing"
         value = row.get(name)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             return f"{name} is {_short(value)}, expected {kinds[0].__name__}"

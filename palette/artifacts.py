@@ -50,7 +50,7 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the manifest, which comes last, is there."""
-        return (self.path / MANIFEST).exists()
+        return os.path.lexists(self.path / MANIFEST)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -68,8 +68,10 @@ class RunFolder:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows in the order of their arrival, but for a last one cut short; none before the first."""
         file = self.path / ROWS
-        if not file.exists():
+        if not os.path.lexists(file):
             return
+        if not file.is_file():
+            raise ArtifactError(f"{file} is no file that can be read. Mend it, or take it away.")
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
@@ -161,7 +163,7 @@ class RunFolder:
     def _check_config(self) -> None:
         if self.config is None:
             return
-        if (self.path / CONFIG).exists() or self.finished or _holds_rows(self.path):
+        if os.path.lexists(self.path / CONFIG) or self.finished or _holds_rows(self.path):
             self._refuse_another()
         else:
             write_whole(self.path / CONFIG, _json(self._wanted, f"config of {self.path}", indent=2) + b"\n")
@@ -169,7 +171,7 @@ class RunFolder:
     def _refuse_another(self) -> None:
         """Raise ArtifactError unless the folder was begun with this config."""
         file = self.path / CONFIG
-        if not file.exists():
+        if not os.path.lexists(file):
             raise ArtifactError(
                 f"{self.path} holds a run and no {CONFIG} that says which: take another folder."
             )

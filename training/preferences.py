@@ -72,7 +72,7 @@ def read_groups(data: Path, communities: Sequence[str]) -> dict[str, list[Group]
                 groups[key].append(group)
         else:
             community = row.get("community", file_community)
-            if community not in groups:
+            if not isinstance(community, str) or community not in groups:
                 raise PreferenceRowError(
                     f"{place}: community {community!r} is not one of {', '.join(communities)}; "
                     f'give "community", or "responses" of every community'

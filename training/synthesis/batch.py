@@ -118,6 +118,8 @@ class ResultsFiles:
         try:
             row = parse_object(line, half_pairs=True)
             key = row["custom_id"]
+            if not isinstance(key, str):
+                raise TypeError("custom_id is no text")
             outcome = _outcome(row)
         except (ValueError, KeyError, TypeError) as error:
             self.counts["unreadable"] += 1
