@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from cultural_palette.artifacts import CONFIG, MANIFEST, ROWS, RunFolder
 from cultural_palette.cultural_map import CulturalMap
@@ -20,6 +21,7 @@ from cultural_palette.evaluation.metrics import Floats, alignment_table
 from cultural_palette.evaluation.report.floors import Floor, floors_of
 from cultural_palette.evaluation.selection import PAPER
 from cultural_palette.jsonl import parse_object, read_object
+from cultural_palette.shapes import of_shape
 
 KIND = "survey-evaluation"
 MISSING, OK, UNREADABLE, FAILED = 0, 1, 2, 3
@@ -178,6 +180,24 @@ def load_evaluation(path: Path, cultural_map: CulturalMap, *, partial: bool = Fa
     )  # fmt: skip
 
 
+class _StoredSurvey(TypedDict, total=False):
+    """What of a survey is told."""
+
+    name: str
+    selection: dict[str, Any]
+
+
+class _StoredManifest(TypedDict, total=False):
+    """What of a run's manifest is read, where it is there."""
+
+    methods: list[str]
+    models: dict[str, str] | None
+    settings: dict[str, Any] | None
+    survey: _StoredSurvey | None
+    left_out: dict[str, str] | None
+    calls: dict[str, Any] | None
+
+
 def read_manifest(path: Path, kind: str, *, partial: bool) -> dict[str, Any]:
     """The manifest of a finished run of that kind; empty for an unfinished one with `partial`."""
     if not (path / ROWS).exists():
@@ -193,6 +213,7 @@ def read_manifest(path: Path, kind: str, *, partial: bool) -> dict[str, Any]:
     manifest = folder.manifest
     if manifest.get("kind") != kind:
         raise UsageError(f"{path} is a run of kind {manifest.get('kind')!r}, expected {kind!r}.")
+    of_shape(manifest, _StoredManifest, str(path / MANIFEST), "Mend it, or run the evaluation again.")
     if kind == KIND:
         for name, kinds in {"methods": (list,), "runs": (int,), "items": (int,)}.items():
             if not isinstance(manifest.get(name), kinds):
