@@ -288,7 +288,7 @@ async def test_a_refusal_never_holds_the_key(server):
 
 @pytest.mark.parametrize("vllm", [True, False])
 async def test_a_server_that_takes_no_blend_is_never_asked_under_its_name(server, vllm):
-    """A vLLM without our plug-in, and any other server: refused with the way out, not answered by the base."""
+    """A vLLM without our plug-in, and any other server: refused with the way out, never answered."""
     server.vllm = vllm
     blended = ModelRef.parse("openai:moerges").with_blend("africa=0.2, oceania=0.8")
     assert str(blended) == "openai:moerges[africa=0.2,oceania=0.8]"
