@@ -284,3 +284,19 @@ async def test_a_refusal_never_holds_the_key(server):
     assert "***" in str(caught.value)
     assert isinstance(model, VllmModel)
     assert "sk-very-secret" not in json.dumps(model.chat.model_dump())
+
+
+@pytest.mark.parametrize("vllm", [True, False])
+async def test_a_server_that_takes_no_blend_is_never_asked_under_its_name(server, vllm):
+    """A vLLM without our plug-in, and any other server: refused with the way out, never answered."""
+    server.vllm = vllm
+    blended = ModelRef.parse("openai:moerges").with_blend("africa=0.2, oceania=0.8")
+    assert str(blended) == "openai:moerges[africa=0.2,oceania=0.8]"
+    try:
+        with pytest.raises(
+            ModelError, match=r"can not blend by 'africa=0\.2,oceania=0\.8'.*Leave out --blend"
+        ):
+            await ask(blended, Sampling(), HELLO, timeout_s=10)
+    finally:
+        await close_clients()
+    assert server.requests == []
