@@ -34,9 +34,9 @@ from cultural_palette.distributions import Distribution
 from cultural_palette.embedded.engine import Engine, Generation
 from cultural_palette.embedded.parts import Part
 from cultural_palette.messages import role_pairs
+from cultural_palette.models.readout import option_in
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
-from cultural_palette.readout import option_in
 
 PREFIX = " The answer is"
 SAMPLES, SAMPLE_TOKENS = 10, 12

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from langchain_core.messages import BaseMessage
 
 from cultural_palette.models import Blend, ModelRef, read
+from cultural_palette.models.readout import Reading
 from cultural_palette.nodes.knobs import Knobs
 from cultural_palette.nodes.turn import as_shares
 from cultural_palette.option_orders import in_order, orders_of
 from cultural_palette.orders import Averaged
 from cultural_palette.questions import Question
-from cultural_palette.readout import Reading
 
 LEAST_MASS = 0.01
 """Below this probability on the options, all of them together, the reply was about something else."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cultural_palette.errors import ModelError, PaletteError, UsageError
     from cultural_palette.graph.front_door import aask, ask, batch, build, stream
     from cultural_palette.models import ModelRef, Sampling, chat_model
+    from cultural_palette.models.readout import read_options
     from cultural_palette.nodes.events import (
         AccountDone,
         AccountStarted,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from cultural_palette.nodes.knobs import PaletteContext
     from cultural_palette.nodes.state import PaletteState
     from cultural_palette.questions import Question
-    from cultural_palette.readout import read_options
     from cultural_palette.settings import Settings, get_settings, use_settings
 
 
@@ -59,7 +59,7 @@ NAMES_BY_MODULE = {
     "cultural_palette.nodes.knobs": ("PaletteContext",),
     "cultural_palette.nodes.state": ("PaletteState",),
     "cultural_palette.questions": ("Question",),
-    "cultural_palette.readout": ("read_options",),
+    "cultural_palette.models.readout": ("read_options",),
     "cultural_palette.settings": ("Settings", "get_settings", "use_settings"),
 }
 MODULE_OF = {name: module for module, names in NAMES_BY_MODULE.items() for name in names}

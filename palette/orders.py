@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cultural_palette.distributions import Distribution
+from cultural_palette.models.readout import Reading
 from cultural_palette.option_orders import Order
-from cultural_palette.readout import Reading
 
 METHODS = ("exact", "top_logprobs", "sampling")
 """The most faithful first."""

@@ -23,12 +23,12 @@ from cultural_palette.knobs import ReadoutMethod
 from cultural_palette.models.faults import reason
 from cultural_palette.models.http import budget
 from cultural_palette.models.protocol import BLEND, Blend, Model, Reply, Sampling
+from cultural_palette.models.readout import Reading, read_options
 from cultural_palette.models.references import ModelRef
 from cultural_palette.models.streaming import streaming_to
 from cultural_palette.models.thoughts import AnswerPieces, without_thoughts
 from cultural_palette.models.tokens import usage_of
 from cultural_palette.questions import Question
-from cultural_palette.readout import Reading, read_options
 
 BROKEN = ("abort", "error")
 """Ends that vLLM and routers before other servers give to a reply that did not come to one."""

@@ -17,8 +17,8 @@ from langchain_core.messages import HumanMessage
 from cultural_palette.calls import CALLS, Call, CallStore, once, use_calls
 from cultural_palette.errors import ArtifactError, ModelError
 from cultural_palette.models import ModelRef, Sampling, ask
+from cultural_palette.models.readout import Reading
 from cultural_palette.questions import Question
-from cultural_palette.readout import Reading
 from tests.conftest import ROOT
 
 REF = ModelRef("openai", "m", "http://127.0.0.1:9/v1")

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cultural_palette.distributions import Distribution
+from cultural_palette.models.readout import Reading
 from cultural_palette.option_orders import in_order, orders_of
 from cultural_palette.orders import Averaged
 from cultural_palette.questions import Question
-from cultural_palette.readout import Reading
 
 LABELS = ("A", "B", "C")
 

@@ -12,8 +12,8 @@ from langchain_core.messages import HumanMessage
 
 from cultural_palette.errors import ModelError
 from cultural_palette.models import ModelRef, close_clients, open_model
+from cultural_palette.models.readout import option_in, read_options
 from cultural_palette.questions import Question
-from cultural_palette.readout import option_in, read_options
 from cultural_palette.settings import get_settings, use_settings
 from tests.fake_server import VOCABULARY, serve
 from tests.scripted import Script, ScriptedModel

@@ -13,11 +13,11 @@ from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import ModelError
 from cultural_palette.models import ModelRef, Sampling, close_clients, open_model
+from cultural_palette.models.readout import read_options
 from cultural_palette.models.router_blend import served_blend
 from cultural_palette.models.vllm import VllmModel
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
-from cultural_palette.readout import read_options
 
 pytest.importorskip("torch")
 KEYS = tuple(community.key for community in load_map("continents").communities)
