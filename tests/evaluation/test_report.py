@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn but not rendered, which is what takes time."""
     monkeypatch.setattr(
-        figures, "_picture", lambda figure, key, text: Picture(key, text, "<svg></svg>", b"png")
+        figures, "picture_of", lambda figure, key, text: Picture(key, text, "<svg></svg>", b"png")
     )
 
 
