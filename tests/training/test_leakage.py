@@ -192,6 +192,7 @@ def test_languages_without_spaces_are_compared_too(tmp_path: Path) -> None:
         ("by_id.json", json.dumps({"Q7": {"question_text": ELDERS}, "Q8": {"question_text": ""}})),
         ("list.json", json.dumps([ELDERS])),
         ("rows.jsonl", json.dumps({"id": "Q7", "prompt": ELDERS}) + "\n"),
+        ("prism.jsonl", json.dumps({"conversation_id": "c0", "opening_prompt": ELDERS}) + "\n"),
         ("rows.tsv", f"nr\ttext\n1\t{ELDERS}\n2\t{ELDERS}\n"),
     ],
 )

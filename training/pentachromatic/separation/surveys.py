@@ -11,7 +11,7 @@ from pathlib import Path
 from cultural_palette.provenance import file_sha256
 from cultural_palette.training.pentachromatic.separation.tables import TableError, column, rows_of
 
-QUESTION_COLUMNS = ("question", "question_text", "text", "prompt", "query")
+QUESTION_COLUMNS = ("question", "question_text", "text", "prompt", "query", "opening_prompt")
 ID_COLUMNS = ("Q_id", "question_id", "id")
 # Scripts that put no spaces between words: each of their letters counts as a word.
 SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -38,7 +38,8 @@ class SurveyQuestions:
 
 
 def read_survey(path: Path, text: str | None = None) -> SurveyQuestions:
-    """GlobalOpinionQA's CSV, CultureSPA's JSON of the World Values Survey, or any CSV, TSV, JSONL or JSON.
+    """GlobalOpinionQA's CSV, CultureSPA's JSON of the World Values Survey, PRISM's prompts, or any CSV, TSV, JSONL
+    or JSON.
 
     `text` names the column of the questions. Raises TableError for a row that can not be read, and when no
     question is there: a gate that skips what it can not read would be none.
