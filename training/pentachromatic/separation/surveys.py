@@ -38,8 +38,8 @@ class SurveyQuestions:
 
 
 def read_survey(path: Path, text: str | None = None) -> SurveyQuestions:
-    """GlobalOpinionQA's CSV, CultureSPA's JSON of the World Values Survey, PRISM's prompts, or any CSV, TSV, JSONL
-    or JSON.
+    """GlobalOpinionQA's CSV, CultureSPA's JSON of the World Values Survey, PRISM's prompts, or any CSV, TSV,
+    JSONL or JSON.
 
     `text` names the column of the questions. Raises TableError for a row that can not be read, and when no
     question is there: a gate that skips what it can not read would be none.
