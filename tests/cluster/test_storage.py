@@ -25,7 +25,9 @@ CALL = Call("draft", "openai:x", {"messages": [["user", "hello"]]})
 def s3() -> Iterator[None]:
     """An S3 of this machine with a bucket, for s3fs to find."""
     pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    # Not among the tests' packages: beside s3fs it takes pip minutes to find versions that fit.
+    moto = pytest.importorskip("moto.server", reason="an S3 on this machine: pip install 'moto[server]'")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
