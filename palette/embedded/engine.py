@@ -159,7 +159,7 @@ class Engine:
 
     def _work(self) -> None:
         if sum(p.numel() for p in self.model.parameters()) < SMALL:
-            torch.set_num_threads(1)
+            _compute_on_one_core()
         while True:
             jobs = [self._jobs.get()]
             if self._stopping.is_set():
@@ -330,6 +330,17 @@ class Engine:
     def vocabulary(self) -> dict[str, int]:
         """Text of each token that decodes to letters and spaces on its own -> id."""
         return spelling_tokens(self.tokenizer)
+
+
+def _compute_on_one_core() -> None:
+    """For the calling thread alone. torch gives what was set last to each thread that begins later, so
+    another thread sets the process's own number again.
+    """
+    process_wide = torch.get_num_threads()
+    torch.set_num_threads(1)
+    other = threading.Thread(target=torch.set_num_threads, args=(process_wide,))
+    other.start()
+    other.join()
 
 
 _engines: dict[str, Engine] = {}

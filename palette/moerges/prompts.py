@@ -18,6 +18,7 @@ import yaml
 
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.messages import role_dicts
 from cultural_palette.prompts import render
 from cultural_palette.questions import Question
 
@@ -28,7 +29,6 @@ SHARES = {"regulate": 0.2, "decide": 0.4, "decide_option": 0.4}
 """How often each step of the meta agent is drawn."""
 NAMED = 0.5
 """Share of accounts that name the country, as a real account does."""
-ROLES = {"system": "system", "human": "user"}
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,7 @@ def router_prompts(
                 fields["account"] = account
             if step == "decide_option":
                 fields["options"] = question.lettered()
-            chat = [
-                {"role": ROLES[message.type], "content": message.text}
-                for message in render(layout + step, **fields)
-            ]
+            chat = role_dicts(render(layout + step, **fields))
             tokens, mentions = encode(tokenizer, chat, name)
             prompts.append(RouterPrompt(iso3, index[home.key], layout + step, tokens, mentions))
     return prompts

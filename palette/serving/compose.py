@@ -11,6 +11,7 @@ from typing import Any
 from cultural_palette.models import BASE
 from cultural_palette.serving.manifest import Source
 from cultural_palette.serving.plan import KEY_VARIABLE, LOCAL_VARIABLES, ServerSpec, ServingPlan
+from cultural_palette.serving.written_yaml import yaml_text
 
 VLLM_VERSION = "v0.32.0"
 IMAGE = f"${{VLLM_IMAGE:-vllm/vllm-openai:{VLLM_VERSION}}}"
@@ -36,8 +37,6 @@ HEADER = """\
 
 def compose_file(plan: ServingPlan, command: str, home: Path) -> str:
     """docker-compose.yml for `plan`. Folders below `home`, where the file will lie, are relative to it."""
-    import yaml
-
     services = {server.name: _service(server, plan, home) for server in plan.servers}
     document: dict[str, Any] = {
         "name": f"palette-{plan.palette}".lower().replace(".", "-"),
@@ -45,7 +44,7 @@ def compose_file(plan: ServingPlan, command: str, home: Path) -> str:
     }
     if any(service.get("volumes") and _mounts_hub_cache(service) for service in services.values()):
         document["volumes"] = {HUB_CACHE: {}}
-    text = yaml.dump(document, Dumper=yaml_dumper(), sort_keys=False, allow_unicode=True, width=108)
+    text = yaml_text(document)
     build = BUILD if any(server.router is not None for server in plan.servers) else ""
     return HEADER.format(palette=plan.palette, command=command, image=build) + text
 
@@ -122,27 +121,3 @@ def _mounts_hub_cache(service: dict[str, Any]) -> bool:
 def command_line(arguments: list[str]) -> str:
     """A command as a person types it."""
     return shlex.join(arguments)
-
-
-def yaml_dumper() -> Any:
-    """Short lists on lines, as one writes commands; texts of several lines as they are."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
-            return super().increase_indent(flow, False)
-
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    Dumper.add_representer(
-        str,
-        lambda dumper, text: dumper.represent_scalar(
-            "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
-        ),
-    )
-    Dumper.add_representer(
-        tuple,
-        lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True),
-    )
-    return Dumper

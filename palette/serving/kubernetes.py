@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from cultural_palette.serving.compose import VLLM_VERSION, container_arguments, model_folders, yaml_dumper
+from cultural_palette.serving.compose import VLLM_VERSION, container_arguments, model_folders
 from cultural_palette.serving.content_names import one_server
 from cultural_palette.serving.manifest import ServingError
 from cultural_palette.serving.plan import KEY_VARIABLE, LOCAL_VARIABLES, ServerSpec, ServingPlan
+from cultural_palette.serving.written_yaml import yaml_text
 
 IMAGE = f"cultural-palette-vllm:{VLLM_VERSION}"
 PICKER_IMAGE = "ghcr.io/llm-d/llm-d-router-endpoint-picker:v0.9.0"
@@ -85,9 +84,7 @@ def kubernetes_manifests(plan: ServingPlan, command: str, replicas: Replicas) ->
         secret=SECRET, release=release, claim=MODELS_CLAIM, folders=folders,
         kinds=",".join(dict.fromkeys(document["kind"].lower() for document in documents)),
     )  # fmt: skip
-    return header + yaml.dump_all(
-        documents, Dumper=yaml_dumper(), sort_keys=False, allow_unicode=True, width=108
-    )
+    return header + yaml_text(*documents)
 
 
 def release_name(plan: ServingPlan) -> str:
@@ -148,7 +145,7 @@ def _documents(
         subjects=[{"kind": "ServiceAccount", "name": picker}],
         roleRef={"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": picker},
     )  # fmt: skip
-    yield described("v1", "ConfigMap", picker, data={CONFIG: yaml.safe_dump(PICKER, sort_keys=False)})
+    yield described("v1", "ConfigMap", picker, data={CONFIG: yaml_text(PICKER)})
     yield described("apps/v1", "Deployment", picker, spec={
         "replicas": 1, "selector": {"matchLabels": pickers},
         "template": {"metadata": {"labels": pickers}, "spec": _picker_pod(picker, release)},

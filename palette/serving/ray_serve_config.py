@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
-from cultural_palette.serving.compose import yaml_dumper
 from cultural_palette.serving.content_names import one_server
 from cultural_palette.serving.kubernetes import (
     ENDPOINTS_S,
@@ -19,6 +16,7 @@ from cultural_palette.serving.kubernetes import (
     release_name,
 )
 from cultural_palette.serving.plan import LOCAL_VARIABLES, ServerSpec, ServingPlan
+from cultural_palette.serving.written_yaml import yaml_text
 
 APPLICATION = "cultural_palette.serving.ray_serve:application"
 PORT = 8000
@@ -48,7 +46,7 @@ def ray_serve_config(plan: ServingPlan, command: str, replicas: Replicas, addres
         "http_options": {"host": "0.0.0.0", "port": PORT},
         "applications": [_application(plan, replicas)],
     }
-    return header + yaml.dump(document, Dumper=yaml_dumper(), sort_keys=False, allow_unicode=True, width=108)
+    return header + yaml_text(document)
 
 
 def _application(plan: ServingPlan, replicas: Replicas) -> dict[str, Any]:

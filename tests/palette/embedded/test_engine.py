@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -157,3 +160,25 @@ def test_the_manifest_and_the_weights_agree() -> None:
     assert all((path / "adapter_model.safetensors").is_file() for path in manifest.adapters.values())
     shipped = sum(p.stat().st_size for p in manifest.base.parent.rglob("*") if p.is_file())
     assert shipped < 20 * 2**20
+
+
+NUMBERS_OF_THREADS = """
+import threading
+import torch
+from cultural_palette.embedded.engine import get_engine
+
+engine, numbers = get_engine("nano"), [torch.get_num_threads()]
+numbers.append(engine._submit(torch.get_num_threads).result())
+later = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+later.start()
+later.join()
+print(numbers)
+"""
+
+
+def test_a_small_model_takes_one_core_and_leaves_the_applications_threads_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NUMBERS_OF_THREADS],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.stdout == "[2, 1, 2]\n", done.stderr
