@@ -27,6 +27,7 @@ from torch import Tensor
 from cultural_palette.embedded.manifest import IN_MEMORY, Manifest, read_manifest
 from cultural_palette.embedded.parts import META, Part
 from cultural_palette.embedded.prepare import prepare
+from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.embedded.sampling import Shape, shaped
 from cultural_palette.errors import ModelError
 from cultural_palette.models.tokens import spelling_tokens, tokenisations
@@ -370,7 +371,7 @@ def _blends(read: Batch, parts: Sequence[Part]) -> list[list[list[float]] | None
 
 def _load(manifest: Manifest) -> tuple[Any, Any, Colours]:
     """Tokenizer, base and the communities' changes put into it. One copy of the base, in float32."""
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hide_progress_bars()
     if method := quantised_by(manifest.base):
         raise ModelError(why_not(manifest.base, method, "playing a palette on them here"))
     try:

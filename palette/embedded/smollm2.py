@@ -19,6 +19,7 @@ import torch
 import transformers
 
 from cultural_palette.artifacts import claim
+from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.errors import ModelError
 from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.provenance import file_sha256
@@ -100,7 +101,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> None:
     if method := quantised_by(base):
         raise ModelError(why_not(base, method, "merging an adapter into them"))
     with warnings.catch_warnings():
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        hide_progress_bars()
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
         plain = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         merged = peft.PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()

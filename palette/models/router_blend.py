@@ -95,12 +95,14 @@ def _loaded(checkpoint: str) -> tuple[Any, Any, tuple[str, ...]]:
     try:
         import torch
         import transformers
+
+        from cultural_palette.embedded.quiet import hide_progress_bars
     except ImportError as error:
         raise ModelError(
             f"Reading the blend needs {error.name}, which is not installed: "
             "pip install 'cultural-palette[embedded]'"
         ) from error
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hide_progress_bars()
     try:
         with torch.device("cpu"):
             model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")

@@ -150,4 +150,5 @@ def dense_expert(ffn: ColouredFFN, community: int, part: str) -> Tensor:
     """A community's projection written out, W + B A, float32. (out, in)"""
     linear = getattr(ffn, f"{part}_proj")
     a, b = getattr(ffn, f"{part}_a")[community], getattr(ffn, f"{part}_b")[community]
-    return linear.weight.float() + b.float().T @ a.float()  # type: ignore[no-any-return]
+    weight: Tensor = linear.weight.float() + b.float().T @ a.float()
+    return weight

@@ -213,10 +213,10 @@ def _server_pod(server: ServerSpec, release: str) -> dict[str, Any]:
         environment.append(_secret("HF_TOKEN", "hf-token"))
     arguments = container_arguments(server)
     arguments[arguments.index("--port") + 1] = str(PORT)
-    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
+    mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     if model_folders(server):
-        mounts.append({"name": "models", "mountPath": "/models", "subPath": release, "readOnly": True})  # type: ignore[dict-item]
+        mounts.append({"name": "models", "mountPath": "/models", "subPath": release, "readOnly": True})
         volumes.append({
             "name": "models", "persistentVolumeClaim": {"claimName": MODELS_CLAIM, "readOnly": True},
         })  # fmt: skip

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cultural_palette.artifacts import whole_folder
 from cultural_palette.cultural_map import CulturalMap
+from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.errors import ArtifactError
 from cultural_palette.moerges.adapters import Adapter, read_adapter
 from cultural_palette.moerges.model import install, same_base
@@ -141,7 +142,7 @@ def _write(
 
 
 def _open(base: Path) -> tuple[Any, Any]:
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hide_progress_bars()
     stored = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     dtype = torch.bfloat16 if stored > LARGE_BYTES else torch.float32
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)

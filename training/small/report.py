@@ -28,6 +28,7 @@ from cultural_palette.countries import find_country
 from cultural_palette.embedded.engine import CACHE, get_engine
 from cultural_palette.embedded.manifest import read_manifest
 from cultural_palette.embedded.parts import META
+from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.graph.front_door import aask
 from cultural_palette.messages import role_dicts
 from cultural_palette.models import ModelRef, Sampling, ask
@@ -79,7 +80,7 @@ class Model:
     """One model with any of the adapters put on it in turn; bfloat16, as they were trained."""
 
     def __init__(self, folder: Path, adapters: Mapping[str, Path]) -> None:
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        hide_progress_bars()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         for name, path in adapters.items():

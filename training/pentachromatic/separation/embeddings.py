@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from transformers.utils import logging
 
+from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.training.pentachromatic.separation.vectors import Vectors, identity_of, model_folder
 
-transformers_logging: Any = logging  # without types
 MINILM = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 
 
@@ -44,6 +42,6 @@ class SentenceEncoder:
 
     def _loaded(self) -> SentenceTransformer:
         if self._model is None:
-            transformers_logging.disable_progress_bar()
+            hide_progress_bars()
             self._model = SentenceTransformer(str(self.folder), device=self._device)
         return self._model

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging
 
+from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.errors import UsageError
 from cultural_palette.training.pentachromatic.separation.vectors import Vectors, identity_of, model_folder
 
-transformers_logging: Any = logging  # without types
 IPTC = "classla/multilingual-IPTC-news-topic-classifier"
 MOST_TOKENS = 512
 
@@ -54,7 +53,7 @@ class TopicClassifier:
 
     def _load(self) -> None:
         if self._model is None:
-            transformers_logging.disable_progress_bar()
+            hide_progress_bars()
             device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
             self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
             self._model = AutoModelForSequenceClassification.from_pretrained(self.folder).to(device).eval()
