@@ -17,12 +17,13 @@ import random
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cultural_palette.artifacts import whole_folder, write_whole
 from cultural_palette.countries import find_country
@@ -32,11 +33,14 @@ from cultural_palette.embedded.smollm2 import checkpoint, merge_adapter
 from cultural_palette.errors import ArtifactError
 from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.messages import role_dicts
+from cultural_palette.moerges.prompts import FIT, router_prompts, texts_of
+from cultural_palette.moerges.router import Router, save_routers
 from cultural_palette.prompts import render
 from cultural_palette.training.config import load_config
 from cultural_palette.training.jobs import lay_out_jobs
 from cultural_palette.training.launch import run_jobs
 from cultural_palette.training.merge import merge_flat
+from cultural_palette.training.merge.fitted import with_fitted
 from cultural_palette.training.merge.router import examine, read_states, rows_from, summary
 from cultural_palette.training.orpo_settings import OrpoSettings
 from cultural_palette.training.pentachromatic.build import DatasetSettings, build
@@ -58,6 +62,7 @@ ROUNDS = (
 JOINT_GROUPS = 32  # of each community
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
 ROUTER_ROWS = "ffn_in"
+PER_COUNTRY = 2  # prompts about each country of the map, which the fitted rows are made from
 ROUTER_PHRASES = ("{name}", "Country: {name}", "In {name}, people", "You know {name} well.", "life in {name}")
 SAMPLING = {  # the palette's own: the worked examples' lengths, and what keeps it from looping
     "draft": {
@@ -257,20 +262,30 @@ def agent_folder(folder: Path, agent: str, after: int = len(ROUNDS)) -> Path:
 
 
 def router(folder: Path) -> None:
-    """`router.safetensors`: rows from the base's FFN inputs at short phrases about each country, against the
-    others' (`palette merge --router ffn_in --against-others` reads the same)."""
-
+    """`router.safetensors`: the paper's rows, from the base's FFN inputs at short phrases about each country,
+    against the others' (`palette merge --router ffn_in --against-others` reads the same); and fitted ones, by
+    prompts about every country of the map. `router.json`: the fit's report, and the blend to go by.
+    """
     started = time.perf_counter()
-    states = read_states(folder / "base", router_prompts())
+    states = read_states(folder / "base", phrases())
     rows = rows_from(states[ROUTER_ROWS], against_others=True)
-    found = summary(examine(rows, states["ffn_in"]))["mean"]
-    named = {f"model.layers.{i}.block_sparse_moe.gate.weight": row.contiguous() for i, row in enumerate(rows)}
-    save_file(named, folder / "router.safetensors")
-    _note(folder, "router", {**found, "seconds": time.perf_counter() - started})
+    shape = summary(examine(rows, states["ffn_in"]))["mean"]
+    paper = Router(rows.float(), torch.zeros(rows.shape[:2]), tuple(COMMUNITIES))
+    model: Any = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32).train(False)
+    continents = load_map("continents")
+    countries = [iso3 for community in continents.communities for iso3 in community.countries]
+    prompts = router_prompts(
+        AutoTokenizer.from_pretrained(folder / "base"), continents, countries, PER_COUNTRY,
+        texts=texts_of(FIT), seed=SEED,
+    )  # fmt: skip
+    routers, report = with_fitted(model, paper, prompts, tuple(COMMUNITIES), seed=SEED)
+    save_routers(folder / "router.safetensors", routers, tuple(COMMUNITIES))
+    write_whole(folder / "router.json", json.dumps({"blend": report.best(), **asdict(report)}, indent=1))
+    _note(folder, "router", {**shape, "seconds": time.perf_counter() - started})
 
 
-def router_prompts() -> dict[str, list[str]]:
-    """What each expert's router row is read from: the profiled countries in a few short phrases."""
+def phrases() -> dict[str, list[str]]:
+    """What each expert's paper row is read from: the profiled countries in a few short phrases."""
     prompts: dict[str, list[str]] = {key: [] for key in COMMUNITIES}
     for profile in _rows(DATA / "profiles.jsonl"):
         name = find_country(profile["iso3"]).in_text
@@ -294,7 +309,8 @@ def ship(folder: Path, target: Path = BUILT_IN["small"]) -> None:
         shutil.copytree(folder / "task-bf16", part / "task")
         for key in COMMUNITIES:
             in_half(agent_folder(folder, key), part / "adapters" / key)
-        shutil.copy2(folder / "router.safetensors", part / "router.safetensors")
+        for name in ("router.safetensors", "router.json"):
+            shutil.copy2(folder / name, part / name)
         shutil.copy2(folder / "notes.json", part / "training.json")
         manifest = {
             "name": "small",
@@ -303,6 +319,7 @@ def ship(folder: Path, target: Path = BUILT_IN["small"]) -> None:
             "task": "task",
             "adapters": {key: f"adapters/{key}" for key in COMMUNITIES},
             "router": "router.safetensors",
+            "blend": json.loads((folder / "router.json").read_text(encoding="utf-8"))["blend"],
             "sampling": SAMPLING,
             "about": ABOUT,
         }
