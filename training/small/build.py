@@ -80,9 +80,9 @@ Row = dict[str, Any]
 def settings(part: str) -> OrpoSettings:
     """The config's settings of "task" or "orpo"."""
     config = load_config(CONFIG)
-    found = {"task": config.task, "orpo": config.orpo}[part]
-    assert found is not None
-    return found
+    chosen = {"task": config.task, "orpo": config.orpo}[part]
+    assert chosen is not None
+    return chosen
 
 
 def data(folder: Path) -> None:
@@ -263,10 +263,10 @@ def router(folder: Path) -> None:
     started = time.perf_counter()
     states = read_states(folder / "base", router_prompts())
     rows = rows_from(states[ROUTER_ROWS], against_others=True)
-    found = summary(examine(rows, states["ffn_in"]))["mean"]
+    means = summary(examine(rows, states["ffn_in"]))["mean"]
     named = {f"model.layers.{i}.block_sparse_moe.gate.weight": row.contiguous() for i, row in enumerate(rows)}
     save_file(named, folder / "router.safetensors")
-    _note(folder, "router", {**found, "seconds": time.perf_counter() - started})
+    _note(folder, "router", {**means, "seconds": time.perf_counter() - started})
 
 
 def router_prompts() -> dict[str, list[str]]:
