@@ -99,17 +99,17 @@ def simulate(design: Design, repeats: int, permutations: int, seed: int) -> Cove
             apart = rng.normal(0, design.run_sd, (design.runs, 1))
             scores = scores + apart + rng.normal(0, 2, (design.runs, len(scores)))
         truth = 70 + float(countries.mean())
-        found = [
+        intervals = [
             clustered_interval(
                 scores, clusters, groups=design.countries, permutations=permutations, seed=repeat
             )
             for clusters in (design.batteries, design.questions)
         ]
-        for interval, into in zip(found, (held, held_naive), strict=True):
+        for interval, into in zip(intervals, (held, held_naive), strict=True):
             if interval.low is not None and interval.high is not None:
                 into.append(interval.low <= truth <= interval.high)
-        if found[0].low is not None and found[0].high is not None:
-            widths.append(found[0].high - found[0].low)
+        if intervals[0].low is not None and intervals[0].high is not None:
+            widths.append(intervals[0].high - intervals[0].low)
     return Coverage(
         design.name, len(design.batteries), sizes["batteries"], len(held) / repeats, _share(held),
         _share(held_naive), float(np.mean(widths)) if widths else math.nan,

@@ -93,17 +93,17 @@ async def measure(rounds: int) -> dict[str, Any]:
                 texts.append(engine.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
         return texts
 
-    ways: dict[str, Callable[[], Awaitable[list[str]]]] = {
+    methods: dict[str, Callable[[], Awaitable[list[str]]]] = {
         "one mixed-adapter batch": batched,
         "engine, one at a time": one_by_one,
         "transformers generate": plain_generate,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     texts: dict[str, list[str]] = {}
     for counted in range(rounds + 1):
-        for name, way in ways.items():
+        for name, method in methods.items():
             started = time.perf_counter()
-            texts[name] = await way()
+            texts[name] = await method()
             if counted:
                 seconds[name].append((time.perf_counter() - started) / len(prompts))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -124,7 +124,7 @@ async def measure(rounds: int) -> dict[str, Any]:
         "ratios": {
             name: value / batch for name, value in medians.items() if name != "one mixed-adapter batch"
         },
-        "same_texts": all(texts[name] == texts["one mixed-adapter batch"] for name in ways),
+        "same_texts": all(texts[name] == texts["one mixed-adapter batch"] for name in methods),
     }
 
 

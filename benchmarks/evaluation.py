@@ -99,7 +99,7 @@ def measure(
             by_method[method.name] = {"asked": manifest["calls"]["asked"], "seconds": round(took, 2)}
             for kind, counts in manifest["calls"]["by_kind"].items():
                 kinds[kind] = kinds.get(kind, 0) + counts["asked"]
-    asked = sum(row["asked"] for row in by_method.values())
+    calls = sum(row["asked"] for row in by_method.values())
     took = sum(row["seconds"] for row in by_method.values())
     return {
         "what": "calls of the evaluation's methods on the nano palette, in one run and each in its own",
@@ -115,8 +115,8 @@ def measure(
             "by_kind": {kind: counts["asked"] for kind, counts in whole["calls"]["by_kind"].items()},
             "seconds": round(seconds, 2),
         },
-        "apart": {"asked": asked, "by_kind": kinds, "seconds": round(took, 2), "by_method": by_method},
-        "calls_ratio": whole["calls"]["asked"] / asked,
+        "apart": {"asked": calls, "by_kind": kinds, "seconds": round(took, 2), "by_method": by_method},
+        "calls_ratio": whole["calls"]["asked"] / calls,
         "seconds_ratio": seconds / took,
         "equal": sorted(together) == sorted(apart),
     }

@@ -190,7 +190,7 @@ async def measure(rounds: int, runs: int, postgres: str | None, seed: int) -> di
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sqlite = await stack.enter_async_context(checkpointer_at(f"sqlite:{folder / 'threads.sqlite'}"))
-        ways: dict[str, Run] = {
+        variants: dict[str, Run] = {
             "plain asyncio": by_hand,
             "plain asyncio, through ask and read": through_the_seam,
             "graph": of_graph(),
@@ -201,14 +201,14 @@ async def measure(rounds: int, runs: int, postgres: str | None, seed: int) -> di
             "graph, stream of messages": of_graph(streams="messages"),
         }
         if postgres:
-            ways["graph, threads in Postgres"] = of_graph(
+            variants["graph, threads in Postgres"] = of_graph(
                 await stack.enter_async_context(checkpointer_at(postgres))
             )
-        for run in ways.values():
+        for run in variants.values():
             await cpu_ms(run, 3)
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        times: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(rounds):
-            for name, run in ways.items():
+            for name, run in variants.items():
                 times[name].append(await cpu_ms(run, runs))
     draw = random.Random(seed)
     return {

@@ -100,11 +100,11 @@ def _score_one(
 )
 def report(survey: str, out: Path, questions: int, calibration: int, page: Path | None) -> None:
     """Tables of what was read."""
-    found = results(load_data(survey, questions, calibration), out)
-    (out / "results.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    click.echo(tables(found))
+    summary = results(load_data(survey, questions, calibration), out)
+    (out / "results.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    click.echo(tables(summary))
     if page is not None:
-        write_page(page, tables(found))
+        write_page(page, tables(summary))
 
 
 if __name__ == "__main__":

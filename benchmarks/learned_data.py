@@ -63,12 +63,12 @@ def _drawn(items: Sequence[SurveyItem], number: int, seed: int) -> tuple[ShareQu
     rows = share_rows(
         [item for item in wanted if asked_in[item.question.id] >= FEWEST_COUNTRIES], load_map("continents")
     )
-    found = [
+    questions = [
         question_of_row(row, some, str(row["id"]))
         for row in draw_rows(rows, number, seed)
         for some in row["shares"].values()
     ]
-    return tuple(joined({"all": found}))
+    return tuple(joined({"all": questions}))
 
 
 def shown_of(data: Data, orders: int) -> list[Shown]:

@@ -137,8 +137,8 @@ def _run(
     communities: Sequence[str],
 ) -> dict[str, Any]:
     calibration_ids = {one.id for one in data.calibration}
-    found: dict[str, Any] = {"answers": {}, "blends": {}, "calibrations": {}}
-    answers: dict[str, Answers] = found["answers"]
+    run: dict[str, Any] = {"answers": {}, "blends": {}, "calibrations": {}}
+    answers: dict[str, Answers] = run["answers"]
     for name, rows in (("vanilla", vanilla), ("joint", read.get(JOINT)), ("moerges", read.get(MOERGES))):
         if rows is None:
             continue
@@ -152,7 +152,7 @@ def _run(
         )
         if name != "moerges":
             answers[f"{name}_calibrated"] = _answers(rows, fitted)
-            found["calibrations"][name] = fitted.as_dict()
+            run["calibrations"][name] = fitted.as_dict()
     if all(key in read for key in communities):
         agents = {key: _answers(read[key], NONE) for key in communities}
         home = {c: m.key for m in load_map("continents").communities for c in m.countries}
@@ -164,24 +164,24 @@ def _run(
         }
         answers["fitted"] = dict(answers["mean"])
         for country in sorted({key[1] for key in keys}):
-            asked = [one for one in data.calibration if country in one.shares][:BLEND_QUESTIONS]
-            if len(asked) < FEWEST:
+            questions = [one for one in data.calibration if country in one.shares][:BLEND_QUESTIONS]
+            if len(questions) < FEWEST:
                 continue
             blend = fit_blend(
                 [
                     AnsweredQuestion(
                         one.battery, one.shares[country], {c: agents[c][one.id, country] for c in communities}
                     )
-                    for one in asked
+                    for one in questions
                 ]
             )
-            found["blends"][country] = blend.as_dict()
+            run["blends"][country] = blend.as_dict()
             for key in keys:
                 if key[1] == country:
                     answers["fitted"][key] = blended(  # type: ignore[index]
                         blend.weights, {c: agents[c][key] for c in communities}
                     )
-    return found
+    return run
 
 
 def _answers(rows: Sequence[Mapping[str, Any]], calibration: Calibration) -> dict[Key, Distribution]:
@@ -216,11 +216,11 @@ def _methods(
         ],
     }
     for name in NAMES:
-        found = [run["answers"][name] for run in runs if name in run["answers"]]
+        answers = [run["answers"][name] for run in runs if name in run["answers"]]
         if name.startswith("vanilla"):
-            found = found[:1]
-        if found:
-            methods[name] = found
+            answers = answers[:1]
+        if answers:
+            methods[name] = answers
     return {name: methods[name] for name in NAMES if name in methods}
 
 
@@ -250,10 +250,10 @@ def _gains(items: Sequence[Item], runs: Sequence[Answers]) -> Floats:
 
 def _interval(values: Floats, items: Sequence[Item], chosen: Sequence[bool]) -> dict[str, Any]:
     own = [item for item, wanted in zip(items, chosen, strict=True) if wanted]
-    found = clustered_interval(
+    interval = clustered_interval(
         values, [item.battery for item in own], groups=[item.key[1] for item in own], permutations=2000
     )
-    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
 def _contrasts(
@@ -268,31 +268,44 @@ def _contrasts(
         if len(first) != len(second) and 1 not in (len(first), len(second)):
             shared = min(len(first), len(second))
             first, second = first[:shared], second[:shared]
-        found = compare(
+        comparison = compare(
             first,
             second,
             [item.battery for item in own],
             groups=[item.key[1] for item in own],
             permutations=2000,
         )
-        assert found is not None
-        interval = found.difference
+        assert comparison is not None
+        interval = comparison.difference
         rows.append(
-            {"a": a, "b": b, "mean": interval.mean, "low": interval.low, "high": interval.high, "p": found.p}
+            {
+                "a": a,
+                "b": b,
+                "mean": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "p": comparison.p,
+            }
         )
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     return rows
 
 
-def tables(found: Mapping[str, Any]) -> str:
+def tables(summary: Mapping[str, Any]) -> str:
     """Markdown."""
-    lines = [*_method_table(found), "", *_contrast_tables(found), *_blend_tables(found), *_split_lines(found)]
+    lines = [
+        *_method_table(summary),
+        "",
+        *_contrast_tables(summary),
+        *_blend_tables(summary),
+        *_split_lines(summary),
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _method_table(found: Mapping[str, Any]) -> list[str]:
-    test = found["test"]
+def _method_table(summary: Mapping[str, Any]) -> list[str]:
+    test = summary["test"]
     lines = [
         "1 - JS distance (base e), 0 to 100;",
         f"{test['items']} test items ({test['held_out_items']} of countries held out),",
@@ -302,16 +315,16 @@ def _method_table(found: Mapping[str, Any]) -> list[str]:
         "| method | seeds | all countries | held out | trained on | gain |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in found["methods"].items():
+    for name, row in summary["methods"].items():
         cells = [_words(row[group]) for group in ("all", "held out", "trained on", "gain")]
         seeds = "" if name in ("uniform", "per_size", "others") else str(row["runs"])
         lines.append(f"| {NAMES[name]} | {seeds} | {' | '.join(cells)} |")
     return lines
 
 
-def _contrast_tables(found: Mapping[str, Any]) -> list[str]:
+def _contrast_tables(summary: Mapping[str, Any]) -> list[str]:
     lines = []
-    for group, rows in found["contrasts"].items():
+    for group, rows in summary["contrasts"].items():
         lines += [
             f"Planned contrasts, {'all countries' if group == 'all' else 'countries held out'} (p by Holm):",
             "",
@@ -326,10 +339,10 @@ def _contrast_tables(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _blend_tables(found: Mapping[str, Any]) -> list[str]:
-    if not found["blends"]:
+def _blend_tables(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["blends"]:
         return []
-    blends = found["blends"][0]
+    blends = summary["blends"][0]
     keys = list(next(iter(blends.values()))["weights"])
     lines = [
         "Fitted blends of the first seed, weights with 95 % intervals (KL: cross-validated, fitted against",
@@ -348,20 +361,20 @@ def _blend_tables(found: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _split_lines(found: Mapping[str, Any]) -> list[str]:
+def _split_lines(summary: Mapping[str, Any]) -> list[str]:
     """Hashes of the parts' item ids, and of the questions drawn, by which a split is told again."""
     lines = [
-        f"Survey file, SHA-256: `{found['survey_sha256']}`.",
+        f"Survey file, SHA-256: `{summary['survey_sha256']}`.",
         "",
         "| part | questions | items | batteries | ids |",
     ]
     lines.append("|---|---|---|---|---|")
     for part in ("train", "calibration", "test"):
-        row = found["split"][part]
+        row = summary["split"][part]
         lines.append(
             f"| {part} | {row['questions']:,} | {row['items']:,} | {row['batteries']} | `{row['sha256']}` |"
         )
-    for part, ids in found["drawn"].items():
+    for part, ids in summary["drawn"].items():
         digest = short_sha256("\n".join(sorted(ids)))
         lines.append(f"| {part}, drawn | {len(ids)} |  |  | `{digest}` |")
     return lines

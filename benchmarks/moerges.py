@@ -92,23 +92,25 @@ def main(
 
 def measure(shape: Shape, rounds: int, batches: tuple[int, ...], prefill: int) -> dict[str, Any]:
     """Weights in MiB, ms a step and their ratios to the dense base, by what was run."""
-    ways, mib = one_ffn(shape) if shape.layers == 0 else whole_models(shape)
+    runners, mib = one_ffn(shape) if shape.layers == 0 else whole_models(shape)
     times: dict[str, dict[str, list[float]]] = {}
     runs = {f"decode, batch {batch}": (batch, 1) for batch in batches} | {"prefill": (shape.prompts, prefill)}
     for turn in range(rounds + 1):
         for row, (batch, length) in runs.items():
-            for way, run in ways.items():
+            for name, run in runners.items():
                 seconds = run((batch, length))
-                times.setdefault(row, {}).setdefault(way, []).extend([seconds * 1000] if turn else [])
-    medians = {row: {way: statistics.median(v) for way, v in found.items()} for row, found in times.items()}
-    ratios = {"weights in memory": {way: size / mib["base"] for way, size in mib.items()}}
-    ratios |= {row: {way: ms / found["base"] for way, ms in found.items()} for row, found in medians.items()}
-    del ways
+                times.setdefault(row, {}).setdefault(name, []).extend([seconds * 1000] if turn else [])
+    medians = {row: {name: statistics.median(v) for name, v in cells.items()} for row, cells in times.items()}
+    ratios = {"weights in memory": {name: size / mib["base"] for name, size in mib.items()}}
+    ratios |= {
+        row: {name: ms / cells["base"] for name, ms in cells.items()} for row, cells in medians.items()
+    }
+    del runners
     gc.collect()
     return {
         "base_mib": round(mib["base"], 2),
-        "ms": {row: {way: round(ms, 3) for way, ms in found.items()} for row, found in medians.items()},
-        "ratios": {row: {way: round(x, 3) for way, x in found.items()} for row, found in ratios.items()},
+        "ms": {row: {name: round(ms, 3) for name, ms in cells.items()} for row, cells in medians.items()},
+        "ratios": {row: {name: round(x, 3) for name, x in cells.items()} for row, cells in ratios.items()},
     }
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-WAYS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "TRL, four pairs": {"trainer": "trl"},
     "rows": {"layout": "rows"},
     "packed": {"layout": "packed"},
@@ -71,12 +71,12 @@ def main(
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    for lengths, ways in result["lengths"].items():
+    for lengths, rows in result["lengths"].items():
         click.echo(f"prompt/response {lengths} tokens, {batch} queries a step, {threads} threads")
-        for name, found in ways.items():
+        for name, row in rows.items():
             click.echo(
-                f"  {name:<16} {found['queries_per_s']:7.2f} queries/s  {found['peak_mib']:7.0f} MiB"
-                f"  {found['speedup']:5.2f} times TRL"
+                f"  {name:<16} {row['queries_per_s']:7.2f} queries/s  {row['peak_mib']:7.0f} MiB"
+                f"  {row['speedup']:5.2f} times TRL"
             )
 
 
@@ -86,13 +86,13 @@ def measure(shape: str, steps: int, batch: int, rounds: int, threads: int) -> di
     import transformers
     import trl
 
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         make_base(Path(folder), shape)
         for prompt, response in LENGTHS:
-            trials: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
+            trials: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
             for _ in range(rounds):
-                for name, changes in WAYS.items():
+                for name, changes in VARIANTS.items():
                     given = {
                         "base": folder,
                         "prompt": prompt,
@@ -103,11 +103,13 @@ def measure(shape: str, steps: int, batch: int, rounds: int, threads: int) -> di
                         "changes": changes,
                     }
                     trials[name].append(_in_a_process(given))
-            found[f"{prompt}/{response}"] = {name: _summary(values, batch) for name, values in trials.items()}
-    for ways in found.values():
-        reference = ways["TRL, four pairs"]["queries_per_s"]
-        for each in ways.values():
-            each["speedup"] = each["queries_per_s"] / reference
+            results[f"{prompt}/{response}"] = {
+                name: _summary(values, batch) for name, values in trials.items()
+            }
+    for rows in results.values():
+        reference = rows["TRL, four pairs"]["queries_per_s"]
+        for row in rows.values():
+            row["speedup"] = row["queries_per_s"] / reference
     return {
         "what": "ORPO, one chosen and four rejected answers a query, LoRA on the FFN",
         "with": {
@@ -122,7 +124,7 @@ def measure(shape: str, steps: int, batch: int, rounds: int, threads: int) -> di
         "steps": steps,
         "batch": batch,
         "rounds": rounds,
-        "lengths": found,
+        "lengths": results,
     }
 
 

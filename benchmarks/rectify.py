@@ -64,10 +64,10 @@ def simulate(design: Design, repeats: int, seed: int = 0) -> Coverage:
         noise = rng.normal(size=design.everywhere)
         follows = design.correlation * (truth - truth.mean()) / truth.std()
         predicted = np.clip(0.5 + 0.15 * (follows + np.sqrt(1 - design.correlation**2) * noise), 0, 1)
-        asked = rng.choice(design.everywhere, design.asked, replace=False)
-        shares = rng.binomial(PEOPLE, truth[asked]) / PEOPLE
+        sample = rng.choice(design.everywhere, design.asked, replace=False)
+        shares = rng.binomial(PEOPLE, truth[sample]) / PEOPLE
         left = float((shares * (1 - shares) / (PEOPLE - 1)).mean())
-        made = rectify(shares, predicted[asked], predicted, noise=left)
+        made = rectify(shares, predicted[sample], predicted, noise=left)
         held += made.low <= truth.mean() <= made.high
         plain += made.classical_low <= truth.mean() <= made.classical_high
         width += made.high - made.low
@@ -81,14 +81,14 @@ def simulate(design: Design, repeats: int, seed: int = 0) -> Coverage:
 @click.option("--json", "as_json", is_flag=True)
 def main(repeats: int, seed: int, as_json: bool) -> None:
     """Coverage of every design."""
-    found = [simulate(design, repeats, seed) for design in DESIGNS]
+    results = [simulate(design, repeats, seed) for design in DESIGNS]
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in found], indent=1))
+        click.echo(json.dumps([asdict(row) for row in results], indent=1))
         return
     click.echo(
         f"{'asked':>6}{'of':>6}{'correlation':>12}{'skewed':>8}{'covers':>8}{'alone':>8}{'narrower':>10}"
     )
-    for row in found:
+    for row in results:
         design = row.design
         click.echo(
             f"{design.asked:6}{design.everywhere:6}{design.correlation:12.1f}{design.skewed!s:>8}"

@@ -307,15 +307,15 @@ def plan_load(load: Load, measured: Measured = MEASURED) -> dict[str, Any]:
 
 def check(measured_file: Path) -> list[dict[str, float]]:
     """Seconds that benchmarks.scale measured, and those that the simulation gives for the same run."""
-    found = json.loads(measured_file.read_text(encoding="utf-8"))
-    ours = from_benchmark(found)
+    measured = json.loads(measured_file.read_text(encoding="utf-8"))
+    ours = from_benchmark(measured)
     rows = []
-    for workers, row in found["workers"].items():
-        answers = found["calls"] // 4
-        servers = Servers(1, 100_000, found["latency_s"], 0.0)
+    for workers, row in measured["workers"].items():
+        answers = measured["calls"] // 4
+        servers = Servers(1, 100_000, measured["latency_s"], 0.0)
         batch = Batch(
-            "as measured", answers, 4, 0.0, 5 * found["queries_a_shard"], 1,
-            int(workers), found["concurrency"], servers,
+            "as measured", answers, 4, 0.0, 5 * measured["queries_a_shard"], 1,
+            int(workers), measured["concurrency"], servers,
         )  # fmt: skip
         simulated = simulate_batch(batch, ours, spread=0.0)
         rows.append(
@@ -329,15 +329,15 @@ def check(measured_file: Path) -> list[dict[str, float]]:
     return rows
 
 
-def from_benchmark(found: dict[str, Any]) -> Measured:
+def from_benchmark(measured: dict[str, Any]) -> Measured:
     """MEASURED, with a shard's times of that run of benchmarks.scale."""
-    overhead = found["overhead_of_a_shard"]
+    overhead = measured["overhead_of_a_shard"]
     return Measured(
         **{
             **asdict(MEASURED),
             "shard_s": max(0.0, overhead["fixed_ms"] - overhead["ray_alone_ms"]) / 1000,
             "ray_s": overhead["ray_alone_ms"] / 1000,
-            "worker_cpu_s": found["cpu_ms_a_call"] / 1000,
+            "worker_cpu_s": measured["cpu_ms_a_call"] / 1000,
         }
     )
 

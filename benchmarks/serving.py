@@ -114,9 +114,9 @@ async def run_graph(inputs: list[dict[str, Any]], at_once: int) -> list[dict[str
     palette = build_palette("continents")
     gate = asyncio.Semaphore(at_once)
 
-    async def one(asked: dict[str, Any]) -> dict[str, Any]:
+    async def one(item: dict[str, Any]) -> dict[str, Any]:
         async with gate:
-            result: dict[str, Any] = await palette.ainvoke(asked)  # type: ignore[arg-type]
+            result: dict[str, Any] = await palette.ainvoke(item)  # type: ignore[arg-type]
         if lost := [why for why in result["degraded"] if why.startswith("No draft")]:
             raise RuntimeError(f"a run lost a draft: {lost}")
         return result
@@ -155,10 +155,10 @@ async def fire(requests: list[tuple[str, dict[str, Any]]], in_flight: int) -> in
         async def one(url: str, body: dict[str, Any]) -> None:
             nonlocal written
             async with gate, session.post(url, json=body) as response:
-                told = await response.json()
+                reply = await response.json()
                 if response.status != 200:
-                    raise RuntimeError(f"HTTP {response.status}: {told}")
-                written += told["usage"]["completion_tokens"]
+                    raise RuntimeError(f"HTTP {response.status}: {reply}")
+                written += reply["usage"]["completion_tokens"]
 
         await asyncio.gather(*(one(url, body) for url, body in requests))
     return written
@@ -188,20 +188,20 @@ async def measure(load: Load) -> dict[str, Any]:
         [(body["model"], body["messages"], body["max_tokens"]) for _, body in requests],
         load.slow_items / load.items,
     )
-    ways = {name: _median(takes) for name, takes in rows.items()}
-    ways["transformers generate"] = {"items_a_second": slow}
+    medians = {name: _median(takes) for name, takes in rows.items()}
+    medians["transformers generate"] = {"items_a_second": slow}
     return {
         "what": "the full graph on served models",
         "with": _with(),
         "load": load.__dict__,
         "requests_an_item": len(first["messages"]) / load.items,
         "tokens_written_an_item": {"graph": written / load.items, "transformers generate": tokens},
-        "ways": ways,
+        "ways": medians,
         "ratios": {
-            "graph / bound": ways["graph"]["items_a_second"] / ways["bound"]["items_a_second"],
-            "graph / one at a time": ways["graph"]["items_a_second"]
-            / ways["one at a time"]["items_a_second"],
-            "graph / transformers generate": ways["graph"]["items_a_second"] / slow,
+            "graph / bound": medians["graph"]["items_a_second"] / medians["bound"]["items_a_second"],
+            "graph / one at a time": medians["graph"]["items_a_second"]
+            / medians["one at a time"]["items_a_second"],
+            "graph / transformers generate": medians["graph"]["items_a_second"] / slow,
         },
     }
 
@@ -227,7 +227,7 @@ def generate_one_by_one(
     sample = requests[:: max(1, round(1 / share))]
     written, began = 0, time.perf_counter()
     for name, messages, most in sample:
-        ids = torch.tensor([engine.encode([(each["role"], each["content"]) for each in messages])])
+        ids = torch.tensor([engine.encode([(message["role"], message["content"]) for message in messages])])
         model = engine.meta if name == "moerges" else agents
         if name != "moerges":
             agents.set_adapter(name)
@@ -263,15 +263,15 @@ async def measure_client(load: Load) -> dict[str, Any]:
             bare = await taken(load.items, partial(fire, requests, 5 * load.at_once))
             if number:
                 rows["bare aiohttp"].append(bare)
-    ways = {name: _median(takes) for name, takes in rows.items()}
+    medians = {name: _median(takes) for name, takes in rows.items()}
     return {
         "what": "the client alone",
         "with": _with(),
         "load": load.__dict__,
-        "ways": ways,
+        "ways": medians,
         "ratios": {
-            "ChatOpenAI / our client, CPU": ways["graph, ChatOpenAI"]["cpu_ms_an_item"]
-            / ways["graph, our client"]["cpu_ms_an_item"],
+            "ChatOpenAI / our client, CPU": medians["graph, ChatOpenAI"]["cpu_ms_an_item"]
+            / medians["graph, our client"]["cpu_ms_an_item"],
         },
     }
 
@@ -303,7 +303,7 @@ def _answer(pipe: Any, vllm: bool) -> None:
             "finish_reason": "stop",
         }
         if body.get("logprobs"):
-            told = [
+            top = [
                 {
                     "token": f"token_id:{index}" if vllm else text,
                     "logprob": -2.0 - index if index > 1 else -20,
@@ -311,7 +311,7 @@ def _answer(pipe: Any, vllm: bool) -> None:
                 }
                 for text, index in LETTERS.items()
             ]
-            choice["logprobs"] = {"content": [{**told[1], "top_logprobs": told}]}
+            choice["logprobs"] = {"content": [{**top[1], "top_logprobs": top}]}
         whole = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
         return web.json_response(whole | {"usage": usage})
 

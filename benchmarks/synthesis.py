@@ -56,18 +56,18 @@ def speed(calls: int, concurrency: int, latency_s: float, processes: int) -> dic
     try:
         url = f"http://127.0.0.1:{ours.recv()}/v1"
         bound = concurrency / latency_s
-        ways = {
+        variants = {
             "run": lambda: _whole_run(calls // 20, concurrency, url, 1),
             f"run, {processes} processes": lambda: _whole_run(calls // 20, concurrency, url, processes),
             "client alone": lambda: asyncio.run(_client_alone(calls // 2, concurrency, url)),
             "langchain-openai": lambda: asyncio.run(_langchain(calls // 10, concurrency, url)),
         }
-        measured = {name: way() for name, way in ways.items()}
+        measured = {name: variant() for name, variant in variants.items()}
     finally:
         server.terminate()
         server.join()
-    for way in measured.values():
-        way["share_of_bound"] = round(way["calls_a_second"] / bound, 3)
+    for row in measured.values():
+        row["share_of_bound"] = round(row["calls_a_second"] / bound, 3)
     return {"bound_calls_a_second": bound, **measured, "with": versions()}
 
 

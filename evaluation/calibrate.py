@@ -97,12 +97,12 @@ def calibrate(readings: Sequence[PlaceReading]) -> Calibration:
     start = np.zeros(1 + sum(sizes))
     start[0] = 1.0
     bounds = [(1 / HIGHEST, 1 / LOWEST), *[(None, None)] * sum(sizes)]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    fit = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
     places = {}
     for size in sizes:
-        worth = found.x[starts[size] : starts[size] + size]
+        worth = fit.x[starts[size] : starts[size] + size]
         places[size] = tuple((worth - worth.mean()).tolist())
-    return Calibration(float(1 / found.x[0]), places, len(readings))
+    return Calibration(float(1 / fit.x[0]), places, len(readings))
 
 
 def _centred(logps: Sequence[float]) -> list[float]:

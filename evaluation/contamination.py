@@ -114,9 +114,9 @@ def signs_of(
     """Both signs over some questions. `own`: a person's paraphrases by question id, instead of the rules'."""
     wording, order = [], []
     for question in questions:
-        said = tuple((own or {}).get(question.id, ())) or (() if own else paraphrases(question.text))
-        if said:
-            gain = likelihood(question.text) - sum(map(likelihood, said)) / len(said)
+        rewordings = tuple((own or {}).get(question.id, ())) or (() if own else paraphrases(question.text))
+        if rewordings:
+            gain = likelihood(question.text) - sum(map(likelihood, rewordings)) / len(rewordings)
             wording.append((gain, question.battery))
         if others := shuffled(question, seed):
             printed = likelihood(_listed(question.text, question.options))

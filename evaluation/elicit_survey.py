@@ -69,19 +69,19 @@ def _read_all(plan: ElicitPlan, folder: RunFolder, tell: Callable[[str], None]) 
         elicitor = Elicitor(get_engine(plan.palette), plan.part, plan.prompt, plan.seed)
         items = [*plan.test, *plan.fitting]
         for number, item in enumerate(items, 1):
-            asked = Question(item.question.text, item.question.options)
-            for order in orders_of(len(asked.options), plan.orders, plan.seed):
+            question = Question(item.question.text, item.question.options)
+            for order in orders_of(len(question.options), plan.orders, plan.seed):
                 for name in plan.readouts:
                     if (item.id, order, name) not in done:
-                        found = elicitor.elicit(name, in_order(asked, order), item.country)
+                        reading = elicitor.elicit(name, in_order(question, order), item.country)
                         folder.append(
                             {
                                 "item": item.id,
                                 "order": list(order),
                                 "readout": name,
-                                "weights": found.weights,
-                                "tokens": found.tokens,
-                                "seconds": round(found.seconds, 4),
+                                "weights": reading.weights,
+                                "tokens": reading.tokens,
+                                "seconds": round(reading.seconds, 4),
                             }
                         )
             tell(f"{number} of {len(items)} items")
@@ -129,8 +129,8 @@ def _score(
         return None
     scores = [alignments(item.gold, Distribution.mix(by_item[item.id]))[METRIC] for item in read]
     batteries = [item.question.battery for item in read]
-    found = clustered_interval(np.array(scores), batteries, permutations=2000)
-    return {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    interval = clustered_interval(np.array(scores), batteries, permutations=2000)
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
 
 
 def best_readout(table: Sequence[Mapping[str, Any]], key: str) -> str | None:

@@ -88,12 +88,12 @@ class Elicitor:
 
     def text_logps(self, prompt: list[int], texts: Sequence[str]) -> list[tuple[float, int]]:
         """Of each text as the reply: summed log-probability, and its tokens."""
-        found = []
+        scores = []
         for text in texts:
             ids = self.engine.tokenizer(text, add_special_tokens=False)["input_ids"]
             self.tokens += len(prompt) + len(ids)
-            found.append(self.engine.sequence_logprob(self.part, [*prompt, *ids], len(prompt)).result())
-        return found
+            scores.append(self.engine.sequence_logprob(self.part, [*prompt, *ids], len(prompt)).result())
+        return scores
 
     def reply(self, prompt: list[int], temperature: float, most: int, seed: int) -> str:
         """A reply of at most so many tokens. Raises what the engine raises."""
@@ -136,40 +136,40 @@ def prefilled(elicitor: Elicitor, question: Question, country: str) -> tuple[flo
 
 def text_sum(elicitor: Elicitor, question: Question, country: str) -> tuple[float, ...] | None:
     """Likelihood of the options' texts."""
-    found = elicitor.text_logps(elicitor.encoded(question, country), question.options)
-    return tuple(total for total, _ in found)
+    scores = elicitor.text_logps(elicitor.encoded(question, country), question.options)
+    return tuple(total for total, _ in scores)
 
 
 def text_mean(elicitor: Elicitor, question: Question, country: str) -> tuple[float, ...] | None:
     """The same, a token."""
-    found = elicitor.text_logps(elicitor.encoded(question, country), question.options)
-    return tuple(total / count for total, count in found)
+    scores = elicitor.text_logps(elicitor.encoded(question, country), question.options)
+    return tuple(total / count for total, count in scores)
 
 
 def text_pmi(elicitor: Elicitor, question: Question, country: str) -> tuple[float, ...] | None:
     """The same, against the text's likelihood without the question."""
-    found = elicitor.text_logps(elicitor.encoded(question, country), question.options)
+    scores = elicitor.text_logps(elicitor.encoded(question, country), question.options)
     empty = elicitor.encoded(Question(EMPTY, question.options), country, options=False)
     alone = elicitor.text_logps(empty, question.options)
-    return tuple(total - without for (total, _), (without, _) in zip(found, alone, strict=True))
+    return tuple(total - without for (total, _), (without, _) in zip(scores, alone, strict=True))
 
 
 def verbalised(elicitor: Elicitor, question: Question, country: str) -> tuple[float, ...] | None:
     """Shares as the model writes them; None unless every option has one and they are not all 0."""
-    asked = Question(
+    request = Question(
         f"{question.text}\nWrite the share of people for every letter, such as A: 40%, B: 60%.",
         question.options,
     )
-    prompt = elicitor.encoded(asked, country, room=SHARES_TOKENS)
+    prompt = elicitor.encoded(request, country, room=SHARES_TOKENS)
     return written_shares(elicitor.reply(prompt, 0.0, SHARES_TOKENS, elicitor.seed), question.labels)
 
 
 def written_shares(reply: str, names: Sequence[str]) -> tuple[float, ...] | None:
     """Log-shares out of a text: each letter's first number; None unless all are there and some is above 0."""
-    found: dict[str, float] = {}
+    by_label: dict[str, float] = {}
     for match in SHARE.finditer(reply):
-        found.setdefault(match["label"], float(match["share"]))
-    shares = [found[name] for name in names if name in found]
+        by_label.setdefault(match["label"], float(match["share"]))
+    shares = [by_label[name] for name in names if name in by_label]
     if len(shares) < len(names) or not sum(shares):
         return None
     return tuple(math.log(max(share / sum(shares), LEAST_SHARE)) for share in shares)

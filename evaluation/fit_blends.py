@@ -92,11 +92,11 @@ async def _answers(plan: BlendPlan, ref: ModelRef, items: Sequence[SurveyItem]) 
 
 async def _answer(plan: BlendPlan, ref: ModelRef, item: SurveyItem) -> Distribution:
     """Over the options in the survey's order; uniform, the model's silence, where nothing can be read."""
-    asked = Question(item.question.text, item.question.options)
-    orders = orders_of(len(asked.options), plan.orders, plan.seed)
+    original = Question(item.question.text, item.question.options)
+    orders = orders_of(len(original.options), plan.orders, plan.seed)
     readings: list[Any] = []
     for order in orders:
-        question = in_order(asked, order)
+        question = in_order(original, order)
         messages = render(
             plan.prompt,
             country=find_country(item.country).name,
@@ -104,5 +104,5 @@ async def _answer(plan: BlendPlan, ref: ModelRef, item: SurveyItem) -> Distribut
             options=question.lettered(),
         )
         readings.append(await read(ref, Sampling(0.0), messages, question, timeout_s=plan.timeout_s))
-    averaged = Averaged.over(readings, orders, asked.labels, LEAST_MASS)
-    return averaged.distribution or Distribution.uniform(len(asked.options))
+    averaged = Averaged.over(readings, orders, original.labels, LEAST_MASS)
+    return averaged.distribution or Distribution.uniform(len(original.options))

@@ -96,9 +96,9 @@ def _sample(item: SurveyItem) -> Sample:
     gold = list(item.gold.probabilities)
     return Sample(
         id=item.id,
-        input=item.asked[0],
-        choices=list(item.asked[1]),
-        target=item.asked[1][item.gold.mode_index],
+        input=item.text_and_options[0],
+        choices=list(item.text_and_options[1]),
+        target=item.text_and_options[1][item.gold.mode_index],
         metadata={
             "country": item.country,
             "question": question.id,

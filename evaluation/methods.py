@@ -201,7 +201,7 @@ def predictor(
         if method.router and not context.blend:
             here = await asyncio.to_thread(blends_here, cultural_map, context.models, context.model)
             context = context.model_copy(update={"blend": method.router if here else None})
-        text, options = item.asked
+        text, options = item.text_and_options
         question = {"country": item.country, "query": text, "options": list(options)}
         return Prediction.of_graph(await graph.ainvoke(question, context=context), item)
 

@@ -22,7 +22,7 @@ from cultural_palette.cluster.run_storage import CALLS, RunStorage
 from cultural_palette.cluster.shared_calls import SharedCalls
 from cultural_palette.cluster.storage import Storage
 from cultural_palette.evaluation.methods import predictor
-from cultural_palette.evaluation.plan import TOLD, Plan
+from cultural_palette.evaluation.plan import UNCHECKED, Plan
 from cultural_palette.evaluation.predictions import key_of
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.run import derive, finish, predict_all
@@ -79,7 +79,7 @@ def evaluate_on_cluster(
     so that these must have the same torch.
     """
     storage = Storage(out)
-    run = RunStorage(storage, {**plan.config(), "questions_a_shard": questions_a_shard}, TOLD)
+    run = RunStorage(storage, {**plan.config(), "questions_a_shard": questions_a_shard}, UNCHECKED)
     if run.finished and not retry_failed:
         run.open()
         return run.manifest

@@ -27,7 +27,7 @@ NOT_IN_CONFIG = {
     *("map", "model", "models", "blend_checkpoint"),
 }
 """Settings that shape no prediction, keys among them, and paths, whose content stands elsewhere."""
-TOLD = ("models",)
+UNCHECKED = ("models",)
 """What a config tells by name, and holds by content under another key."""
 LARGEST_SEED = 2**31
 
@@ -92,7 +92,7 @@ class Plan:
 
     def config(self) -> dict[str, Any]:
         """Everything that shapes a prediction: a folder, begun or finished, is taken with the same only, but
-        for `TOLD`.
+        for `UNCHECKED`.
         """
         return {
             "kind": KIND,

@@ -114,7 +114,7 @@ class Prediction:
         readout = result.get("readout") or {}
         orders = readout.get("permutations") or {}
         return cls(
-            distribution=Distribution(tuple(shares[o] for o in item.asked[1])) if shares else None,
+            distribution=Distribution(tuple(shares[o] for o in item.text_and_options[1])) if shares else None,
             answer=result.get("answer"),
             option_mass=result.get("option_mass"),
             readout=readout.get("method", "none"),

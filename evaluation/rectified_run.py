@@ -38,20 +38,20 @@ def rectify_run(
     number = evaluation.methods.index(method)
     answered = (evaluation.status[number] == OK).all(axis=0)
     predicted = evaluation.predicted[number].mean(axis=0)
-    asked = {item.id: item for item in human.items}
+    by_id = {item.id: item for item in human.items}
     of_question: defaultdict[str, list[int]] = defaultdict(list)
     for place, item in enumerate(evaluation.items):
         if answered[place]:
             of_question[item.question_id].append(place)
-    found: list[RectifiedOption] = []
+    rectified: list[RectifiedOption] = []
     few = 0
     for key, places in of_question.items():
-        there = [place for place in places if evaluation.items[place].id in asked]
+        there = [place for place in places if evaluation.items[place].id in by_id]
         if len(there) < FEWEST:
             few += bool(there)
             continue
         first = evaluation.items[places[0]]
-        people = [asked[evaluation.items[place].id] for place in there]
+        people = [by_id[evaluation.items[place].id] for place in there]
         for option, text in enumerate(first.options):
             answers = [item.gold.probabilities[option] for item in people]
             noise = None
@@ -71,11 +71,11 @@ def rectify_run(
                 noise=noise,
                 level=level,
             )
-            found.append(RectifiedOption(key, first.question, text, result))
-    if not found:
+            rectified.append(RectifiedOption(key, first.question, text, result))
+    if not rectified:
         raise UsageError(
             f"No question of {evaluation.path} was answered by {FEWEST} populations or more in "
             f"{human.source}: items are "
             "matched by id, so read both with the same options."
         )
-    return found, few
+    return rectified, few

@@ -95,9 +95,9 @@ def rectify(
 
 def _half(values: Floats, freedom: int, everywhere: int, noise: float | None, level: float) -> float:
     """Half an interval's width around the mean of `values`."""
-    variance, asked = float(values.var(ddof=1)), len(values) / everywhere
-    kept = variance if noise is None else (1 - asked) * variance + asked * min(noise, variance)
-    return float(student_t.ppf((1 + level) / 2, freedom)) * math.sqrt(kept / len(values))
+    variance, fraction = float(values.var(ddof=1)), len(values) / everywhere
+    corrected = variance if noise is None else (1 - fraction) * variance + fraction * min(noise, variance)
+    return float(student_t.ppf((1 + level) / 2, freedom)) * math.sqrt(corrected / len(values))
 
 
 def _left_out_weights(y: Floats, f: Floats) -> Floats:

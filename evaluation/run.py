@@ -20,7 +20,7 @@ from cultural_palette.errors import ArtifactError, PaletteError, SettingsError
 from cultural_palette.evaluation.best_single import best_single_rows
 from cultural_palette.evaluation.floors import floors_of
 from cultural_palette.evaluation.methods import BEST_SINGLE, Predict, predictor
-from cultural_palette.evaluation.plan import TOLD, Plan
+from cultural_palette.evaluation.plan import UNCHECKED, Plan
 from cultural_palette.evaluation.predictions import PredictionsDigest, key_of, row_of, rows_of
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.surveys import SurveyItem
@@ -80,7 +80,7 @@ async def evaluate(
     `concurrency`: items under way at once, each with all its methods. `retry_failed`: ask failed rows again.
     Failures are rows, counted and never scored; a fault of the run itself (settings, disk) ends it.
     """
-    folder = RunFolder(out, plan.config(), TOLD)
+    folder = RunFolder(out, plan.config(), UNCHECKED)
     if folder.finished and not retry_failed:
         return folder.same_manifest()
     with folder:

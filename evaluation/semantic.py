@@ -36,7 +36,7 @@ from cultural_palette.provenance import file_sha256, installed_versions, short_s
 from cultural_palette.shapes import of_shape
 
 KIND = "semantic-evaluation"
-TOLD = ("dataset", "models", "nli")
+UNCHECKED = ("dataset", "models", "nli")
 """What a config tells by name, and holds by content under another key."""
 METHODS = ("prompting", "joint", "ties", "model_stock", "moerges")  # Figure 4's, in its order
 TOGETHER = 32  # answers asked at once, then scored at once: what a kill can cost
@@ -103,7 +103,7 @@ class SemanticPlan:
 
     def config(self) -> dict[str, Any]:
         """Everything that shapes an answer; a folder goes on, and is taken as finished, with the same only,
-        but for `TOLD`.
+        but for `UNCHECKED`.
         """
         return {
             "kind": KIND,
@@ -186,7 +186,7 @@ async def evaluate_semantic(
     """
     metric = scorer.as_manifest()
     content = {key: metric[key] for key in metric if key != "model" or not metric.get("revision")}
-    folder = RunFolder(out, {**plan.config(), "nli": metric, "metric": content}, TOLD)
+    folder = RunFolder(out, {**plan.config(), "nli": metric, "metric": content}, UNCHECKED)
     if folder.finished:
         return folder.same_manifest()
     with folder, CallStore(folder.path / "calls") as store:

@@ -102,7 +102,7 @@ class SurveyItem:
         return f"{self.question.id}/{self.country}" + (f"~{key}" if key else "")
 
     @property
-    def asked(self) -> tuple[str, tuple[str, ...]]:
+    def text_and_options(self) -> tuple[str, tuple[str, ...]]:
         """What a method is asked: question and options, those of the survey's own order. A group is named
         before the question.
         """
@@ -419,14 +419,14 @@ def nothing_left(survey: Survey) -> str:
 def pinned(items: Sequence[SurveyItem], ids: Sequence[str]) -> list[SurveyItem]:
     """The items that a list names, in the survey's order; SurveyError when the survey lacks some."""
     wanted = set(ids)
-    found = [item for item in items if item.id in wanted]
-    if lacking := sorted(wanted - {item.id for item in found}):
+    selected = [item for item in items if item.id in wanted]
+    if lacking := sorted(wanted - {item.id for item in selected}):
         raise SurveyError(
             f"The pinned list names {len(wanted)} items, and {len(lacking)} of them are not in this "
             f"selection, such as {lacking[0]}. Take the survey, options and countries that the list was made "
             "with."
         )
-    return found
+    return selected
 
 
 def survey_rows(survey: Survey) -> Iterator[dict[str, Any]]:

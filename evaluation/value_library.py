@@ -30,7 +30,7 @@ class ValueLibrary:
         self._words = {key: Counter(_words(question.text)) for key, question in questions.items()}
         seen = Counter(word for words in self._words.values() for word in words)
         self._weight = {word: math.log((1 + len(questions)) / count) for word, count in seen.items()}
-        self._battery = {item.asked[0].strip(): item.question.battery for item in survey.items}
+        self._battery = {item.text_and_options[0].strip(): item.question.battery for item in survey.items}
 
     def __call__(self, country: str, question: str) -> tuple[str, ...]:
         """The nearest questions' answers in that country, without those of the question's own battery."""
@@ -60,8 +60,8 @@ def statement(item: SurveyItem) -> str:
     pairs = sorted(
         zip(item.gold.probabilities, item.question.options, strict=True), key=lambda pair: -pair[0]
     )
-    told = ", ".join(f'{100 * share:.0f} % said "{option}"' for share, option in pairs[:SHOWN])
-    return f"Asked: {item.question.text} {told[0].upper()}{told[1:]}."
+    sentence = ", ".join(f'{100 * share:.0f} % said "{option}"' for share, option in pairs[:SHOWN])
+    return f"Asked: {item.question.text} {sentence[0].upper()}{sentence[1:]}."
 
 
 def _words(text: str) -> list[str]:

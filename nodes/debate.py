@@ -40,8 +40,8 @@ async def debate(
         *(voice(runtime, ref, knobs, opening, key, number) for number, key in enumerate(DEBATERS, 1))
     )
     replies = [reply for _, reply in opened if reply]
-    said = {key: draft for key, (draft, _) in zip(DEBATERS, opened, strict=True)}
-    texts = {key: draft["text"] for key, draft in said.items()}
+    statements = {key: draft for key, (draft, _) in zip(DEBATERS, opened, strict=True)}
+    texts = {key: draft["text"] for key, draft in statements.items()}
     first, second = DEBATERS
     if texts[first] is not None and texts[second] is not None:
         answered = await asyncio.gather(
@@ -55,6 +55,6 @@ async def debate(
             )
         )  # fmt: skip
         replies += [reply for _, reply in answered if reply]
-        said = {key: draft for key, (draft, _) in zip(DEBATERS, answered, strict=True)}
+        statements = {key: draft for key, (draft, _) in zip(DEBATERS, answered, strict=True)}
     notes = [note for reply in replies for note in cut_note("A debater's statement", reply)]
-    return {"drafts": said, "notes": notes, **spent({part: summed([reply.usage for reply in replies])})}
+    return {"drafts": statements, "notes": notes, **spent({part: summed([reply.usage for reply in replies])})}

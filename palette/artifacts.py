@@ -36,14 +36,14 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: str | Path, config: Mapping[str, Any] | None = None, told: Collection[str] = ()
+        self, path: str | Path, config: Mapping[str, Any] | None = None, unchecked: Collection[str] = ()
     ) -> None:
-        """`told`: keys of the config that are written down and may differ: names of what other keys hold by
-        content.
+        """`unchecked`: keys of the config that are written down and may differ: names of what other keys hold
+        by content.
         """
         self.path = Path(path)
         self.config = config
-        self.told = told
+        self.unchecked = unchecked
         self._lock: int | None = None
         self._rows: int | None = None
 
@@ -175,7 +175,7 @@ class RunFolder:
             raise ArtifactError(
                 f"{self.path} holds a run and no {CONFIG} that says which: take another folder."
             )
-        if was := differing(_read_json(file), self._wanted, self.told):
+        if was := differing(_read_json(file), self._wanted, self.unchecked):
             raise ArtifactError(
                 f"{self.path} was begun with another config: {was}. Use the same, or take another folder."
             )
@@ -187,12 +187,12 @@ class RunFolder:
         return wanted
 
 
-def differing(there: Mapping[str, Any], wanted: Mapping[str, Any], told: Collection[str] = ()) -> str:
-    """What differs between two configs, in words; empty when nothing does, but for the keys in `told`. Of
-    objects, only the parts that differ are named.
+def differing(there: Mapping[str, Any], wanted: Mapping[str, Any], unchecked: Collection[str] = ()) -> str:
+    """What differs between two configs, in words; empty when nothing does, but for the keys in `unchecked`.
+    Of objects, only the parts that differ are named.
     """
     words = []
-    for key in sorted({*there, *wanted} - set(told)):
+    for key in sorted({*there, *wanted} - set(unchecked)):
         old, new = there.get(key), wanted.get(key)
         if old == new:
             continue

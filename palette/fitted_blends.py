@@ -78,10 +78,10 @@ def _is_blend(value: object) -> bool:
 
 def write_blends(path: Path, blends: Mapping[str, Any]) -> None:
     """Write the file whole; countries that it had and `blends` has not stay, where both are of one kind."""
-    kept: dict[str, Any] = {}
+    existing: dict[str, Any] = {}
     if path.is_file():
         before = read_blends(path)
         same = all(before.get(key) == blends.get(key) for key in ("of", "model", "prompt"))
-        kept = before["countries"] if same else {}
-    whole = {**blends, "countries": {**kept, **blends["countries"]}}
+        existing = before["countries"] if same else {}
+    whole = {**blends, "countries": {**existing, **blends["countries"]}}
     write_whole(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")

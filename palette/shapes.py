@@ -27,8 +27,8 @@ def of_shape(
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        found = repr(first["input"])
-        shown = found if len(found) <= 60 else found[:57] + "..."
+        text = repr(first["input"])
+        shown = text if len(text) <= 60 else text[:57] + "..."
         raise kind(f"{where}: {field} is {shown}: {first['msg'].lower()}. {advice}") from None
     return cast("Shape", value)
 

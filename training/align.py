@@ -75,11 +75,11 @@ def lessons(
     left out of both.
     """
     texts = hold_out(groups if settings.learns_texts else (), settings.eval_ratio, settings.seed)
-    asked = hold_out_batteries(
+    parts = hold_out_batteries(
         questions if settings.learns_shares else (), settings.eval_ratio, settings.seed
     )
     shown = [
-        tuple(shown_questions(some, settings.orders, settings.countries, settings.seed)) for some in asked
+        tuple(shown_questions(some, settings.orders, settings.countries, settings.seed)) for some in parts
     ]
     return Lessons(texts[0], shown[0]), Lessons(texts[1], shown[1])
 

@@ -188,8 +188,8 @@ def batch_logps(inner: Any, batch: Mapping[str, Any], prompt_too: bool) -> dict[
     """What the losses need of a batch: `group_logps` of its groups, and `labels` of the questions under
     "shares"; either may be missing.
     """
-    found = group_logps(inner, batch, prompt_too) if "where" in batch else {}
-    return found | ({"labels": share_logps(inner, batch["shares"])} if "shares" in batch else {})
+    outputs = group_logps(inner, batch, prompt_too) if "where" in batch else {}
+    return outputs | ({"labels": share_logps(inner, batch["shares"])} if "shares" in batch else {})
 
 
 def causal_model(model: Any) -> Any:

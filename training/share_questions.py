@@ -47,18 +47,18 @@ class ShareQuestion:
 class Shown:
     """A question as it is put before a model once: with its options in `order`, to `countries` (ISO3)."""
 
-    asked: ShareQuestion
+    original: ShareQuestion
     order: Order
     countries: tuple[str, ...]
 
     @property
     def question(self) -> Question:
         """With the options in the order shown."""
-        return in_order(self.asked.question, self.order)
+        return in_order(self.original.question, self.order)
 
     def gold(self, country: str) -> list[float]:
         """A country's shares in the order shown."""
-        shares = self.asked.shares[country].probabilities
+        shares = self.original.shares[country].probabilities
         return [shares[option] for option in self.order]
 
 
@@ -79,15 +79,15 @@ def read_share_questions(path: Path, communities: Sequence[str]) -> dict[str, li
     """
     if not path.is_file():
         raise ShareRowError(f"No file {path}.")
-    found: dict[str, list[ShareQuestion]] = {key: [] for key in communities}
+    questions: dict[str, list[ShareQuestion]] = {key: [] for key in communities}
     for row, place in read_rows(path, refuse(ShareRowError)):
         if missing := [name for name in FIELDS if name not in row]:
             raise ShareRowError(f"{place}: no {missing[0]!r}; a row has {', '.join(FIELDS)}")
-        if unknown := [key for key in row["shares"] if key not in found]:
+        if unknown := [key for key in row["shares"] if key not in questions]:
             raise ShareRowError(f"{place}: community {unknown[0]!r} is not one of {', '.join(communities)}")
         for community, of_countries in row["shares"].items():
-            found[community].append(question_of_row(row, of_countries, place))
-    return found
+            questions[community].append(question_of_row(row, of_countries, place))
+    return questions
 
 
 def question_of_row(row: Mapping[str, Any], of_countries: Mapping[str, Any], place: str) -> ShareQuestion:

@@ -65,8 +65,8 @@ class ShareReader:
             size = len(one.question.options)
             yield [
                 ShareReading(
-                    one.asked.id,
-                    one.asked.battery,
+                    one.original.id,
+                    one.original.battery,
                     country,
                     one.order,
                     tuple(row[:size]),

@@ -40,9 +40,9 @@ class Spellings:
         """Raises PreferenceRowError for a label that the tokenizer can not spell."""
         vocabulary = _vocabulary(tokenizer)
         spelt = tuple(tuple(tokenisations(vocabulary, label)) for label in labels)
-        if lost := [label for label, ways in zip(labels, spelt, strict=True) if not ways]:
+        if lost := [label for label, sequences in zip(labels, spelt, strict=True) if not sequences]:
             raise PreferenceRowError(f"the base's tokenizer has no token for the label {lost[0]!r}")
-        begun = {ids[:cut] for ways in spelt for ids in ways for cut in range(len(ids))}
+        begun = {ids[:cut] for sequences in spelt for ids in sequences for cut in range(len(ids))}
         paths = sorted(one for one in begun if not any(o != one and o[: len(one)] == one for o in begun))
         return cls(spelt, tuple(paths))
 
@@ -90,7 +90,7 @@ def encode_shown(tokenizer: Any, shown: Shown, max_length: int) -> ShareTokens:
     Raises PreferenceRowError, with the row's place, for a prompt that the chat template refuses or that is
     longer than `max_length` with its label.
     """
-    place = shown.asked.place
+    place = shown.original.place
     spellings = _spellings(tokenizer, shown.question.labels)
 
     def tokens_for(country: str) -> Ids:
@@ -132,7 +132,7 @@ def lay_out_shares(shown: Sequence[ShareTokens], layout: Layout, pad_id: int) ->
         starts.append(answer_starts)
         answer_starts += length
     most = max(len(one.spellings.of_labels) for one in shown)
-    ways = max(len(some) for one in shown for some in one.spellings.of_labels)
+    per_label = max(len(some) for one in shown for some in one.spellings.of_labels)
     reads: list[int] = []
     term_read: list[int] = []
     term_token: list[int] = []
@@ -144,7 +144,7 @@ def lay_out_shares(shown: Sequence[ShareTokens], layout: Layout, pad_id: int) ->
         for tail, shares in zip(one.tails, one.gold, strict=True):
             read_of: dict[Ids, int] = {}
             for label, spelt in enumerate(one.spellings.of_labels):
-                for way, ids in enumerate(spelt):
+                for variant, ids in enumerate(spelt):
                     for cut, token in enumerate(ids):
                         if ids[:cut] not in read_of:
                             path, after = one.spellings.read_at(ids[:cut])
@@ -153,15 +153,15 @@ def lay_out_shares(shown: Sequence[ShareTokens], layout: Layout, pad_id: int) ->
                         term_read.append(read_of[ids[:cut]])
                         term_token.append(token)
                         term_spelling.append(len(places))
-                    places.append((row * most + label) * ways + way)
+                    places.append((row * most + label) * per_label + variant)
             lacking = most - len(shares)
             gold.append([*shares, *[0.0] * lacking])
             options.append([True] * len(shares) + [False] * lacking)
             weights.append(1 / len(one.gold) / len(shown))
             answer += len(one.spellings.paths)
             row += 1
-    kept = {key: value for key, value in given.items() if key not in ("where", "targets", "owner")}
-    return kept | {
+    inputs = {key: value for key, value in given.items() if key not in ("where", "targets", "owner")}
+    return inputs | {
         "reads": torch.tensor(reads),
         "term_read": torch.tensor(term_read),
         "term_token": torch.tensor(term_token),
@@ -170,7 +170,7 @@ def lay_out_shares(shown: Sequence[ShareTokens], layout: Layout, pad_id: int) ->
         "gold": torch.tensor(gold),
         "shown_options": torch.tensor(options),
         "row_weights": torch.tensor(weights),
-        "table": torch.tensor([row, most, ways]),
+        "table": torch.tensor([row, most, per_label]),
         "questions": torch.tensor(len(shown)),
     }
 
@@ -180,11 +180,11 @@ def label_logps(logps: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch
 
     `logps`: over the vocabulary, at each of `reads` (T, V) -> (R, K).
     """
-    rows, options, ways = batch["table"].tolist()
+    rows, options, per_label = batch["table"].tolist()
     terms = logps[batch["term_read"], batch["term_token"]]
     spellings = torch.zeros(len(batch["spelling_place"]), device=terms.device).index_add(
         0, batch["term_spelling"], terms
     )
-    table = torch.full((rows * options * ways,), NO_LABEL, device=terms.device)
+    table = torch.full((rows * options * per_label,), NO_LABEL, device=terms.device)
     table = table.index_copy(0, batch["spelling_place"], spellings)
-    return table.view(rows, options, ways).logsumexp(-1)
+    return table.view(rows, options, per_label).logsumexp(-1)

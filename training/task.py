@@ -188,7 +188,7 @@ def tune(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: Orp
                 model=model,
                 args=TrainingArguments(**given | {"per_device_train_batch_size": 1}),
                 train_dataset=[{"batch": batch} for batch in laid],
-                data_collator=lambda found: collate(found[0]["batch"], tokenizer.pad_token_id),
+                data_collator=lambda features: collate(features[0]["batch"], tokenizer.pad_token_id),
                 callbacks=[MarkWholeCheckpoints(), LogReporter(folder.append)],
             )
             trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / "checkpoints"))

@@ -41,7 +41,7 @@ def load(
         raise UsageError(f"{data.source} has no question for {country} in this selection.")
     rows = []
     for item in data.items:
-        question = Question(*item.asked)
+        question = Question(*item.text_and_options)
         rows.append(
             {
                 "id": item.id,

@@ -32,13 +32,13 @@ KINDS: Mapping[str, str] = {
 class Certificate:
     """`conditions`: name -> method -> average over the items that every method of every run answered
     (0..100), the first as the run itself. `flips`: pairs (better, worse in the first run) -> the
-    conditions in which they stand the other way round. `found`: pairs whose difference in the first run
+    conditions in which they stand the other way round. `significant`: pairs whose difference in the first run
     is beyond chance (uncorrected, 5 %). `items`: those in common.
     """
 
     conditions: Mapping[str, Mapping[str, float]]
     flips: Mapping[tuple[str, str], tuple[str, ...]]
-    found: frozenset[tuple[str, str]]
+    significant: frozenset[tuple[str, str]]
     items: int
 
     def range_of(self, method: str) -> tuple[float, float]:
@@ -77,7 +77,7 @@ def certify(
         name: {method: average(row[common], countries) or 0.0 for method, row in table.items()}
         for name, table in scores.items()
     }
-    base, flips, found = means["as run"], {}, set()
+    base, flips, significant = means["as run"], {}, set()
     ranked = sorted(methods, key=lambda method: -base[method])
     for place, better in enumerate(ranked):
         for worse in ranked[place + 1 :]:
@@ -89,8 +89,8 @@ def certify(
                 groups=countries, permutations=permutations,
             )  # fmt: skip
             if test is not None and test.p < ALPHA:
-                found.add((better, worse))
-    return Certificate(means, flips, frozenset(found), int(common.sum()))
+                significant.add((better, worse))
+    return Certificate(means, flips, frozenset(significant), int(common.sum()))
 
 
 def condition_of(first: Evaluation, other: Evaluation) -> str:
@@ -132,8 +132,8 @@ def certificate_table(subject: Subject, others: Sequence[Evaluation], metric: st
         lines.append(Line(title(method), tuple(cells)))
     columns = [Column("as run"), *(Column(name, "change with") for name in names[1:])]
     columns += [Column("range"), Column("rank (over conditions)"), Column("flips with")]
-    lost = [pair for pair in made.flips if pair in made.found]
-    told = "; ".join(f"{title(a)} above {title(b)} ({', '.join(made.flips[a, b])})" for a, b in lost)
+    lost = [pair for pair in made.flips if pair in made.significant]
+    findings = "; ".join(f"{title(a)} above {title(b)} ({', '.join(made.flips[a, b])})" for a, b in lost)
     notes = (
         f"{made.items:,} items that every method answered under every condition. Change: the same "
         f"methods and items "
@@ -142,7 +142,7 @@ def certificate_table(subject: Subject, others: Sequence[Evaluation], metric: st
         "one condition. * marks a pair whose difference in this run is beyond chance (uncorrected, 5 "
         "%): such a finding "
         "hangs on the condition.",
-        f"Findings that flip: {told or 'none'}.",
+        f"Findings that flip: {findings or 'none'}.",
     )
     caption = f"{subject.mark}Robustness certificate under {metric}."
     return Table("certificate", caption, tuple(columns), (Section("", tuple(lines)),), notes)
@@ -153,7 +153,7 @@ def _flipped(made: Certificate, method: str) -> list[str]:
     for pair in made.flips:
         if method in pair:
             other = pair[1] if pair[0] == method else pair[0]
-            names.append(title(other) + ("*" if pair in made.found else ""))
+            names.append(title(other) + ("*" if pair in made.significant else ""))
     return names
 
 

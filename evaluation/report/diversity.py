@@ -150,15 +150,15 @@ def _texts(evaluation: Evaluation, method: int, places: Sequence[int]) -> dict[i
     lines = {
         int(evaluation.line[method, 0, place]): place for place in places if evaluation.line[method, 0, place]
     }
-    found: dict[int, dict[str, Any]] = {}
+    texts: dict[int, dict[str, Any]] = {}
     for line, row in evaluation.rows_at(list(lines)).items():
         stages = row.get("stages") or {}
         place = lines[line]
         own = set(re.findall(r"\w+", find_country(evaluation.items[place].country).name.casefold()))
         drafts = {k: _words(text, own) for k, text in (stages.get("drafts") or {}).items() if text}
         account = stages.get("regulated")
-        found[place] = {"drafts": drafts, "account": _words(account, own) if account else None}
-    return found
+        texts[place] = {"drafts": drafts, "account": _words(account, own) if account else None}
+    return texts
 
 
 def _words(text: str, without: set[str]) -> Counter[str]:

@@ -34,12 +34,12 @@ def labels_table(subject: Subject) -> Table | None:
             continue
         ok = status[runs] == OK
         share = np.take_along_axis(predicted[runs], right[None, :, None], axis=2)[..., 0]
-        found = np.where(ok, predicted[runs].argmax(axis=2) == right, np.nan)
+        hits = np.where(ok, predicted[runs].argmax(axis=2) == right, np.nan)
         brier = ((predicted[runs] - evaluation.gold[places]) ** 2).sum(axis=2)
         interval = None
-        if not np.isnan(found).any(axis=0).all():
+        if not np.isnan(hits).any(axis=0).all():
             interval = clustered_interval(
-                100 * found, [item.battery for item in items], groups=[item.country for item in items],
+                100 * hits, [item.battery for item in items], groups=[item.country for item in items],
                 permutations=subject.permutations,
             )  # fmt: skip
         lines.append(
@@ -48,7 +48,7 @@ def labels_table(subject: Subject) -> Table | None:
                 (
                     number(interval.mean if interval else None),
                     range_cell(interval),
-                    number(_whole(found, [(i.survey, i.battery, i.country) for i in items])),
+                    number(_whole(hits, [(i.survey, i.battery, i.country) for i in items])),
                     number(float(share[ok].mean()), digits=3),
                     number(float(brier[ok].mean()), digits=3),
                 ),
@@ -68,11 +68,11 @@ def labels_table(subject: Subject) -> Table | None:
     return Table("labels", caption, columns, (Section("", tuple(lines)),), notes)
 
 
-def _whole(found: np.ndarray, keys: list[tuple[str, str, str]]) -> float | None:
+def _whole(hits: np.ndarray, keys: list[tuple[str, str, str]]) -> float | None:
     """Share of CulturalBench-Hard's questions all of whose judgements are right, in per cent."""
     together: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
     for place, key in enumerate(keys):
         if key[0] == WHOLE:
             together[key].append(place)
-    values = [found[:, places].min(axis=1).mean() for places in together.values()]
+    values = [hits[:, places].min(axis=1).mean() for places in together.values()]
     return 100 * float(np.mean(values)) if values and not np.isnan(values).any() else None

@@ -89,8 +89,8 @@ def _answer(
     text, wave = entry.get(TEXT), WAVE.search(key)
     summary = entry.get("summary")
     if not isinstance(text, str):
-        told = f" It is about this: {summary}" if isinstance(summary, str) else ""
-        text = f"How likely are you to want to read the book {key}?{told}"
+        about = f" It is about this: {summary}" if isinstance(summary, str) else ""
+        text = f"How likely are you to want to read the book {key}?{about}"
     group = f"{attribute}: {name}" if attribute and attribute != "NONE" else name
     population = Population(None if attribute == "NONE" else group, wave[1] if wave else None)
     return Answer(

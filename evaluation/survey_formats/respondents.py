@@ -68,7 +68,7 @@ def read(path: Path) -> Iterator[Answer | Aside]:
         columns = reader.fieldnames or []
         if COUNTRY not in columns and NUMBERED not in columns:
             raise SurveyError(f"{data}:1: no column {COUNTRY} or {NUMBERED}.")
-        asked = [key for key in questions if key in columns]
+        keys = [key for key in questions if key in columns]
         try:
             for row in reader:
                 weight = _number(row.get(WEIGHT)) if WEIGHT in columns else 1.0
@@ -77,7 +77,7 @@ def read(path: Path) -> Iterator[Answer | Aside]:
                     continue
                 country, wave = _country(row, codebook), _plain(row.get(WAVE)) or ""
                 years[country, wave][_plain(row.get(YEAR)) or ""] += 1
-                for key in asked:
+                for key in keys:
                     code = _plain(row.get(key))
                     if code is not None and not code.startswith("-"):
                         tallies[key, country, wave].take(code, weight)

@@ -61,8 +61,8 @@ def _answer(row: Mapping[str, Any], where: str) -> Answer | Aside:
     variables = _literal(row.get("group_prompt_variable_map")) or {}
     if not isinstance(variables, dict):
         return Aside(where, "corrupt row", "group_prompt_variable_map is no dictionary")
-    found = list(OPTION.finditer(row["input_template"]))
-    texts = {match[1]: match[2] for match in found}
+    matches = list(OPTION.finditer(row["input_template"]))
+    texts = {match[1]: match[2] for match in matches}
     letters = [letter for letter in texts if letter in shares_by_letter]
     if len(letters) < len(shares_by_letter):
         return Aside(where, "corrupt row", "an answer's letter is none of the options'")
@@ -79,7 +79,7 @@ def _answer(row: Mapping[str, Any], where: str) -> Answer | Aside:
         return Aside(where, "names no country", f"{row['dataset_name']}: {persona[:60]}")
     others = {name: value for name, value in variables.items() if name.casefold() not in COUNTRY_KEYS}
     group = "; ".join(f"{name}: {value}" for name, value in others.items()) or None
-    text = HEADING.sub("", row["input_template"][: found[0].start()].rstrip() if found else "")
+    text = HEADING.sub("", row["input_template"][: matches[0].start()].rstrip() if matches else "")
     return Answer(
         text.strip(), tuple(texts[letter] for letter in letters), country, shares, str(row["dataset_name"]),
         where, population=Population(group, row.get("wave") or None),

@@ -48,9 +48,9 @@ async def remember_threads() -> None:
     if where is None:
         return
     async with checkpointer_at(where.get_secret_value()) as checkpointer:
-        kept = await threads_kept(checkpointer)
+        threads = await threads_kept(checkpointer)
     client = get_client(url=None)  # this very server, without a socket
-    for thread, graph in kept:
+    for thread, graph in threads:
         metadata = {"graph_id": graph} if graph else {}
         await client.threads.create(thread_id=thread, metadata=metadata, if_exists="do_nothing")
 

@@ -31,7 +31,7 @@ def filled(page: str) -> str:
         "models": _table([name for name in fields if name not in knobs and name not in OURS], fields),
         "server": _table(OURS, fields),
     }
-    return MARK.sub(lambda found: f"{found[1]}\n{tables[found[2]]}\n{found[3]}", page)
+    return MARK.sub(lambda match: f"{match[1]}\n{tables[match[2]]}\n{match[3]}", page)
 
 
 def _table(names: Iterable[str], fields: Mapping[str, FieldInfo], *, flags: bool = False) -> str:
@@ -53,13 +53,13 @@ def _default(value: Any) -> str:
 
 def _described(name: str, field: FieldInfo) -> str:
     """The description with its limits and choices, safe in a table."""
-    said = (field.description or "").replace("|", "\\|")
+    description = (field.description or "").replace("|", "\\|")
     knob = declared_knobs().get(name)
     choices = [repr(choice) for choice in knob.choices] if knob else []
     limits = [_limit(part) for part in field.metadata if _limit(part)]
     more = [*([" or ".join(choices)] if choices else []), *([", ".join(limits)] if limits else [])]
     secret = ["never shown"] if SecretStr in (field.annotation, *get_args(field.annotation)) else []
-    return "; ".join([said, *more, *secret])
+    return "; ".join([description, *more, *secret])
 
 
 def _limit(part: Any) -> str:

@@ -83,20 +83,20 @@ def write_share_data(
     split = split_shares(survey, held_out.test, held_out.calibration, countries, held_out.seed)
     apart = {item.question.id: item.question.text for item in (*split.calibration, *split.test)}
     rows, leaks = without_leaks(share_rows(split.train, cultural_map), apart)
-    kept = draw_rows(rows, questions, held_out.seed)
+    sample = draw_rows(rows, questions, held_out.seed)
     manifest: Mapping[str, Any] = {
         "survey": survey.as_manifest() | {"set_aside": len(survey.set_aside)},
         "split": split.as_manifest(),
         "leaking_questions_left_out": leaks,
-        "questions": len(kept),
+        "questions": len(sample),
         "test_items": sorted(item.id for item in split.test),
         "calibration_items": sorted(item.id for item in split.calibration),
     }
-    write_whole(out / SHARES, as_jsonl(kept))
+    write_whole(out / SHARES, as_jsonl(sample))
     write_whole(out / SPLIT, json.dumps(manifest, indent=1) + "\n")
-    answers = sum(len(some) for row in kept for some in row["shares"].values())
+    answers = sum(len(some) for row in sample for some in row["shares"].values())
     return (
-        f"{source}: {len(kept):,} questions with {answers:,} countries' answers to learn from; held out "
+        f"{source}: {len(sample):,} questions with {answers:,} countries' answers to learn from; held out "
         f"{len(split.test):,} answers for tests and {len(split.calibration):,} for calibration, and "
         f"{', '.join(countries) or 'no country'}; {len(leaks)} questions left out as too like a held-out one"
     )

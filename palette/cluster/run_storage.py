@@ -28,13 +28,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunStorage:
-    """A run at `storage`. `config`: all that shapes its rows, and how it is cut into shards; `told`: keys of
-    it that may differ, as in RunFolder.
+    """A run at `storage`. `config`: all that shapes its rows, and how it is cut into shards; `unchecked`:
+    keys of it that may differ, as in RunFolder.
     """
 
     storage: Storage
     config: Mapping[str, Any]
-    told: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -56,7 +56,7 @@ class RunStorage:
                     f"{self.storage.url} holds rows of another kind of run: take another folder."
                 )
             self.storage.write(CONFIG, _bytes(wanted))
-        elif was := differing(there, wanted, self.told):
+        elif was := differing(there, wanted, self.unchecked):
             raise ArtifactError(
                 f"{self.storage.url} was begun with another config: {was}. Use the same (a run begun on one "
                 "machine goes on there), or take another folder."

@@ -52,7 +52,7 @@ class EmbeddedChatModel(BaseChatModel):
         }
 
     def _shape(self) -> dict[str, float]:
-        values = {each.name: getattr(self, each.name) for each in fields(Shape)}
+        values = {field.name: getattr(self, field.name) for field in fields(Shape)}
         return {name: value for name, value in values.items() if value is not None}
 
     async def _astream(

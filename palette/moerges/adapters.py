@@ -154,7 +154,7 @@ def _change(folder: Path, config: Mapping[str, Any], module: str, sides: Mapping
 def _setting(folder: Path, config: Mapping[str, Any], pattern: str, default: str, module: str) -> float:
     """PEFT's rule: the first pattern that matches the module's name at its end, else the default."""
     patterns = config.get(pattern) or {}
-    found = config.get(default)
+    setting = config.get(default)
     if not isinstance(patterns, dict):
         raise AdapterError(f"{folder}: {pattern} is {patterns!r}; expected an object of names and numbers.")
     for key, value in patterns.items():
@@ -163,16 +163,16 @@ def _setting(folder: Path, config: Mapping[str, Any], pattern: str, default: str
         except re.error as error:
             raise AdapterError(f"{folder}: {pattern} has {key!r}, no regular expression: {error}.") from None
         if matches:
-            found = value
+            setting = value
             break
     if (
-        isinstance(found, bool)
-        or not isinstance(found, int | float)
-        or not math.isfinite(found)
-        or found <= 0
+        isinstance(setting, bool)
+        or not isinstance(setting, int | float)
+        or not math.isfinite(setting)
+        or setting <= 0
     ):
-        raise AdapterError(f"{folder}: {default} of {module} is {found!r}; expected a positive number.")
-    return float(found)
+        raise AdapterError(f"{folder}: {default} of {module} is {setting!r}; expected a positive number.")
+    return float(setting)
 
 
 def check_fits(adapter: Adapter, linear_shapes: Mapping[str, tuple[int, int]], base: str) -> None:

@@ -188,12 +188,12 @@ def weights_at(
     """What routers give at prompts that the base reads, mean over the tokens. name -> (prompts, layers,
     communities)
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in routers}
+    weights: dict[str, list[Tensor]] = {name: [] for name in routers}
     for _, states in read_inputs(model, prompts):
         for name, router in routers.items():
             layers = [router.weights(number, state).mean(0) for number, state in enumerate(states)]
-            found[name].append(torch.stack(layers))
-    return {name: torch.stack(rows) for name, rows in found.items()}
+            weights[name].append(torch.stack(layers))
+    return {name: torch.stack(rows) for name, rows in weights.items()}
 
 
 def read_inputs(model: Any, prompts: Sequence[RouterPrompt]) -> Iterator[tuple[RouterPrompt, list[Tensor]]]:

@@ -47,10 +47,10 @@ def _by_config(config: Mapping[str, Any]) -> str | None:
     for part in (config, text if isinstance(text, dict) else {}):
         for name in SETTINGS:
             if value := part.get(name):
-                told = value
+                method = value
                 if isinstance(value, dict):
-                    told = value.get("quant_method") or value.get("quant_algo") or name
-                return str(told)
+                    method = value.get("quant_method") or value.get("quant_algo") or name
+                return str(method)
     return None
 
 
@@ -60,12 +60,12 @@ def _by_file(folder: Path) -> str | None:
 
 def _by_tensors(folder: Path) -> str | None:
     for file in sorted(folder.glob("*.safetensors")):
-        if found := _told_by(_header(file)):
-            return found
+        if method := _method_of(_header(file)):
+            return method
     return None
 
 
-def _told_by(tensors: Mapping[str, Any]) -> str | None:
+def _method_of(tensors: Mapping[str, Any]) -> str | None:
     """The tensor that tells it: by its name, or as a weight that is no plain float."""
     for name, facts in tensors.items():
         dtype = facts.get("dtype") if isinstance(facts, dict) else None

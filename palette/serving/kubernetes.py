@@ -267,13 +267,13 @@ def _picker_pod(picker: str, release: str) -> dict[str, Any]:
     }
 
 
-def _trigger(metric: str, release: str, each: int) -> dict[str, Any]:
-    """A replica for every `each` of that metric, summed over the replicas there are."""
+def _trigger(metric: str, release: str, threshold: int) -> dict[str, Any]:
+    """A replica for every `threshold` of that metric, summed over the replicas there are."""
     query = f'sum({metric}{{pod=~"{release}-.*"}}) or vector(0)'
     return {
         "type": "prometheus",
         "metricType": "AverageValue",
-        "metadata": {"serverAddress": PROMETHEUS, "query": query, "threshold": str(each)},
+        "metadata": {"serverAddress": PROMETHEUS, "query": query, "threshold": str(threshold)},
     }
 
 

@@ -99,7 +99,8 @@ def test_a_ranking_that_flips_with_the_wording_is_marked(tmp_path: Path) -> None
     made = certify(base, [other, same], "jsdist_e")
     assert list(made.conditions) == ["as run", "wording 1", "seed 4"]
     assert made.flips == {("prompting", "vanilla"): ("wording 1",)}
-    assert ("prompting", "vanilla") in made.found  # beyond chance in the run itself, and gone with the words
+    # Beyond chance in the run itself, and gone with the words.
+    assert ("prompting", "vanilla") in made.significant
     assert made.range_of("prompting")[1] == 100
     assert made.items == 24
 

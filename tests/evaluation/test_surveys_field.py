@@ -30,7 +30,7 @@ def test_simbench_has_groups_beside_the_country_and_percent_shares() -> None:
     assert (whole.country, shares(whole), whole.respondents) == ("FIN", [0.5, 0.3, 0.2], 400)
     assert whole.question.text == "How good is tea?"
     assert group.population == Population("age: 30-49", "R9")
-    assert group.asked[0] == "(Asked of these people only: age: 30-49.) How good is tea?"
+    assert group.text_and_options[0] == "(Asked of these people only: age: 30-49.) How good is tea?"
     assert survey.counts["set aside: names no country"] == 1  # the jokes are of nobody's country
 
 
@@ -69,7 +69,7 @@ def test_blends_votes_are_shares_in_an_order_that_gives_nothing_away() -> None:
     assert item.local == ("Naon nu diinum di Jawa Barat?", ("enteh", "cai"))
     (own,) = load_survey(HERE / "West_Java_data.json", Selection(language="local")).items
     assert own.id == item.id
-    assert own.asked[1] == ("enteh", "cai")
+    assert own.text_and_options[1] == ("enteh", "cai")
 
 
 def test_normads_labels_are_one_right_answer_and_its_stories_of_one_background_a_battery() -> None:

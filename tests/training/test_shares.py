@@ -103,7 +103,7 @@ def test_the_loss_by_hand() -> None:
 def test_the_question_is_computed_once_for_all_its_countries(tiny: Any) -> None:
     one = next(shown_questions([QUESTIONS[0]], 1, 0, 0))
     tokens = encode_shown(tiny[0], one, 256)
-    alone = [encode_shown(tiny[0], Shown(one.asked, one.order, (c,)), 256) for c in one.countries]
+    alone = [encode_shown(tiny[0], Shown(one.original, one.order, (c,)), 256) for c in one.countries]
     assert len({each.group.prompt for each in (tokens, *alone)}) == 1  # split in the same place
     assert tokens.tokens_once < sum(each.tokens_once for each in alone)
     assert tokens.tokens_as_rows == sum(each.tokens_as_rows for each in alone)
@@ -120,7 +120,7 @@ def test_orders_and_countries_are_balanced_over_a_pass() -> None:
     )
     reverse = latin[1]
     assert reverse.gold("KEN") == [
-        reverse.asked.shares["KEN"].probabilities[option] for option in reverse.order
+        reverse.original.shares["KEN"].probabilities[option] for option in reverse.order
     ]
 
 

@@ -258,7 +258,7 @@ def trim(change: Any, density: float) -> Any:
 
 
 def _by_rows(how: Method, settings: FlatSettings, base: Any, weights: Sequence[Any], parts: int) -> Any:
-    rows = zip(*(each.chunk(parts) for each in (base, *weights)), strict=True)
+    rows = zip(*(tensor.chunk(parts) for tensor in (base, *weights)), strict=True)
     merged = [_by_mergekit(how, settings, origin, others) for origin, *others in rows]
     return merged[0] if len(merged) == 1 else torch.cat(merged)
 

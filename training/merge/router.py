@@ -74,7 +74,7 @@ def map_prompts(cultural_map: Any, prompt_set: str = "names") -> dict[str, list[
         words["{country}"] = [find_country(iso3).name for iso3 in community.countries]
         rows: list[str] = []
         for template in PROMPT_SETS[prompt_set]:
-            field = next(each for each in words if each in template)
+            field = next(name for name in words if name in template)
             rows += [template.replace(field, word) for word in words[field]]
         prompts[community.key] = list(dict.fromkeys(rows))
     return prompts
@@ -109,13 +109,13 @@ def read_states(
     states: dict[str, dict[str, Any]] = {place: {} for place in PLACES}
     with torch.inference_mode():
         for key, texts in prompts.items():
-            found: dict[str, list[Any]] = {place: [] for place in PLACES}
+            batches: dict[str, list[Any]] = {place: [] for place in PLACES}
             for start in range(0, len(texts), BATCH):
                 batch = tokenize_prompts(list(texts[start : start + BATCH]), tokenizer)
                 for place, layers in _last_token(model, batch).items():
-                    found[place].append(torch.stack(layers, 1).float())
+                    batches[place].append(torch.stack(layers, 1).float())
             for place in PLACES:
-                states[place][key] = torch.cat(found[place])
+                states[place][key] = torch.cat(batches[place])
     return states
 
 
@@ -167,27 +167,29 @@ def summary(reports: Sequence[GateReport]) -> dict[str, Any]:
     """The layers' figures, their means, and which layers are degenerate."""
     count = len(reports)
     means = {
-        name: round(sum(getattr(each, name) for each in reports) / count, 4)
+        name: round(sum(getattr(report, name) for report in reports) / count, 4)
         for name in ("condition", "entropy", "own_share", "hit_rate")
     }
-    bad = [each.layer for each in reports if each.degenerate]
-    return {"mean": means, "degenerate_layers": bad, "layers": [asdict(each) for each in reports]}
+    bad = [report.layer for report in reports if report.degenerate]
+    return {"mean": means, "degenerate_layers": bad, "layers": [asdict(report) for report in reports]}
 
 
 def compare(states: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What each choice of rows would have given on these prompts: mean figures, number of bad layers."""
-    found = []
+    choices = []
     for place in states:
         for against_others in (False, True):
             choice: dict[str, Any] = {"rows": place, "against_others": against_others}
             try:
                 reports = examine(rows_from(states[place], against_others=against_others), states["ffn_in"])
             except MergeError as error:
-                found.append(choice | {"error": str(error)})
+                choices.append(choice | {"error": str(error)})
                 continue
             figures = summary(reports)
-            found.append(choice | figures["mean"] | {"degenerate_layers": len(figures["degenerate_layers"])})
-    return found
+            choices.append(
+                choice | figures["mean"] | {"degenerate_layers": len(figures["degenerate_layers"])}
+            )
+    return choices
 
 
 def _fault(count: int, *, condition: float, entropy: float, own_share: float, hit_rate: float) -> str | None:
@@ -204,10 +206,10 @@ def _fault(count: int, *, condition: float, entropy: float, own_share: float, hi
 
 def _last_token(model: Any, batch: Any) -> dict[str, list[Any]]:
     """One forward pass: place -> a (batch, hidden) for each layer."""
-    found: dict[str, list[Any]] = {place: [] for place in PLACES}
+    states: dict[str, list[Any]] = {place: [] for place in PLACES}
 
     def keep(place: str, value: Any) -> None:
-        found[place].append(value[:, -1, :])
+        states[place].append(value[:, -1, :])
 
     hooks = []
     for layer in model.model.layers:
@@ -224,4 +226,4 @@ def _last_token(model: Any, batch: Any) -> dict[str, list[Any]]:
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return states

@@ -235,10 +235,10 @@ def new_countries(engine: Engine) -> list[dict[str, Any]]:
     manifest = engine.manifest
     rows = []
     for seed in SPLITS:
-        found = measure(
+        result = measure(
             manifest.base, load_map("continents"), 0.25, 5, seed, nano=True, extra=manifest.router
         )
-        scores = {PAPER: found["rows"][f"nano: {PAPER}"], FITTED: found["rows"][FITTED]}
+        scores = {PAPER: result["rows"][f"nano: {PAPER}"], FITTED: result["rows"][FITTED]}
         rows += [{"seed": seed, "router": name, **score} for name, score in scores.items()]
     return rows
 

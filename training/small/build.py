@@ -85,9 +85,9 @@ Row = dict[str, Any]
 def settings(part: str) -> OrpoSettings:
     """The config's settings of "task" or "orpo"."""
     config = load_config(CONFIG)
-    found = {"task": config.task, "orpo": config.orpo}[part]
-    assert found is not None
-    return found
+    chosen = {"task": config.task, "orpo": config.orpo}[part]
+    assert chosen is not None
+    return chosen
 
 
 def data(folder: Path) -> None:

@@ -46,7 +46,7 @@ def duplicates(work: Path, sources: Sequence[Path]) -> dict[str, Any]:
     """For each source and kind of text: how many, pairs at the gate's thresholds, and the longest run of
     words shared with a text of the source; and how many texts of ours are equal to one of the source's."""
     ours = our_texts(work)
-    found: dict[str, Any] = {}
+    by_source: dict[str, Any] = {}
     for path in sources:
         survey = read_survey(path)
         theirs = [question.text for question in survey.questions]
@@ -62,18 +62,18 @@ def duplicates(work: Path, sources: Sequence[Path]) -> dict[str, Any]:
                 "pairs": len(pairs),
                 "longest_run": max(longest_run(text, runs) for text in texts),
             }
-        found[path.name] = {"texts": len(theirs), "sha256": file_sha256(path), "kinds": rows}
-    return found
+        by_source[path.name] = {"texts": len(theirs), "sha256": file_sha256(path), "kinds": rows}
+    return by_source
 
 
 def runs_of(texts: Iterable[str]) -> set[tuple[str, ...]]:
     """Every run of up to LONGEST words in the texts."""
-    found: set[tuple[str, ...]] = set()
+    runs: set[tuple[str, ...]] = set()
     for text in texts:
         words = _words(text)
         for length in range(1, min(LONGEST, len(words)) + 1):
-            found |= {tuple(words[at : at + length]) for at in range(len(words) - length + 1)}
-    return found
+            runs |= {tuple(words[at : at + length]) for at in range(len(words) - length + 1)}
+    return runs
 
 
 def longest_run(text: str, runs: set[tuple[str, ...]]) -> int:
@@ -86,12 +86,12 @@ def longest_run(text: str, runs: set[tuple[str, ...]]) -> int:
     return best
 
 
-def lines(found: Mapping[str, Any]) -> list[str]:
+def lines(by_source: Mapping[str, Any]) -> list[str]:
     """What is printed: a line a source and kind."""
     return [
         f"{name} ({source['texts']} texts): {kind}: {row['texts']} compared, {row['equal']} equal, "
         f"{row['pairs']} near-duplicates, longest shared run {row['longest_run']} words"
-        for name, source in found.items()
+        for name, source in by_source.items()
         for kind, row in source["kinds"].items()
     ]
 

@@ -42,17 +42,17 @@ def _grouped(parts: Row) -> dict[str, Any]:
     alone = ("decisions", "routing", "alone", "duplicates", "memory_mib")
     figures: dict[str, Any] = {name: parts[name] for name in alone if name in parts}
     tables: dict[str, dict[str, Any]] = {}
-    for name, found in parts.items():
+    for name, part in parts.items():
         if match := re.fullmatch(r"scores on (\d+): (.+)", name):
-            tables.setdefault(match[1], {})[match[2]] = found
+            tables.setdefault(match[1], {})[match[2]] = part
         elif name.startswith("neutral: "):
-            figures.setdefault("neutral", {})[name.removeprefix("neutral: ")] = found
+            figures.setdefault("neutral", {})[name.removeprefix("neutral: ")] = part
         elif name.startswith("answers from "):
-            figures.setdefault("answers", []).extend(found)
+            figures.setdefault("answers", []).extend(part)
         elif name.startswith("drafts on "):
-            figures["drafts"] = found
+            figures["drafts"] = part
         elif match := re.fullmatch(r"drafts of (\d+) answers", name):
-            figures["drafts below"] = found  # the last is of the most answers
+            figures["drafts below"] = part  # the last is of the most answers
     if tables:
         figures["scores"] = tables[max(tables, key=lambda count: (len(tables[count]), int(count)))]
     return figures
@@ -62,8 +62,8 @@ def interval(rows: int, of: Callable[[Any], float]) -> tuple[float, float]:
     """The 95 % interval of a figure by a bootstrap over `rows` questions (percentiles). `of`: the figure of
     the questions with these indices, an integer array."""
     draw = np.random.default_rng(BOOT_SEED)
-    found = [of(draw.integers(0, rows, rows)) for _ in range(DRAWS)]
-    low, high = np.percentile(found, (2.5, 97.5))
+    values = [of(draw.integers(0, rows, rows)) for _ in range(DRAWS)]
+    low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -168,7 +168,8 @@ def _scores(figures: Row) -> list[str]:
     table = figures["scores"]
     count = next(iter(table.values()))["n"]
     value = {
-        name: {key: perplexity(found["scored"][key]) for key in COMMUNITIES} for name, found in table.items()
+        name: {key: perplexity(scores["scored"][key]) for key in COMMUNITIES}
+        for name, scores in table.items()
     }
     agents = [key for key in COMMUNITIES if key in value]
     best = {key: min(agents or value, key=lambda name: value[name][key]) for key in COMMUNITIES}
@@ -225,7 +226,7 @@ def _neutral(figures: Row) -> list[str]:
     table = figures["neutral"]
     rows = []
     for name, scored in table.items():
-        mean, low, high = (-each for each in _less(scored, table["SmolLM2"]))
+        mean, low, high = (-value for value in _less(scored, table["SmolLM2"]))
         changed = "" if name == "SmolLM2" else f"{mean:+.1f} % [{high:+.1f}, {low:+.1f}]"
         rows.append((name, f"{perplexity(scored):.2f}", changed))
     return [
@@ -247,15 +248,15 @@ def _drafts(figures: Row) -> list[str]:
             _share(list(zip(*row["kept"].values(), strict=True))),
             f"{100 * row['loops']:.0f}", f"{100 * row['cut']:.0f}", f"{row['words']:.0f}",
         )
-        for part, found in measured
-        for name, row in found.items() if isinstance(row, Mapping)
+        for part, table in measured
+        for name, row in table.items() if isinstance(row, Mapping)
     ]  # fmt: skip
-    _, found = measured[0]
+    _, table = measured[0]
     return [
         "## Do drafts keep to their community?", "",
         "Drafts, in per cent taken for their own community by the words of the training answers, the asked "
         "country's name left out (naive Bayes; chance 20; the held-out answers themselves "
-        f"{100 * found['ceiling']:.0f}, n = {found['ceiling_n']}); how many loop (four words three times, or "
+        f"{100 * table['ceiling']:.0f}, n = {table['ceiling_n']}); how many loop (four words three times, or "
         f"a sentence twice), how many break off. Sampling: {_sampling('draft')}.", "",
         *_table(("by", "on", "n", *COMMUNITIES.values(), "mean", "loops", "cut", "words"), rows),
         "What tells them apart are mostly the countries and customs that they name: it says nothing about "
@@ -270,12 +271,12 @@ def _sampling(role: str) -> str:
 def _decisions(figures: Row) -> list[str]:
     if "decisions" not in figures:
         return []
-    found = figures["decisions"]
+    row = figures["decisions"]
     return [
         "## Can it decide?", "",
-        f"The option put first, given our own account, on {found['n']} held-out questions (options in an "
-        f"order drawn anew): MoErges right in {100 * found['meta']:.0f} %, the task base in "
-        f"{100 * found['base']:.0f} %, chance {100 * found['chance']:.0f} %. Right: the option that "
+        f"The option put first, given our own account, on {row['n']} held-out questions (options in an "
+        f"order drawn anew): MoErges right in {100 * row['meta']:.0f} %, the task base in "
+        f"{100 * row['base']:.0f} %, chance {100 * row['chance']:.0f} %. Right: the option that "
         "we think most people there would choose.", "",
     ]  # fmt: skip
 
@@ -283,25 +284,25 @@ def _decisions(figures: Row) -> list[str]:
 def _routing(figures: Row) -> list[str]:
     if "routing" not in figures:
         return []
-    found = figures["routing"]
+    row = figures["routing"]
     return [
         "## Does the router know the country?", "",
-        f"{found['n']} countries, a question about weddings each: the country's own community gets a "
-        f"weight of {found['own_share']:.2f} (mean over tokens and layers, chance 0.20) and the largest in "
-        f"{100 * found['largest']:.0f} %; entropy {found['entropy']:.2f}.", "",
+        f"{row['n']} countries, a question about weddings each: the country's own community gets a "
+        f"weight of {row['own_share']:.2f} (mean over tokens and layers, chance 0.20) and the largest in "
+        f"{100 * row['largest']:.0f} %; entropy {row['entropy']:.2f}.", "",
     ]  # fmt: skip
 
 
 def _alone(figures: Row) -> list[str]:
     if "alone" not in figures:
         return []
-    found = figures["alone"]
+    row = figures["alone"]
     memory = f" The report's process held {figures['memory_mib']:.0f} MiB." if "memory_mib" in figures else ""
     return [
         "## What an answer takes", "",
-        f"On the same busy machine, one thread: {found['loading']:.0f} s to load the weights, then "
-        f"{found['question']:.0f} s a question asked alone (five drafts, account, answer), of them "
-        f"{found['question_processor']:.0f} s of processor time: that much on a quiet core, less on "
+        f"On the same busy machine, one thread: {row['loading']:.0f} s to load the weights, then "
+        f"{row['question']:.0f} s a question asked alone (five drafts, account, answer), of them "
+        f"{row['question_processor']:.0f} s of processor time: that much on a quiet core, less on "
         f"two.{memory}", "",
     ]  # fmt: skip
 

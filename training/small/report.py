@@ -141,12 +141,12 @@ def models(work: Path) -> dict[str, Callable[[], Scorer]]:
     def of(folder: Path, adapter: str | None = None, adapters: bool = False) -> Callable[[], Scorer]:
         return lambda: model(folder, adapters).scorer(adapter)
 
-    found = {"SmolLM2": of(work / "smollm2-135m-instruct"), "task base": of(work / "base", adapters=True)}
-    found |= {key: of(work / "base", key, adapters=True) for key in there}
+    scorers = {"SmolLM2": of(work / "smollm2-135m-instruct"), "task base": of(work / "base", adapters=True)}
+    scorers |= {key: of(work / "base", key, adapters=True) for key in there}
     for name, folder in (("TIES", "ties"), ("Model Stock", "model_stock")):
         if (work / folder / "config.json").is_file():
-            found[name] = of(work / folder)
-    return found
+            scorers[name] = of(work / folder)
+    return scorers
 
 
 def moerges(palette: str) -> Scorer:
@@ -183,7 +183,7 @@ def scores(work: Path, name: str, score: Scorer, count: int) -> dict[str, Any]:
             scored[key].append(own)
             if rivals:
                 wins[key].append([own[0] / own[1] > logp / length for logp, length in theirs])
-    return {"n": len(rows), "scored": scored, "wins": {key: found for key, found in wins.items() if found}}
+    return {"n": len(rows), "scored": scored, "wins": {key: pairs for key, pairs in wins.items() if pairs}}
 
 
 def neutral(score: Scorer) -> list[Scored]:
@@ -200,7 +200,7 @@ class Words:
 
     def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
         self.counts = {
-            key: Counter(word for text in found for word in _words(text)) for key, found in texts.items()
+            key: Counter(word for text in answers for word in _words(text)) for key, answers in texts.items()
         }
         self.vocabulary = set().union(*self.counts.values())
 
@@ -270,15 +270,15 @@ def words_of_communities(work: Path) -> tuple[Words, dict[str, Any]]:
 def keeping(whose: Words, asked_of: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, Any]:
     """How many drafts keep to their community, loop or break off. `asked_of`: ISO code of the country asked
     about, and each community's draft."""
-    kept: dict[str, list[bool]] = {key: [] for key in COMMUNITIES}
+    hits: dict[str, list[bool]] = {key: [] for key in COMMUNITIES}
     for country, five in asked_of:
         names = _words(find_country(country).in_text)
         for key, text in five.items():
-            kept[key].append(whose.of(text, names) == key)
+            hits[key].append(whose.of(text, names) == key)
     texts = [text for _, five in asked_of for text in five.values()]
     return {
         "n": len(texts),
-        "kept": kept,
+        "kept": hits,
         "loops": sum(map(loops, texts)) / len(texts),
         "cut": sum(map(is_cut, texts)) / len(texts),
         "words": sum(len(text.split()) for text in texts) / len(texts),
@@ -303,13 +303,13 @@ def drafts(work: Path, palette: str, count: int) -> dict[str, Any]:
         )
         return await asyncio.gather(*calls)
 
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, base in (("adapters", False), ("task base", True)):
         texts = iter(asyncio.run(all_of(base)))
-        found[name] = keeping(
+        results[name] = keeping(
             whose, [(row["country"], {key: next(texts) for key in COMMUNITIES}) for row in rows]
         )
-    return found | ceiling
+    return results | ceiling
 
 
 def decisions(work: Path, palette: str, count: int) -> dict[str, Any]:
@@ -326,14 +326,14 @@ def decisions(work: Path, palette: str, count: int) -> dict[str, Any]:
         chat = role_dicts(
             render("decide_option", question=row["query"], options=question.lettered(), **fields)
         )
-        prompt = engine.encode([(each["role"], each["content"]) for each in chat])
+        prompt = engine.encode([(message["role"], message["content"]) for message in chat])
         best = max(shares, key=lambda letter: shares[letter])
         chance.append(1 / len(shares))
-        for part, found in hits.items():
+        for part, correct in hits.items():
             logps = engine.option_logprobs(part, prompt, question.labels).result().logprobs
-            found.append(float(question.labels[logps.index(max(logps))] == best))
+            correct.append(float(question.labels[logps.index(max(logps))] == best))
     return {"n": len(rows), "chance": sum(chance) / len(chance)} | {
-        name: sum(found) / len(found) for name, found in hits.items()
+        name: sum(correct) / len(correct) for name, correct in hits.items()
     }
 
 
@@ -357,7 +357,7 @@ def routing(palette: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def asked(palette: str, country: str, question: str, options: Sequence[str]) -> dict[str, Any]:
+async def full_answer(palette: str, country: str, question: str, options: Sequence[str]) -> dict[str, Any]:
     """The whole answer to one question, as it came."""
     answer = await aask(
         country, question, options=list(options), model=f"embedded:{palette}", draft_timeout_s=LONG_S,
@@ -379,7 +379,7 @@ def answers_to(palette: str, questions: Sequence[tuple[str, str, tuple[str, ...]
     """The answers to several questions, asked at once: their drafts share the engine's batches."""
 
     async def together() -> list[dict[str, Any]]:
-        return await asyncio.gather(*(asked(palette, *question) for question in questions))
+        return await asyncio.gather(*(full_answer(palette, *question) for question in questions))
 
     return asyncio.run(together())
 
@@ -474,8 +474,8 @@ def measure_duplicates(work: Path, sources: Sequence[Path]) -> dict[str, Any]:
     figures = Figures(work / "figures.json")
     figures.parts.pop("duplicates", None)
     figures.measure("duplicates", lambda: duplicates(work, sources))
-    found: dict[str, Any] = figures.parts["duplicates"]
-    return found
+    comparison: dict[str, Any] = figures.parts["duplicates"]
+    return comparison
 
 
 def write_page(to: Path, work: Path) -> None:

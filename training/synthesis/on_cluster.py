@@ -23,7 +23,7 @@ from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.settings import Settings, current_settings, use_settings
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.run import (
-    TOLD,
+    UNCHECKED,
     Outcome,
     Show,
     SynthesisSpec,
@@ -193,4 +193,4 @@ def finished_manifest(spec: SynthesisSpec, out: str, queries_a_shard: int) -> Ro
 
 
 def _storage(spec: SynthesisSpec, out: str, queries_a_shard: int) -> RunStorage:
-    return RunStorage(Storage(out), {**spec.config(), "queries_a_shard": queries_a_shard}, TOLD)
+    return RunStorage(Storage(out), {**spec.config(), "queries_a_shard": queries_a_shard}, UNCHECKED)

@@ -38,7 +38,7 @@ from cultural_palette.training.queries import Queries, Query
 from cultural_palette.training.synthesis.teacher import KIND, Ledger, RunStopped, Teacher
 
 PROMPTS = ("respond", "feedback", "aggregate", "validate")
-TOLD = ("teacher",)
+UNCHECKED = ("teacher",)
 """What a run's config tells by name, and holds by content under another key."""
 MOST_ERRORS_SHOWN = 5
 MEND_LINE = "Mend that line, or take it out: its answer is then made again from the kept calls."
@@ -78,7 +78,7 @@ class SynthesisSpec:
         return {name: short_sha256(template_of(f"synthesis/{name}")) for name in used}
 
     def config(self) -> dict[str, Any]:
-        """What a run that goes on, and a finished one, must share with the command, but for `TOLD`."""
+        """What a run that goes on, and a finished one, must share with the command, but for `UNCHECKED`."""
         agents = cast_teacher(self.cultural_map, str(self.teacher))
         return {
             "kind": "synthesis",

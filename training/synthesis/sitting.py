@@ -16,7 +16,7 @@ from cultural_palette.nodes.synthesis.state import Answer
 from cultural_palette.training.queries import Query
 from cultural_palette.training.synthesis.processes import sit_in_processes
 from cultural_palette.training.synthesis.run import (
-    TOLD,
+    UNCHECKED,
     Outcome,
     Show,
     SynthesisSpec,
@@ -37,7 +37,7 @@ def sit(spec: SynthesisSpec, out: Path, sitting: Sitting, show: Show, note: Call
                     spec, folder, teacher, concurrency=sitting.concurrency, show=show
                 )
 
-    with RunFolder(out, spec.config(), TOLD) as folder:
+    with RunFolder(out, spec.config(), UNCHECKED) as folder:
         if sitting.processes > 1 and sitting.urls and sitting.answering is None:
             return sit_in_processes(spec, folder, sitting, show, note)
         return asyncio.run(work())
@@ -47,7 +47,7 @@ def finished_manifest(spec: SynthesisSpec, out: Path) -> dict[str, Any] | None:
     """The manifest of this run where it is finished; None while it is not. Raises ArtifactError for a folder
     of other queries, another teacher or other settings.
     """
-    folder = RunFolder(out, spec.config(), TOLD)
+    folder = RunFolder(out, spec.config(), UNCHECKED)
     return checked(folder.same_manifest(), str(out / MANIFEST)) if folder.finished else None
 
 
@@ -70,7 +70,7 @@ def preview(
             finally:
                 await teacher.drain()
 
-    with RunFolder(out, spec.config(), TOLD):
+    with RunFolder(out, spec.config(), UNCHECKED):
         return asyncio.run(work())
 
 

@@ -50,18 +50,18 @@ def contamination(
 
     own = _of_file(paraphrases) if paraphrases else None
     likelihood = model_likelihood(model)
-    found = {survey.name: signs_of(survey.questions, likelihood, own)}
+    results = {survey.name: signs_of(survey.questions, likelihood, own)}
     if control:
         other = load_survey(control)
-        found[f"{other.name} (control)"] = signs_of(other.questions, likelihood)
+        results[f"{other.name} (control)"] = signs_of(other.questions, likelihood)
     if as_json:
         import json
         from dataclasses import asdict
 
-        click.echo(json.dumps({name: asdict(signs) for name, signs in found.items()}, indent=2))
+        click.echo(json.dumps({name: asdict(signs) for name, signs in results.items()}, indent=2))
         return
     click.echo("Log-probability per token that the printed form gains; 95 % over batteries\n")
-    for name, signs in found.items():
+    for name, signs in results.items():
         _print(name, signs)
 
 
@@ -88,7 +88,7 @@ def _of_file(file: Path) -> dict[str, Any]:
     def fault(place: str, why: str) -> None:
         raise UsageError(f"{place} {why}.")
 
-    found: dict[str, Any] = {}
+    by_id: dict[str, Any] = {}
     for row, place in read_rows(file, fault):
         texts = row.get("paraphrases")
         if (
@@ -97,5 +97,5 @@ def _of_file(file: Path) -> dict[str, Any]:
             or not all(isinstance(text, str) for text in texts)
         ):
             raise UsageError(f'{place}: expected {{"id": "...", "paraphrases": ["...", ...]}}.')
-        found[row["id"]] = texts
-    return found
+        by_id[row["id"]] = texts
+    return by_id

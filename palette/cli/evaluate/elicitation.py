@@ -85,9 +85,9 @@ def elicitation(
             f"{row['readout']:<12}{read:>9}{_words(row['plain']):>22}{_words(row['calibrated']):>22}"
             f"{row['tokens']:>9.0f}{row['seconds']:>9.2f}"
         )
-    for key, said in (("plain", "as it is"), ("calibrated", "calibrated")):
+    for key, label in (("plain", "as it is"), ("calibrated", "calibrated")):
         if best := best_readout(table, key):
-            click.echo(f"best {said} among those that read every item: {best}")
+            click.echo(f"best {label} among those that read every item: {best}")
 
 
 def _words(score: Mapping[str, Any] | None) -> str:

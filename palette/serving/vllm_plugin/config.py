@@ -36,8 +36,10 @@ class PluginConfig:
 
     def as_flag(self) -> dict[str, Any]:
         """The object for `--additional-config`."""
-        told = asdict(self)
-        return {KEY: told if self.fused else {key: value for key, value in told.items() if key != "fused"}}
+        values = asdict(self)
+        return {
+            KEY: values if self.fused else {key: value for key, value in values.items() if key != "fused"}
+        }
 
     @classmethod
     def of(cls, additional: object) -> Self:

@@ -187,8 +187,12 @@ class ColouredMLP(nn.Module):
             a, b = (a[..., mine], b) if name == "down" else (a, b[..., mine])
             self._hold(f"{name}_a", a.to(device, dtype))
             self._hold(f"{name}_b", b.to(device, dtype))
-        self._hold("routers", torch.stack([each.rows[number] for each in routers]).to(device, torch.float32))
-        self._hold("biases", torch.stack([each.bias[number] for each in routers]).to(device, torch.float32))
+        self._hold(
+            "routers", torch.stack([router.rows[number] for router in routers]).to(device, torch.float32)
+        )
+        self._hold(
+            "biases", torch.stack([router.bias[number] for router in routers]).to(device, torch.float32)
+        )
 
     def _hold(self, name: str, tensor: Tensor) -> None:
         self.register_buffer(name, tensor.contiguous(), persistent=False)
@@ -258,9 +262,9 @@ class Coloured:
             activate = manager.activate_adapter
 
             def activate_and_tell(adapter: int) -> bool:
-                found: bool = activate(adapter)
+                activated: bool = activate(adapter)
                 self.switch.meaning.place(manager.lora_index_to_id)
-                return found
+                return activated
 
             manager.activate_adapter = activate_and_tell
 
