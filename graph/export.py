@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -33,7 +34,11 @@ def served(build: Callable[[str], Any], schema: type[BaseModel]) -> Served:
     """A graph as the server asks for it: built once, and each run's context looked at before it starts, for
     the server itself drops keys that the schema does not have.
     """
-    built = functools.cache(build)
+    built, building = functools.cache(build), threading.Lock()
+
+    def of_map() -> Any:
+        with building:  # requests that come at once would each build their own
+            return built(current_settings().map)
 
     async def graph(runtime: ServerRuntime[Any]) -> Any:
         context = getattr(runtime, "context", None)
@@ -41,7 +46,7 @@ def served(build: Callable[[str], Any], schema: type[BaseModel]) -> Served:
             ours = {key: value for key, value in context.items() if not key.startswith(SERVERS_OWN)}
             refuse_unknown(ours, schema)
             await asyncio.to_thread(refuse_addresses, ours)
-        return await asyncio.to_thread(lambda: built(current_settings().map))
+        return await asyncio.to_thread(of_map)
 
     return graph
 

@@ -142,7 +142,7 @@ def test_models_of_a_file_and_flags(invoke, tmp_path: Path) -> None:
         (("--model-of", "joint"), "expected NAME=REF"),
         (("--set", "meta=scripted:a", "--set", "meta=scripted:b"), "names 'meta' twice"),
         (("--models", "nowhere.yaml"), "nowhere.yaml can not be read"),
-        (("--methods", "vanilla", "--countries", "CHL"), "no item for this selection"),
+        (("--methods", "vanilla", "--countries", "CHL"), "is left by this selection. It has answers of BRA"),
     ],
 )
 def test_bad_input_exits_2_and_leaves_no_folder(invoke, tmp_path: Path, flags, told) -> None:

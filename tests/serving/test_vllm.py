@@ -365,5 +365,5 @@ def test_vllm_s_own_parser_takes_the_flags_for_gpus(vllm_python: Path, tmp_path:
     assert parsed == [
         ["org/base", 8000, 1, 2, "fp8", 3, ["asia", "africa"]],
         ["org/m", 8001, 2, 1, "fp8", 1, []],
-        ["org/base", 8000, 2, 1, None, 4, ["asia", "africa"]],
+        ["org/base", 8000, 2, 1, None, 8, ["asia", "africa"]],
     ]

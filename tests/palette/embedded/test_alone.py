@@ -62,7 +62,7 @@ async def test_a_reply_that_is_not_kept_shares_a_batch() -> None:
 def test_every_part_of_one_mixed_batch_is_that_part_alone() -> None:
     """Base, an agent, the MoErges and a fixed blend in one pass; against PEFT and the written-out mixture."""
     engine = get_engine("nano")
-    names = ("base", "africa", "meta", "oceania", "meta[uniform]")
+    names = ("base", "africa", "meta[paper]", "oceania", "meta[uniform]")
     ids = torch.tensor([engine.encode([("user", "Is tea good?")])])
     with torch.inference_mode():
         mixed, _ = engine._forward([engine._part(name) for name in names], None, input_ids=ids.expand(5, -1))
