@@ -15,11 +15,10 @@ from langgraph.runtime import Runtime
 
 from cultural_palette.countries import find_country
 from cultural_palette.errors import UsageError
-from cultural_palette.models import BASE, ask
-from cultural_palette.nodes.events import AccountDone, AccountStarted, AccountToken, emit, token_writer
-from cultural_palette.nodes.knobs import PaletteContext, knobs_of
-from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import cut_note, spent
+from cultural_palette.models import BASE
+from cultural_palette.nodes.account import write_account
+from cultural_palette.nodes.knobs import PaletteContext
+from cultural_palette.nodes.state import PaletteState, question_of
 from cultural_palette.prompts import render
 
 Library = Callable[[str, str], Sequence[str]]
@@ -39,7 +38,7 @@ async def recall(
             "'values-retrieval' looks up answers to other questions of a survey: run it by "
             "'palette evaluate surveys', or give its node a library of your own."
         )
-    knobs, question, ref = knobs_of(runtime), question_of(state), model_of(state, part)
+    question = question_of(state)
     statements = library(state["country"], question.text)
     if not statements:
         return {"regulated": None, "degraded": ["No other answer of this country was there to retrieve."]}
@@ -49,18 +48,4 @@ async def recall(
         question=question.text,
         statements="\n".join(statements),
     )
-    emit(runtime, AccountStarted(str(ref)))
-    reply = await ask(
-        ref,
-        knobs.meta_sampling,
-        messages,
-        timeout_s=knobs.request_timeout_s,
-        tags=["regulate"],
-        on_token=token_writer(runtime, AccountToken),
-    )
-    emit(runtime, AccountDone(reply.text))
-    return {
-        "regulated": reply.text,
-        "notes": cut_note("The account", reply),
-        **spent({part: reply.usage}),
-    }
+    return await write_account(state, runtime, messages, part=part)

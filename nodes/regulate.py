@@ -7,11 +7,10 @@ from typing import Any
 from langgraph.runtime import Runtime
 
 from cultural_palette.countries import find_country
-from cultural_palette.models import META, ask
-from cultural_palette.nodes.events import AccountDone, AccountStarted, AccountToken, emit, token_writer
+from cultural_palette.models import META
+from cultural_palette.nodes.account import write_account
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
-from cultural_palette.nodes.state import PaletteState, model_of, question_of
-from cultural_palette.nodes.turn import cut_note, spent
+from cultural_palette.nodes.state import PaletteState, question_of
 from cultural_palette.prompts import render
 
 
@@ -26,19 +25,4 @@ async def regulate(
         messages = render("regulate", template=knobs.prompts["regulate"], memory=memory, **fields)
     else:
         messages = render("account", template=knobs.prompts["account"], **fields)
-    ref = model_of(state, part)
-    emit(runtime, AccountStarted(str(ref)))
-    reply = await ask(
-        ref,
-        knobs.meta_sampling,
-        messages,
-        timeout_s=knobs.request_timeout_s,
-        tags=["regulate"],
-        on_token=token_writer(runtime, AccountToken),
-    )
-    emit(runtime, AccountDone(reply.text))
-    return {
-        "regulated": reply.text,
-        "notes": cut_note("The account", reply),
-        **spent({part: reply.usage}),
-    }
+    return await write_account(state, runtime, messages, part=part)
