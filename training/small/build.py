@@ -33,8 +33,9 @@ from cultural_palette.embedded.smollm2 import checkpoint, merge_adapter
 from cultural_palette.errors import ArtifactError
 from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.messages import role_dicts
+from cultural_palette.moerges.fitting import FitReport
 from cultural_palette.moerges.prompts import FIT, router_prompts, texts_of
-from cultural_palette.moerges.router import Router, save_routers
+from cultural_palette.moerges.router import PAPER, Router, save_routers
 from cultural_palette.prompts import render
 from cultural_palette.training.config import load_config
 from cultural_palette.training.jobs import lay_out_jobs
@@ -282,6 +283,19 @@ def router(folder: Path) -> None:
     save_routers(folder / "router.safetensors", routers, tuple(COMMUNITIES))
     write_whole(folder / "router.json", json.dumps({"blend": report.best(), **asdict(report)}, indent=1))
     _note(folder, "router", {**shape, "seconds": time.perf_counter() - started})
+    _note(folder, "fitted router", held_out(report))
+
+
+def held_out(report: FitReport) -> dict[str, float]:
+    """What the page says of a fit: fitted and paper rows on the countries set aside inside it."""
+    fitted, paper = report.chosen, report.rivals[PAPER]
+    return {
+        "prompts": fitted.prompts, "countries": fitted.countries,
+        "largest": fitted.largest, "low": fitted.largest_95[0], "high": fitted.largest_95[1],
+        "own_weight": fitted.own_weight, "entropy": fitted.entropy,
+        "paper_largest": paper.largest, "paper_low": paper.largest_95[0], "paper_high": paper.largest_95[1],
+        "paper_own_weight": paper.own_weight, "paper_entropy": paper.entropy,
+    }  # fmt: skip
 
 
 def phrases() -> dict[str, list[str]]:

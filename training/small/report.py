@@ -337,26 +337,6 @@ def decisions(work: Path, palette: str, count: int) -> dict[str, Any]:
     }
 
 
-def routing(palette: str) -> dict[str, Any]:
-    """Router weight of a country's own community, and how often it is the largest, over a draft-like prompt
-    about each profiled country; chance 0.2."""
-    engine, keys = get_engine(palette), list(COMMUNITIES)
-    profiles = [json.loads(line) for line in (DATA / "profiles.jsonl").open(encoding="utf-8")][::3]
-    own, first, entropy = [], [], []
-    for profile in profiles:
-        chat = [("user", f"Country: {profile['name']}\nQuestion: What happens at a wedding?")]
-        layers = torch.tensor(engine.blend(engine.encode(chat)).result())
-        mean = layers.mean(0)
-        index = keys.index(profile["community"])
-        own.append(float(mean[index]))
-        first.append(float(mean.argmax() == index))
-        entropy.append(float(-(layers * layers.log()).sum(1).mean() / math.log(len(keys))))
-    return {
-        "n": len(profiles), "own_share": sum(own) / len(own), "largest": sum(first) / len(first),
-        "entropy": sum(entropy) / len(entropy),
-    }  # fmt: skip
-
-
 async def full_answer(palette: str, country: str, question: str, options: Sequence[str]) -> dict[str, Any]:
     """The whole answer to one question, as it came."""
     answer = await aask(
@@ -447,7 +427,6 @@ def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = 
     measure_drafts_of_answers(work)
     figures.measure(f"drafts on {drafted}", lambda: drafts(work, palette, drafted))
     figures.measure("alone", lambda: seconds_alone(palette))
-    figures.measure("routing", lambda: routing(palette))
     figures.measure("decisions", lambda: decisions(work, palette, 15))
     figures.measure("memory_mib", memory_mib)
     write_page(to, work)

@@ -22,6 +22,7 @@ from cultural_palette.errors import ModelError  # noqa: E402
 from cultural_palette.models import ModelRef  # noqa: E402
 from cultural_palette.models.embedded import EmbeddedModel  # noqa: E402
 from cultural_palette.models.tokens import tokenisations  # noqa: E402
+from cultural_palette.moerges.router import load_routers  # noqa: E402
 from cultural_palette.prompts import render  # noqa: E402
 
 COMMUNITIES = ("africa", "america", "asia", "europe", "oceania")
@@ -160,6 +161,14 @@ def test_the_manifest_and_the_weights_agree() -> None:
     assert all((path / "adapter_model.safetensors").is_file() for path in manifest.adapters.values())
     shipped = sum(p.stat().st_size for p in manifest.base.parent.rglob("*") if p.is_file())
     assert shipped < 20 * 2**20
+
+
+@pytest.mark.parametrize("palette", ["nano", "small"])
+def test_a_palette_goes_by_fitted_rows_and_has_the_papers_too(palette: str) -> None:
+    manifest = read_manifest(palette)
+    routers = load_routers(manifest.router)
+    assert manifest.blend == "fitted" and set(routers) == {"fitted", "paper"}
+    assert all(router.communities == COMMUNITIES for router in routers.values())
 
 
 NUMBERS_OF_THREADS = """
