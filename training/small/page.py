@@ -24,7 +24,7 @@ DRAWS, BOOT_SEED = 2000, 0
 CRITERION = 15
 """Of the twenty questions, how many answers must be on the question and hold nothing false before
 `make ask` goes to this palette."""
-JUDGED: tuple[int, int] | None = (2, 10)
+JUDGED: tuple[int, int] | None = (4, 20)
 """How many answers did, of how many that one reader has read; None: none has been read."""
 
 
@@ -119,8 +119,7 @@ TAIL = """
 - The data were written by a language model and read by no person of the communities.
 - **The agents are undertrained**: each has read 100 of 263 training questions, with one rejected answer of
   four. `ROUNDS` and `REJECTED` in `training/small/build.py` take more.
-- The joint model, TIES and Model Stock have stages (`python -m training.small joint`, `merges`) and are in
-  the tables only where they were run.
+- The joint model has a stage (`python -m training.small joint`) and was not trained.
 - The neutral paragraphs are of the same hand as the data, so a lower perplexity there is no gain in ability.
 - Neither of the paper's tasks has been measured on it yet. `palette evaluate surveys --model embedded:small`
   is the command for the second; it takes some 15 s of processor time an item.
@@ -361,12 +360,12 @@ def _twenty(figures: Row) -> list[str]:
 
 
 def _make_ask() -> list[str]:
-    read = (
-        f"One reader found {JUDGED[0]} of the {JUDGED[1]} above to be so, and with {20 - JUDGED[1]} to come "
-        f"there can not be {CRITERION}: it stays on nano."
-        if JUDGED and JUDGED[0] + 20 - JUDGED[1] < CRITERION
-        else "They have not been read for it yet: it stays on nano."
-    )
+    read = "They have not been read for it yet: it stays on nano."
+    if JUDGED and JUDGED[0] + 20 - JUDGED[1] < CRITERION:
+        to_come = (
+            f", and with {20 - JUDGED[1]} to come there can not be {CRITERION}" if JUDGED[1] < 20 else ""
+        )
+        read = f"One reader found {JUDGED[0]} of the {JUDGED[1]} above to be so{to_come}: it stays on nano."
     return [
         "## Why `make ask` stays on nano", "",
         f"The criterion: of the twenty answers at least {CRITERION} are on the question, in whole English "
