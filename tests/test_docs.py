@@ -68,7 +68,7 @@ def test_links_lead_somewhere(file: Path) -> None:
 
 
 def test_the_page_of_the_command_line_is_current() -> None:
-    # In a process of its own: click keeps the help option of a command called without its parent, as tests do.
+    # In a process of its own: click keeps the help option of a command that tests call without its parent.
     made = subprocess.run(
         [sys.executable, "-m", "cultural_palette.cli.page"], capture_output=True, encoding="utf-8", check=True
     )
