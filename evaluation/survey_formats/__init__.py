@@ -4,9 +4,12 @@ not read.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +103,17 @@ def read_text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise SurveyError(f"{path} can not be read: {error.strerror or error}.") from None
+
+
+def csv_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every row of a CSV file with its place, "file:line". Raises SurveyError for what is not CSV."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        for row in reader:
+            yield row, f"{path.name}:{reader.line_num}"
+    except csv.Error as error:
+        raise SurveyError(f"{path}:{reader.line_num}: not CSV ({error})") from None
 
 
 def read_json(path: Path, *, nan: bool = False) -> Any:

@@ -8,13 +8,10 @@ are one battery.
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cultural_palette.evaluation.survey_formats import Answer, Aside, SurveyError, read_text
+from cultural_palette.evaluation.survey_formats import Answer, Aside, csv_rows
 from cultural_palette.provenance import short_sha256
 
 COLUMNS = ("Country", "Background", "Story", "Gold Label")
@@ -23,13 +20,8 @@ LABELS = {"yes": "Yes, it is", "no": "No, it is not", "neutral": "Neither: no cu
 
 def read(path: Path) -> Iterator[Answer | Aside]:
     """Every story, as its country's judgement."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    try:
-        for row in reader:
-            yield _answer(row, f"{path.name}:{reader.line_num}")
-    except csv.Error as error:
-        raise SurveyError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+    for row, place in csv_rows(path):
+        yield _answer(row, place)
 
 
 def _answer(row: Mapping[str, str | None], where: str) -> Answer | Aside:

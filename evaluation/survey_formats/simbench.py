@@ -10,10 +10,7 @@ aside. Its released `.pkl` files would run code when they are read, and are not.
 from __future__ import annotations
 
 import ast
-import csv
-import io
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,7 @@ from cultural_palette.evaluation.survey_formats import (
     Answer,
     Aside,
     Population,
-    SurveyError,
-    read_text,
+    csv_rows,
     shares_of,
 )
 from cultural_palette.mentions import countries_in
@@ -45,13 +41,8 @@ PER_CENT = 100
 
 def read(path: Path) -> Iterator[Answer | Aside]:
     """Every row, as one population's answer."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    try:
-        for row in reader:
-            yield _answer(row, f"{path.name}:{reader.line_num}")
-    except csv.Error as error:
-        raise SurveyError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+    for row, place in csv_rows(path):
+        yield _answer(row, place)
 
 
 def _answer(row: Mapping[str, Any], where: str) -> Answer | Aside:
