@@ -7,13 +7,10 @@ four are right, so the four are one battery.
 
 from __future__ import annotations
 
-import csv
-import io
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cultural_palette.evaluation.survey_formats import Answer, Aside, SurveyError, read_text
+from cultural_palette.evaluation.survey_formats import Answer, Aside, csv_rows
 
 EASY = ("prompt_question", *(f"prompt_option_{letter}" for letter in "abcd"), "answer", "country")
 HARD = ("prompt_question", "prompt_option", "answer", "country")
@@ -31,15 +28,8 @@ TRUTHS = {
 
 def read(path: Path) -> Iterator[Answer | Aside]:
     """Every row, as its country's right answer."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    hard = "prompt_option" in (reader.fieldnames or ())
-    try:
-        for row in reader:
-            where = f"{path.name}:{reader.line_num}"
-            yield _hard(row, where) if hard else _easy(row, where)
-    except csv.Error as error:
-        raise SurveyError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+    for row, place in csv_rows(path):
+        yield _hard(row, place) if "prompt_option" in row else _easy(row, place)
 
 
 def _easy(row: Mapping[str, str | None], where: str) -> Answer | Aside:
