@@ -21,7 +21,10 @@ ifeq ($(origin QUESTION),undefined)
 QUESTION := Which matters more to people: freedom or equality?
 OPTIONS ?= Freedom;Equality;Don't know
 endif
-unexport COUNTRY QUESTION OPTIONS
+# Where the small palette can not be had, nano answers.
+MODEL ?= embedded:small
+unexport COUNTRY QUESTION OPTIONS MODEL
+export ASK_MODEL := $(value MODEL)
 export ASK_COUNTRY := $(value COUNTRY)
 export ASK_QUESTION := $(value QUESTION)
 export ASK_OPTIONS := $(value OPTIONS)
@@ -34,7 +37,9 @@ help:  ## show this list
 
 ask: $(VENV)/.ask  ## ask a country a question: COUNTRY=KEN QUESTION="..." OPTIONS="One;Other"
 	@set -f; IFS=';'; set --; for option in $$ASK_OPTIONS; do set -- "$$@" --option "$$option"; done; \
-	exec $(PY) -m cultural_palette ask --country "$$ASK_COUNTRY" "$$@" -- "$$ASK_QUESTION"
+	test "$$ASK_MODEL" != embedded:small || $(PY) -m cultural_palette pull small >/dev/null || { ASK_MODEL=embedded:nano; \
+	echo "The nano palette answers instead." >&2; }; \
+	exec $(PY) -m cultural_palette ask --model "$$ASK_MODEL" --country "$$ASK_COUNTRY" "$$@" -- "$$ASK_QUESTION"
 
 test: $(VENV)/.dev $(VLLM_MADE)  ## run the whole test suite, a file a process, two at a time
 	$(PY) -m pytest -n 2 --dist loadgroup $(if $(CI),-ra --color=no --durations=10)

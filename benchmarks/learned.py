@@ -2,7 +2,9 @@
 
     palette train --config training/configs/shares.yaml --survey FILE --calibration 0.1 \\
       --hold-out-countries KEN,BRA,THA --survey-questions 150 --out OUT/train
-    python -m benchmarks.learned score --survey FILE --base BASE --out OUT
+    palette merge --method moerges --base BASE --adapters OUT/train/run-1 --out OUT/palette
+    python -m benchmarks.learned score --survey FILE --base BASE --out OUT \\
+      --router OUT/palette/router.safetensors
     python -m benchmarks.learned report --survey FILE --out OUT --page docs/results-learned.md
 
 `score` reads every model of OUT/train that is finished, base and MoErges too, on the same test and
@@ -12,18 +14,22 @@ calibration questions; it goes on where it was stopped. `report` asks no model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
+import torch
 
 from benchmarks.learned_data import JOINT, MOERGES, VANILLA, load_data, shown_of, whole_rows
 from benchmarks.learned_report import results, tables, write_page
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.cultural_map import load_map
+from cultural_palette.moerges.modes import UNIFORM, Agent, Base, Blend, Mode, Routed
+from cultural_palette.moerges.router import Router, load_routers
+from cultural_palette.provenance import file_sha256
 from cultural_palette.training.share_questions import Shown
+from cultural_palette.training.share_scores import ShareReader
 
 
 @click.group()
@@ -38,28 +44,34 @@ def main() -> None:
 @click.option("--questions", default=45, show_default=True, help="Test questions drawn.")
 @click.option("--calibration", default=40, show_default=True, help="Calibration questions drawn.")
 @click.option("--orders", default=1, show_default=True, help="Option orders of each.")
-def score(survey: str, base: Path, out: Path, questions: int, calibration: int, orders: int) -> None:
+@click.option(
+    "--router",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A palette's router of the same base: read MoErges under each of its rows too.",
+)
+def score(
+    survey: str, base: Path, out: Path, questions: int, calibration: int, orders: int, router: Path | None
+) -> None:
     """Read every finished model."""
-    import torch
-
     torch.set_num_threads(1)
     data = load_data(survey, questions, calibration)
     shown = shown_of(data, orders)
     click.echo(f"{len(shown)} questions shown, {sum(len(one.countries) for one in shown)} readings a model")
-    for name, adapters, mode in _models(out / "train"):
+    routers = load_routers(router) if router else {}
+    for name, adapters, mode in _models(out / "train", routers):
         config = {"model": name, "adapters": {k: _identity(p) for k, p in adapters.items()}, **data.drawn()}
         config |= {"orders": orders}
+        if router is not None and isinstance(mode, Routed):
+            config |= {"router": file_sha256(router)}
         folder = RunFolder(out / "scores" / name, config)
         if folder.finished:
             continue
-        _score_one(folder, base, adapters, mode, shown)
+        _score_one(folder, base, adapters, mode, shown, routers)
         click.echo(f"{name}: read")
 
 
-def _models(train: Path) -> Iterator[tuple[str, dict[str, Path], Any]]:
+def _models(train: Path, routers: Iterable[str]) -> Iterator[tuple[str, dict[str, Path], Mode]]:
     """Name, the adapters beside its base, and its mode; of the models whose training is finished."""
-    from cultural_palette.moerges.modes import Agent, Base, Blend
-
     yield VANILLA, {}, Base()
     keys = [community.key for community in load_map("continents").communities]
     for run in sorted(train.glob("run-*")):
@@ -68,7 +80,10 @@ def _models(train: Path) -> Iterator[tuple[str, dict[str, Path], Any]]:
             if name in done:
                 yield f"{run.name}/{name}", {name: done[name]}, Agent(name)
         if all(key in done for key in keys):
-            yield f"{run.name}/{MOERGES}", {key: done[key] for key in keys}, Blend.uniform(keys)
+            five = {key: done[key] for key in keys}
+            yield f"{run.name}/{MOERGES[UNIFORM]}", five, Blend.uniform(keys)
+            for router in routers:
+                yield f"{run.name}/{MOERGES[router]}", five, Routed(router)
 
 
 def _identity(adapter: Path) -> str:
@@ -76,15 +91,18 @@ def _identity(adapter: Path) -> str:
 
 
 def _score_one(
-    folder: RunFolder, base: Path, adapters: dict[str, Path], mode: Any, shown: Sequence[Shown]
+    folder: RunFolder,
+    base: Path,
+    adapters: dict[str, Path],
+    mode: Mode,
+    shown: Sequence[Shown],
+    routers: Mapping[str, Router],
 ) -> None:
-    import torch
-
-    from cultural_palette.training.share_scores import ShareReader
-
     with folder:
         done = len({(row["question"], tuple(row["order"])) for row in whole_rows(folder)})
         reader = ShareReader(base, adapters, torch.bfloat16)
+        if isinstance(mode, Routed):
+            reader.colours.add_router(mode.router, routers[mode.router])
         for readings in reader.read(shown[done:], mode):
             folder.append({"readings": [asdict(reading) for reading in readings]})
         folder.finish({"readings": sum(1 for _ in whole_rows(folder)), **(folder.config or {})})

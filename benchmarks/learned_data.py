@@ -14,6 +14,7 @@ from cultural_palette.distributions import Distribution
 from cultural_palette.evaluation.selection import PAPER, Selection
 from cultural_palette.evaluation.share_data import SharesSplit, draw_rows, share_rows, split_shares
 from cultural_palette.evaluation.surveys import Survey, SurveyItem, load_survey
+from cultural_palette.moerges.modes import UNIFORM
 from cultural_palette.training.share_questions import (
     ShareQuestion,
     Shown,
@@ -25,7 +26,9 @@ from cultural_palette.training.share_questions import (
 HELD_OUT = ("BRA", "KEN", "THA")
 TEST, CALIBRATION = 0.2, 0.1
 FEWEST_COUNTRIES = 5  # of the paper's, that a drawn question was asked in
-VANILLA, JOINT, MOERGES = "vanilla", "joint", "moerges-uniform"
+VANILLA, JOINT = "vanilla", "joint"
+MOERGES = {blend: f"moerges-{blend}" for blend in (UNIFORM, "paper", "fitted")}
+"""A blend of the five agents in the model -> its folder of readings."""
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,17 @@ NAMES = {
     "own": "own community's agent",
     "mean": "mean of five agents",
     "mean_of_others": "mean of the other four agents",
-    "moerges": "MoErges, uniform blend",
+    "moerges_uniform": "MoErges, uniform blend",
+    "moerges_paper": "MoErges, the paper's router",
+    "moerges_fitted": "MoErges, fitted router",
     "fitted": f"five agents, blend fitted on {BLEND_QUESTIONS} questions",
 }
 CONTRASTS = (
     ("joint", "per_size"),
     ("joint", "vanilla_calibrated"),
     ("mean", "per_size"),
-    ("moerges", "mean"),
+    ("moerges_uniform", "mean"),
+    ("moerges_fitted", "moerges_uniform"),
     ("own", "mean_of_others"),
     ("own", "mean"),
     ("fitted", "mean"),
@@ -122,7 +125,7 @@ def _runs(data: Data, out: Path, communities: Sequence[str]) -> list[dict[str, A
     for number in range(1, 1 + len(list((out / "scores").glob("run-*")))):
         read = {
             name: rows
-            for name in (JOINT, MOERGES, *communities)
+            for name in (JOINT, *MOERGES.values(), *communities)
             if (rows := readings_of(out, f"run-{number}/{name}"))
         }
         if read:
@@ -139,7 +142,8 @@ def _run(
     calibration_ids = {one.id for one in data.calibration}
     run: dict[str, Any] = {"answers": {}, "blends": {}, "calibrations": {}}
     answers: dict[str, Answers] = run["answers"]
-    for name, rows in (("vanilla", vanilla), ("joint", read.get(JOINT)), ("moerges", read.get(MOERGES))):
+    answers |= {f"moerges_{by}": _answers(read[it], NONE) for by, it in MOERGES.items() if it in read}
+    for name, rows in (("vanilla", vanilla), ("joint", read.get(JOINT))):
         if rows is None:
             continue
         answers[name] = _answers(rows, NONE)
@@ -150,9 +154,8 @@ def _run(
                 if row["question"] in calibration_ids and row["country"] not in HELD_OUT
             ]
         )
-        if name != "moerges":
-            answers[f"{name}_calibrated"] = _answers(rows, fitted)
-            run["calibrations"][name] = fitted.as_dict()
+        answers[f"{name}_calibrated"] = _answers(rows, fitted)
+        run["calibrations"][name] = fitted.as_dict()
     if all(key in read for key in communities):
         agents = {key: _answers(read[key], NONE) for key in communities}
         home = {c: m.key for m in load_map("continents").communities for c in m.countries}

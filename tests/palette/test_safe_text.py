@@ -6,6 +6,8 @@ import csv
 import io
 import shutil
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -134,25 +136,48 @@ def test_a_guarded_cell_comes_back(text):
     assert unguarded_cell(guarded_cell(text)) == text
 
 
+def run_make(root: Path, folder: Path, python: str, arguments: Sequence[str] = (), **environment: str):
+    """`make ask` in a copy of the Makefile, with a shell script in the place of Python."""
+    for file in ("Makefile", "pyproject.toml"):
+        shutil.copy(root / file, folder)
+    path = folder / ".venv" / "bin" / "python"
+    path.parent.mkdir(parents=True)
+    path.write_text(f'#!/bin/sh\n{python}\nfor word in "$@"; do printf "<%s>\\n" "$word"; done\n')
+    path.chmod(0o755)
+    for stamp in (".made", ".dev", ".ask"):
+        (folder / ".venv" / stamp).touch()
+    return subprocess.run(
+        ["make", "ask", *arguments],
+        cwd=folder, env={"PATH": "/usr/bin:/bin"} | environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
-@pytest.mark.parametrize("name", ["QUESTION", "OPTIONS", "COUNTRY"])
+@pytest.mark.parametrize("name", ["QUESTION", "OPTIONS", "COUNTRY", "MODEL"])
 @pytest.mark.parametrize("where", ["command line", "environment"])
 def test_make_runs_nothing_that_a_question_says(root, tmp_path, name, where):
-    for file in ("Makefile", "pyproject.toml"):
-        shutil.copy(root / file, tmp_path)
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nfor word in "$@"; do printf "<%s>\\n" "$word"; done\n')
-    python.chmod(0o755)
-    for stamp in (".made", ".dev", ".ask"):
-        (tmp_path / ".venv" / stamp).touch()
     text = "hi $(shell touch made) `touch made` $$(touch made) 'a' \"b\""
     words = {"QUESTION": "Is tea good?"} | {name: text}
-    given = [f"{key}={value}" for key, value in words.items()]
-    environment = {"PATH": "/usr/bin:/bin"} | (words if where == "environment" else {})
-    done = subprocess.run(
-        ["make", "ask", *(given if where == "command line" else [])],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    if where == "command line":
+        done = run_make(root, tmp_path, "", [f"{key}={value}" for key, value in words.items()])
+    else:
+        done = run_make(root, tmp_path, "", **words)
     assert f"<{text}>" in done.stdout
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(
+    ("arguments", "there", "model"),
+    [
+        ([], True, "embedded:small"),
+        ([], False, "embedded:nano"),
+        (["MODEL=embedded:nano"], False, "embedded:nano"),
+        (["MODEL=openai:large"], False, "openai:large"),
+    ],
+)
+def test_make_asks_small_and_nano_where_small_can_not_be_had(root, tmp_path, arguments, there, model):
+    absent = 'case "$*" in *"pull small"*) echo "no wheel" >&2; exit 1;; esac'
+    done = run_make(root, tmp_path, "" if there else absent, arguments)
+    assert done.stdout.startswith(f"<-m>\n<cultural_palette>\n<ask>\n<--model>\n<{model}>\n")
+    assert ("The nano palette answers instead." in done.stderr) == (not there and not arguments)

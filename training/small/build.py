@@ -49,7 +49,7 @@ from cultural_palette.training.pentachromatic.card import Licence
 from cultural_palette.training.pentachromatic.synthesis_run import SynthesisRun
 from cultural_palette.training.review.decisions import read_decisions
 from cultural_palette.training.review.reconcile import reconcile
-from cultural_palette.training.small.examples import shown_options, worked_examples
+from cultural_palette.training.small.examples import shown_options, step_prompt, worked_examples
 from cultural_palette.training.task import planned, tune
 
 SEED = 20
@@ -60,7 +60,11 @@ ROUNDS = (
     {"africa": 100, "america": 64, "asia": 48, "europe": 48, "oceania": 48},
     dict.fromkeys(("africa", "america", "asia", "europe", "oceania"), 100),
 )
-JOINT_GROUPS = 32  # of each community
+STEPS = {"regulate": 24, "decide": 40}
+"""Of the graph's later steps, what each agent practises after its rounds: an aligned agent has read drafts
+alone, and a MoErges of such agents lists the countries of a community where it should tell of one."""
+STEPS_LENGTH = 1024  # tokens: five drafts stand in the prompt
+JOINT_GROUPS = 100  # of each community: what the five agents have read, all together
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
 ROUTER_ROWS = "ffn_in"
 PER_COUNTRY = 2  # prompts about each country of the map, which the fitted rows are made from
@@ -113,6 +117,8 @@ def data(folder: Path) -> None:
         for number, (start, end) in enumerate(itertools.pairwise(ends), 1):
             _write_rows(folder / f"round-{number}" / f"groups_{key}.jsonl", groups[start:end])
         _write_rows(folder / "joint-data" / f"groups_{key}.jsonl", groups[:JOINT_GROUPS])
+    for key, groups in steps_of(train, answers).items():
+        _write_rows(folder / "steps" / f"groups_{key}.jsonl", groups)
 
 
 def worked() -> list[Row]:
@@ -168,6 +174,31 @@ def groups_of(
             }
             for number, example in enumerate(examples)
         ]
+    return groups
+
+
+def steps_of(
+    examples: Sequence[Mapping[str, Any]], answers: Mapping[str, Mapping[str, str]]
+) -> dict[str, list[Row]]:
+    """Each community's groups in the forms of `STEPS`: our account or answer against what another community
+    would draft on the same question. Every community draws queries of its own."""
+    groups: dict[str, list[Row]] = {}
+    for index, key in enumerate(COMMUNITIES):
+        draw = random.Random(SEED + 101 + index)
+        groups[key] = []
+        for form, number in STEPS.items():
+            for example in draw.sample(list(examples), number):
+                home = load_map("continents").community_of(example["country"])
+                others = [other for other in COMMUNITIES if home is None or other != home.key]
+                groups[key].append(
+                    {
+                        "query_id": example["query_id"],
+                        "prompt": step_prompt(form, example, answers, COMMUNITIES),
+                        "chosen": example["account" if form == "regulate" else "answer"],
+                        "rejected": [answers[example["query_id"]][draw.choice(others)]],
+                    }
+                )
+        draw.shuffle(groups[key])
     return groups
 
 
@@ -230,6 +261,20 @@ def agents(folder: Path, only: Sequence[str] = ()) -> None:
             manifest = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))
             counted = {"groups": manifest["groups"], "seconds": manifest["seconds"]}
             _note(folder, f"agent_{job.agent}_round_{number}", manifest["measures"] | counted)
+    jobs = lay_out_jobs(
+        str(folder / "base"),
+        folder / "steps",
+        folder / "agents" / "steps",
+        tuple(COMMUNITIES),
+        replace(settings("orpo"), max_length=STEPS_LENGTH),
+        only=only or tuple(COMMUNITIES),
+    )
+    jobs = [replace(job, start=agent_folder(folder, job.agent, len(ROUNDS))) for job in jobs]
+    run_jobs(jobs, lambda line: print(line, flush=True))
+    for job in jobs:
+        manifest = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))
+        counted = {"groups": manifest["groups"], "seconds": manifest["seconds"]}
+        _note(folder, f"agent_{job.agent}_steps", manifest["measures"] | counted)
 
 
 def joint(folder: Path) -> None:
@@ -253,11 +298,13 @@ def questions_in(number: int, key: str) -> int:
     return ROUNDS[number - 1][key] - (ROUNDS[number - 2][key] if number > 1 else 0)
 
 
-def agent_folder(folder: Path, agent: str, after: int = len(ROUNDS)) -> Path:
+def agent_folder(folder: Path, agent: str, after: int | None = None) -> Path:
     """Where the stage `agents` put an adapter, as it is after a round: of the last round with questions new
-    to it. The joint one has a single round."""
+    to it; None: after the steps. The joint one has a single round."""
     if agent == "joint":
         return folder / "agents" / "joint" / "run-1" / "joint"
+    if after is None:
+        return folder / "agents" / "steps" / "run-1" / agent
     number = max(n for n in range(1, after + 1) if questions_in(n, agent))
     return folder / "agents" / f"round-{number}" / "run-1" / agent
 

@@ -77,8 +77,7 @@ def _of_query(
     names = {c.key: c.name for c in continents.communities}
     country = find_country(example["country"]).in_text
     query, account = example["query"], example["account"]
-    given = dict(answers[example["query_id"]]) | {example["draft"]["community"]: example["draft"]["text"]}
-    memory = "\n\n".join(f"{names[key]}: {given[key]}" for key in names)
+    memory = memory_of(example, answers, names)
     wanted = {form for form, share in SHARES.items() if draw.random() < share}
     question, shares = shown_options(example, draw)
     lettered = question.lettered() if draw.random() < 0.5 else ""
@@ -121,6 +120,24 @@ def _of_query(
     if home and "baselines/select" in wanted:
         yield row("baselines/select", letter, {letter: 1.0}, memory=memory, country=country, question=query,
                   options=models.lettered())  # fmt: skip
+
+
+def memory_of(
+    example: Mapping[str, Any], answers: Mapping[str, Mapping[str, str]], names: Mapping[str, str]
+) -> str:
+    """The five drafts as the distilling node shows them. `names`: community's key -> name."""
+    given = dict(answers[example["query_id"]]) | {example["draft"]["community"]: example["draft"]["text"]}
+    return "\n\n".join(f"{names[key]}: {given[key]}" for key in names)
+
+
+def step_prompt(
+    form: str, example: Mapping[str, Any], answers: Mapping[str, Mapping[str, str]], names: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """The prompt of "regulate" or "decide" about this query and country."""
+    fields = {"country": find_country(example["country"]).in_text, "question": example["query"]}
+    if form == "regulate":
+        return role_dicts(render(form, memory=memory_of(example, answers, names), **fields))
+    return role_dicts(render(form, account=example["account"], **fields))
 
 
 def shown_options(example: Mapping[str, Any], draw: random.Random) -> tuple[Question, dict[str, float]]:
