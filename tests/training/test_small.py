@@ -63,6 +63,22 @@ def test_groups_are_what_palette_train_reads(work: Path) -> None:
         assert f"the cultures of {build.COMMUNITIES[key]}" in system
 
 
+def test_every_agent_practises_the_later_steps_between_drafts_on_new_questions(work: Path) -> None:
+    groups = read_groups(work / "steps", tuple(build.COMMUNITIES))
+    before = read_groups(work / "joint-data", tuple(build.COMMUNITIES))
+    ours = {row["account"] for row in build.worked()} | {row["answer"] for row in build.worked()}
+    steps = {}
+    for key, rows in groups.items():
+        check_groups(rows)
+        steps[key] = [row for row in rows if row["chosen"] in ours]
+        five = [row for row in steps[key] if "Africa:" in row["prompt"][-1]["content"]]
+        assert len(five) == build.STEPS["regulate"] and len(steps[key]) == sum(build.STEPS.values())
+        drafts = [row for row in rows if row not in steps[key]]
+        assert len(drafts) == build.DRAFTS_BESIDE_STEPS
+        assert not {row["query_id"] for row in drafts} & {row["query_id"] for row in before[key]}
+    assert not any(row in steps["africa"] for row in steps["asia"])
+
+
 def test_after_the_last_round_every_agent_has_read_the_same_questions(work: Path) -> None:
     read: dict[str, list[str]] = {}
     for number in range(1, len(build.ROUNDS) + 1):
@@ -76,8 +92,9 @@ def test_after_the_last_round_every_agent_has_read_the_same_questions(work: Path
 
 
 def test_an_agent_of_a_later_round_is_that_of_the_last_round_that_taught_it(tmp_path: Path) -> None:
-    assert build.agent_folder(tmp_path, "africa").parent.parent.name == "round-1"
-    assert build.agent_folder(tmp_path, "asia").parent.parent.name == "round-2"
+    assert build.agent_folder(tmp_path, "africa", after=2).parent.parent.name == "round-1"
+    assert build.agent_folder(tmp_path, "asia", after=2).parent.parent.name == "round-2"
+    assert build.agent_folder(tmp_path, "asia").parent.parent.name == "steps"
     assert build.agent_folder(tmp_path, "asia", after=1).parent.parent.name == "round-1"
 
 

@@ -63,6 +63,9 @@ ROUNDS = (
 STEPS = {"regulate": 24, "decide": 40}
 """Of the graph's later steps, what each agent practises after its rounds: an aligned agent has read drafts
 alone, and a MoErges of such agents lists the countries of a community where it should tell of one."""
+DRAFTS_BESIDE_STEPS = 80
+"""Questions new to the agents that they draft on between those steps: with the steps alone they unlearn to
+speak for their community."""
 STEPS_LENGTH = 1024  # tokens: five drafts stand in the prompt
 JOINT_GROUPS = 100  # of each community: what the five agents have read, all together
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
@@ -117,8 +120,10 @@ def data(folder: Path) -> None:
         for number, (start, end) in enumerate(itertools.pairwise(ends), 1):
             _write_rows(folder / f"round-{number}" / f"groups_{key}.jsonl", groups[start:end])
         _write_rows(folder / "joint-data" / f"groups_{key}.jsonl", groups[:JOINT_GROUPS])
-    for key, groups in steps_of(train, answers).items():
-        _write_rows(folder / "steps" / f"groups_{key}.jsonl", groups)
+        new = groups[ends[-1] : ends[-1] + DRAFTS_BESIDE_STEPS]
+        mixed = [*steps_of(key, train, answers), *new]
+        random.Random(SEED).shuffle(mixed)
+        _write_rows(folder / "steps" / f"groups_{key}.jsonl", mixed)
 
 
 def worked() -> list[Row]:
@@ -178,27 +183,24 @@ def groups_of(
 
 
 def steps_of(
-    examples: Sequence[Mapping[str, Any]], answers: Mapping[str, Mapping[str, str]]
-) -> dict[str, list[Row]]:
-    """Each community's groups in the forms of `STEPS`: our account or answer against what another community
+    community: str, examples: Sequence[Mapping[str, Any]], answers: Mapping[str, Mapping[str, str]]
+) -> list[Row]:
+    """A community's groups in the forms of `STEPS`: our account or answer against what another community
     would draft on the same question. Every community draws queries of its own."""
-    groups: dict[str, list[Row]] = {}
-    for index, key in enumerate(COMMUNITIES):
-        draw = random.Random(SEED + 101 + index)
-        groups[key] = []
-        for form, number in STEPS.items():
-            for example in draw.sample(list(examples), number):
-                home = load_map("continents").community_of(example["country"])
-                others = [other for other in COMMUNITIES if home is None or other != home.key]
-                groups[key].append(
-                    {
-                        "query_id": example["query_id"],
-                        "prompt": step_prompt(form, example, answers, COMMUNITIES),
-                        "chosen": example["account" if form == "regulate" else "answer"],
-                        "rejected": [answers[example["query_id"]][draw.choice(others)]],
-                    }
-                )
-        draw.shuffle(groups[key])
+    draw = random.Random(SEED + 101 + list(COMMUNITIES).index(community))
+    groups = []
+    for form, number in STEPS.items():
+        for example in draw.sample(list(examples), number):
+            home = load_map("continents").community_of(example["country"])
+            others = [other for other in COMMUNITIES if home is None or other != home.key]
+            groups.append(
+                {
+                    "query_id": example["query_id"],
+                    "prompt": step_prompt(form, example, answers, COMMUNITIES),
+                    "chosen": example["account" if form == "regulate" else "answer"],
+                    "rejected": [answers[example["query_id"]][draw.choice(others)]],
+                }
+            )
     return groups
 
 

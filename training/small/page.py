@@ -12,20 +12,20 @@ import numpy as np
 from cultural_palette.training.small.build import (
     COMMUNITIES,
     CONFIG,
+    DRAFTS_BESIDE_STEPS,
     JOINT_GROUPS,
     REJECTED,
     ROUNDS,
     SAMPLING,
+    STEPS,
     questions_in,
 )
 
 Row = Mapping[str, Any]
 DRAWS, BOOT_SEED = 2000, 0
-CRITERION = 15
-"""Of the twenty questions, how many answers must be on the question and hold nothing false before
-`make ask` goes to this palette."""
 JUDGED: tuple[int, int] | None = (4, 20)
-"""How many answers did, of how many that one reader has read; None: none has been read."""
+"""How many answers are on the question, in whole sentences and without anything false or demeaning, of how
+many that one reader has read; None: none has been read."""
 
 
 def page(parts: Row, notes: Row) -> str:
@@ -145,6 +145,8 @@ def _what_it_took(notes: Row) -> list[str]:
             if agent := notes.get(f"agent_{key}_round_{number}"):
                 took = f"{agent['seconds']:.0f}"
                 rows.append((f"agent {key}, round {number}", f"{questions_in(number, key)} groups", took))
+        if agent := notes.get(f"agent_{key}_steps"):
+            rows.append((f"agent {key}, steps", f"{agent['groups']:.0f} groups", f"{agent['seconds']:.0f}"))
     if joint := notes.get("joint"):
         groups = f"{len(COMMUNITIES) * JOINT_GROUPS} groups"
         rows.append(("joint", groups, f"{joint['seconds']:.0f}"))
@@ -156,7 +158,12 @@ def _what_it_took(notes: Row) -> list[str]:
         "first's adapters, with a new optimiser and learning rate, and reads the questions that were missing "
         "(`ROUNDS` in `training/small/build.py`; each round's manifest names the weights that it went on "
         "from). The seconds are those of a machine of two cores under a load of 11 to 30: a group takes 1.5 "
-        "s of processor time, so a quiet core makes all in some 20 minutes, and should take more groups."
+        "s of processor time, so a quiet core makes all in some 20 minutes, and should take more groups. "
+        f"Last, every agent practises the graph's later steps ({STEPS['regulate']} accounts distilled from "
+        f"five drafts, {STEPS['decide']} answers; ours against another community's draft) between drafts on "
+        f"{DRAFTS_BESIDE_STEPS} more questions: before, MoErges listed a community's countries in its "
+        "accounts of one country, which its base does not; with the steps alone, drafts ceased to speak for "
+        "their community."
     )
     return ["## What it took", "", text, "", *_table(("stage", "size", "seconds"), rows)]
 
@@ -360,16 +367,15 @@ def _twenty(figures: Row) -> list[str]:
 
 
 def _make_ask() -> list[str]:
-    read = "They have not been read for it yet: it stays on nano."
-    if JUDGED and JUDGED[0] + 20 - JUDGED[1] < CRITERION:
-        to_come = (
-            f", and with {20 - JUDGED[1]} to come there can not be {CRITERION}" if JUDGED[1] < 20 else ""
-        )
-        read = f"One reader found {JUDGED[0]} of the {JUDGED[1]} above to be so{to_come}: it stays on nano."
+    read = "they have not been read for it yet."
+    if JUDGED:
+        read = f"one reader found {JUDGED[0]} of the {JUDGED[1]} above to be so."
     return [
-        "## Why `make ask` stays on nano", "",
-        f"The criterion: of the twenty answers at least {CRITERION} are on the question, in whole English "
-        f"sentences, and say nothing false or demeaning about the country. {read}", "",
+        "## How good are its answers?", "",
+        "On the question, in whole English sentences, and saying nothing false or demeaning about the "
+        f"country: {read} `make ask` asks this palette, for it can be asked anything, and says with every "
+        "answer what it is; `make ask MODEL=embedded:nano` asks the one that knows its atlas and no more.",
+        "",
     ]  # fmt: skip
 
 
