@@ -21,6 +21,7 @@ from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.errors import PaletteError, UsageError
 from cultural_palette.jsonl import read_object
 from cultural_palette.moerges.peft_settings import AdapterError, check_settings
+from cultural_palette.moerges.peft_weights import stored_lora
 from cultural_palette.provenance import Hash, hash_file
 from cultural_palette.yaml_files import YamlFault, read_yaml
 
@@ -295,21 +296,26 @@ def _rank(source: Source, community: str) -> int:
             "rank of the adapters."
         )
     config = _adapter(source, community)
-    try:
-        return max(int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values()), 1)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ManifestError(
-            f"{source}: r and rank_pattern of adapter_config.json are no ranks ({type(error).__name__}: "
-            f"{error})."
-        ) from None
+    patterns = config.get("rank_pattern") or {}
+    ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
+    for rank in ranks:
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise ManifestError(
+                f"{source}: r and rank_pattern of adapter_config.json hold {rank!r}; expected whole numbers "
+                "from 1."
+            )
+    return max(ranks)
 
 
 def _adapter(source: Source, community: str) -> dict[str, Any]:
-    """The settings of a plain LoRA; empty for one on the hub, which vLLM itself then checks."""
+    """The settings of a plain LoRA, whose file holds what they say; empty for one on the hub, which vLLM
+    itself then checks.
+    """
     config = _config(source, "adapter_config.json", f"the adapter of {community}")
     if isinstance(source, Path):
         try:
             check_settings(config, source)
+            stored_lora(source, config)
         except AdapterError as error:
             raise ManifestError(str(error)) from None
     return config
