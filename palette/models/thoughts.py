@@ -23,7 +23,8 @@ END = (
 EMPTY = rf"<{NAMES}\s{{0,2}}/>"
 TAG = re.compile(rf"(?P<begin>{BEGIN})|(?P<end>{END})|(?P<empty>{EMPTY})", re.IGNORECASE)
 BEGIN_ONLY, END_ONLY = re.compile(BEGIN, re.IGNORECASE), re.compile(END, re.IGNORECASE)
-FIRST_OF_TAG, LONGEST_TAG = "<[◁", 60  # characters
+MAY_BE_TAG = re.compile(r"[<\[◁](?:$|[\s/|a-z])", re.IGNORECASE)
+LONGEST_TAG = 60  # characters
 FRAME = re.compile(
     r"<\|(?:start\|>assistant|(?:end|return)\|>|(?:begin|end)_of_(?:solution|box)\|>"
     r"|(?:start|end)_response\|>)|</?answer>",
@@ -78,6 +79,6 @@ class AnswerPieces:
         if begin := BEGIN_ONLY.match(text):
             self._held, self._state = text[begin.end() :], "thinks"
             self("")
-        elif text and (text[0] not in FIRST_OF_TAG or len(text) >= LONGEST_TAG):
+        elif text and (not MAY_BE_TAG.match(text) or len(text) >= LONGEST_TAG):
             self._state = "answers"
             self.on_piece(text)

@@ -226,7 +226,7 @@ def test_another_content_is_another_server(big: Path) -> None:
     weights = big.parent / "agents/asia/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     trained = environment()
-    weights.write_bytes(b"two training")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\2")
     assert len({before, trained, environment()}) == 3
 
 
