@@ -161,7 +161,7 @@ def _with_fallbacks(values: dict[str, Any], variables: Mapping[str, str | None])
 class _Toml(TomlConfigSettingsSource):
     """TOML with or without a byte order mark, which editors on Windows write."""
 
-    def _read_file(self, file_path: Path) -> dict[str, Any]:
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
         return tomllib.loads(file_path.read_bytes().decode("utf-8-sig"))
 
 

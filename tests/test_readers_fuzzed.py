@@ -87,7 +87,8 @@ ANSWER = {
     "usage": {"input_tokens": 1, "output_tokens": 1}, "error": None, "source": {},
 }  # fmt: skip
 ADAPTER = {"peft_type": "LORA", "r": 8, "rank_pattern": {}, "target_modules": ["up_proj"], "lora_alpha": 16}
-MANIFEST = {"name": "x", "map": "continents", "base": "b", "adapters": {"africa": "a"}, "router": "r"}
+MANIFEST = {"name": "x", "map": "continents", "base": "b", "router": "r",
+            "adapters": {"africa": "a", "asia": "b"}}  # fmt: skip
 SURVEY = {
     "id": "q", "question": "Is tea good?", "options": ["Yes", "No"], "country": "KEN",
     "distribution": [0.5, 0.5], "battery": "b", "ordered": True, "topic": "t", "respondents": 100,

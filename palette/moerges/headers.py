@@ -26,6 +26,11 @@ def headers_of(file: Path) -> dict[str, Header]:
     """Tensor name -> header. Raises OSError, and ValueError for a file that is no safetensors file or is cut
     short.
     """
+    return read_headers(file)[0]
+
+
+def read_headers(file: Path) -> tuple[dict[str, Header], dict[str, str]]:
+    """The same, and the file's own notes."""
     size = file.stat().st_size
     with file.open("rb") as data:
         begin = data.read(8)
@@ -44,7 +49,8 @@ def headers_of(file: Path) -> dict[str, Header]:
         ends.append(facts["data_offsets"][1])
     if 8 + length + max(ends) != size:
         raise ValueError(f"its header speaks of {8 + length + max(ends):,} bytes, and it has {size:,}")
-    return headers
+    notes = fields.get(METADATA, {})
+    return headers, {str(key): str(note) for key, note in notes.items()} if isinstance(notes, dict) else {}
 
 
 def _header(name: str, facts: Mapping[str, Any]) -> Header:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.errors import PaletteError, UsageError
-from cultural_palette.jsonl import read_object
+from cultural_palette.jsonl import parse_json, read_object
+from cultural_palette.moerges.headers import read_headers
 from cultural_palette.moerges.peft_settings import AdapterError, check_settings
 from cultural_palette.moerges.peft_weights import stored_lora
 from cultural_palette.provenance import Hash, hash_file
@@ -148,6 +149,8 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
         raise ManifestError(f"No palette {name_or_path!r}: a path holds no null.")
     if name_or_path in BUILT_IN or path.is_dir():
         manifest = read_manifest(name_or_path)
+        if not dense:
+            check_router(manifest.router, tuple(manifest.adapters), manifest.blend)
         return ServedPalette(
             manifest.name, manifest.cultural_map, manifest.base, manifest.adapters, router=manifest.router,
             blend=manifest.blend, parts=name_or_path, dense=dense,
@@ -208,6 +211,32 @@ def check_folders(palette: ServedPalette) -> None:
             raise ManifestError(
                 f"{palette.moerges} has {active} of its {count} experts active; a MoErges has all. "
                 "Set num_experts_per_tok in its config.json, or merge it with 'palette merge'."
+            )
+
+
+def check_router(file: Path, communities: Sequence[str], blend: str) -> None:
+    """Raise ManifestError when the router's file can not be read, is for other communities, or has none that
+    is called `blend`.
+    """
+    try:
+        headers, notes = read_headers(file)
+        named = parse_json(notes.get("communities", "[]"))
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{file} can not be read: {error}. It should be the palette's router.") from None
+    if named and named != list(communities):
+        others = ", ".join(map(str, named)) if isinstance(named, list) else repr(named)
+        raise ManifestError(
+            f"{file} is the router of {others}; the palette has {', '.join(communities)}, in this order."
+        )
+    rows = {name.removesuffix(".rows"): one for name, one in headers.items() if name.endswith(".rows")}
+    names = sorted(rows) or ["paper"]  # a file of one has MergeKit's names
+    if blend not in names:
+        raise ManifestError(f"{file} has no router {blend!r}; it has {', '.join(names)}.")
+    for name, one in rows.items():
+        if len(one.shape) != 3 or one.shape[1] != len(communities):
+            raise ManifestError(
+                f"{file}: the router {name!r} is {one.shape} (layers, communities, width); the palette has "
+                f"{len(communities)} communities."
             )
 
 
