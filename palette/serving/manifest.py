@@ -326,14 +326,14 @@ def _rank(source: Source, community: str) -> int:
         )
     config = _adapter(source, community)
     patterns = config.get("rank_pattern") or {}
-    ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
+    ranks: list[Any] = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
     for rank in ranks:
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise ManifestError(
                 f"{source}: r and rank_pattern of adapter_config.json hold {rank!r}; expected whole numbers "
                 "from 1."
             )
-    return max(ranks)
+    return int(max(ranks))
 
 
 def _adapter(source: Source, community: str) -> dict[str, Any]:
