@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,19 @@ def test_a_bent_palette_is_refused_before_a_server_is_started(palette: Path, ben
         done = CliRunner().invoke(main, ["serve", "up", str(palette), "--print", "--device", "cpu"])
         assert isinstance(done.exception, SystemExit), done.exception
         raise ManifestError(done.output)
+
+
+@pytest.mark.parametrize(
+    ("bend", "said"),
+    [SERVED[name] for name in SERVED if "missing" in name or "cut" in name or "of others" in name],
+)
+def test_a_palette_that_is_not_whole_is_not_called_ready(palette: Path, bend: Bend, said: str) -> None:
+    done = CliRunner().invoke(main, ["pull", str(palette)])
+    assert done.exit_code == 0 and "mine is ready" in done.output, done.output
+    bend(palette)
+    done = CliRunner().invoke(main, ["pull", str(palette)])
+    assert isinstance(done.exception, SystemExit) and re.search(said, done.output), done.output
+    assert "is ready" not in done.output
 
 
 def _router_of_one_layer(folder: Path) -> None:
