@@ -47,20 +47,58 @@ ALIASES = {
     "ZAF": ("S. Africa",),
     "CZE": ("Czech Rep.", "Czech Republic"),
     "BIH": ("Bosnia Herzegovina", "Bosnia-Herzegovina", "Bosnia", "Bosnia and Herz."),
-    "HKG": ("Hong Kong SAR", "Hong Kong SAR PRC", "Hong Kong SAR, China", "China, Hong Kong SAR"),
-    "MAC": ("Macau SAR", "Macao", "Macau SAR PRC", "Macao SAR, China", "China, Macao SAR"),
+    "HKG": (
+        "Hong Kong SAR",
+        "Hong Kong SAR PRC",
+        "Hong Kong SAR, China",
+        "China, Hong Kong SAR",
+        "Hong Kong, China",
+        "China, Hong Kong Special Administrative Region",
+        "Hong Kong (China)",
+    ),
+    "MAC": (
+        "Macau SAR",
+        "Macao",
+        "Macau SAR PRC",
+        "Macao SAR, China",
+        "China, Macao SAR",
+        "Macao SAR",
+        "China, Macao Special Administrative Region",
+    ),
     "TWN": ("Taiwan ROC", "Taiwan, China"),
-    "PSE": ("Palest. ter.", "Palestinian territories", "Palestinian ter.", "West Bank and Gaza"),
-    "CIV": ("Cote d'Ivoire",),
+    "PSE": (
+        "Palest. ter.",
+        "Palestinian territories",
+        "Palestinian ter.",
+        "West Bank and Gaza",
+        "Occupied Palestinian Territory",
+    ),
+    "CIV": ("Cote d'Ivoire", "Côte d'Ivoire (Ivory Coast)", "Ivory Coast (Côte d'Ivoire)"),
     "VNM": ("Viet Nam",),
     "RUS": ("Russian Federation",),
-    "MKD": ("Macedonia", "Macedonia Rep", "FYR Macedonia", "Macedonia, FYR"),
+    "MKD": (
+        "Macedonia",
+        "Macedonia Rep",
+        "FYR Macedonia",
+        "Macedonia, FYR",
+        "The former Yugoslav Republic of Macedonia",
+    ),
     "SWZ": ("Swaziland",),
-    "MMR": ("Burma",),
+    "MMR": ("Burma", "Myanmar (Burma)", "Burma (Myanmar)"),
+    "MDA": ("Moldova, Rep.",),
     "NLD": ("Holland", "The Netherlands"),
     "ARE": ("UAE",),
-    "COD": ("DR Congo", "DRC", "Congo (Kinshasa)", "Congo, Dem. Rep.", "Dem. Rep. Congo"),
-    "COG": ("Congo", "Congo (Brazzaville)", "Congo, Rep."),
+    "COD": (
+        "DR Congo",
+        "DRC",
+        "Democratic Republic of Congo",
+        "Congo, Democratic Republic",
+        "Congo, DR",
+        "Congo (Kinshasa)",
+        "Congo, Dem. Rep.",
+        "Dem. Rep. Congo",
+    ),
+    "COG": ("Congo", "Republic of Congo", "Congo Republic", "Congo (Brazzaville)", "Congo, Rep."),
     "SVK": ("Slovak Rep", "Slovak Republic"),
     "KGZ": ("Kyrgyz Rep", "Kyrgyz Republic"),
     "DOM": ("Dominican Rep",),
@@ -87,14 +125,39 @@ NICKNAMES = {  # not names we take, but what people mean by them
     "Upper Volta": "BFA", "Dahomey": "BEN", "Gold Coast": "GHA", "Abyssinia": "ETH", "Kampuchea": "KHM",
     "Soviet Union": "RUS", "USSR": "RUS", "Czechoslovakia": "CZE SVK", "Tanganyika": "TZA", "Zanzibar": "TZA",
     "Yugoslavia": "SRB HRV BIH", "Serbia and Montenegro": "SRB MNE", "East Pakistan": "BGD",
-    "Nippon": "JPN", "Bharat": "IND", "Espana": "ESP", "Hawaii": "USA",
+    "German Democratic Republic": "DEU", "GDR": "DEU", "DDR": "DEU", "FRG": "DEU",
+    "United Arab Republic": "EGY SYR", "Northern Rhodesia": "ZMB", "Southern Rhodesia": "ZWE",
+    "Nyasaland": "MWI", "Bechuanaland": "BWA", "Basutoland": "LSO", "South West Africa": "NAM",
+    "Malagasy Republic": "MDG", "British Honduras": "BLZ", "British Guiana": "GUY", "Dutch Guiana": "SUR",
+    "Dutch East Indies": "IDN", "Indochina": "VNM LAO KHM", "Trucial States": "ARE", "Transjordan": "JOR",
+    "Mesopotamia": "IRQ", "New Hebrides": "VUT", "Gilbert Islands": "KIR", "Ellice Islands": "TUV",
+    "Netherlands Antilles": "CUW SXM BES", "French Sudan": "MLI", "French Somaliland": "DJI",
+    "Spanish Guinea": "GNQ", "Portuguese Guinea": "GNB", "Byelorussia": "BLR", "Belorussia": "BLR",
+    "White Russia": "BLR", "Moldavia": "MDA", "Kirghizia": "KGZ", "Turkmenia": "TKM", "Kosova": "XKX",
+    "Chinese Taipei": "TWN", "Republic of China": "TWN", "Tibet": "CHN", "Catalonia": "ESP",
+    "Papua NG": "PNG", "Bonaire": "BES", "Somaliland": "SOM", "Northern Cyprus": "CYP",
+    "Channel Islands": "JEY GGY", "Eire": "IRL", "Misr": "EGY", "Brasil": "BRA", "Italia": "ITA",
+    "Polska": "POL", "Suomi": "FIN", "Sverige": "SWE", "Norge": "NOR", "Danmark": "DNK",
+    "Magyarorszag": "HUN", "Osterreich": "AUT", "Schweiz": "CHE", "Suisse": "CHE", "Hrvatska": "HRV",
+    "Shqiperia": "ALB", "Nippon": "JPN", "Bharat": "IND", "Espana": "ESP", "Hawaii": "USA",
 }  # fmt: skip
 SHORT_FOR = {  # in names as tables have them
     "rep": ("republic",), "dem": ("democratic",), "fed": ("federated", "federal"), "is": ("islands",),
     "n": ("north", "northern"), "s": ("south",), "e": ("east",), "w": ("west", "western"),
     "c": ("central",), "eq": ("equatorial",), "terr": ("territory", "territories"),
 }  # fmt: skip
+REGIONS = frozenset(
+    [
+        "africa", "asia", "europe", "oceania", "latin america", "south america", "north america", "caribbean",
+        "central america", "middle east", "eu", "european union", "world", "global", "total", "other",
+        "others", "all", "average", "none", "missing", "unknown", "nan", "sub saharan africa", "scandinavia",
+        "west", "crimea", "kurdistan",
+        "western europe", "eastern europe", "southeast asia", "south asia", "east asia", "arab world",
+    ]
+)  # fmt: skip
+"""What stands among the countries of tables and is none: a hint would be a guess."""
 MOST_WORDS, MOST_GUESSES = 12, 3
+LEAST_LIKE = 0.7  # of 1; below, guesses are by chance: "Total" is like "Portugal" by 0.62
 SHORTEST_NAME = 4  # letters; ISO's codes are words too: "and" is Andorra
 SAMPLE = re.compile(r"\s*\(([A-Za-z -]+) sample\)$", re.IGNORECASE)
 WITH_ARTICLE = re.compile(
@@ -157,12 +220,14 @@ def sample_of(label: str) -> str | None:
 
 def _meant_by(wanted: str) -> list[Country]:
     """The countries that a folded text may mean: by a name in use, by its words in another order or spelt
-    out, by a name within it; last by likeness.
+    out, as part of a few names, by a name within it; last by likeness. None for a region.
     """
     by_code = {c.iso3: c for c in all_countries()}
     nicknames = {_plain(name): [by_code[code] for code in codes.split()] for name, codes in NICKNAMES.items()}
     names = {name: [country] for name, country in _index().items()} | nicknames
     words = wanted.split()
+    if wanted in REGIONS:
+        return []
     if wanted in nicknames:
         return nicknames[wanted]
     if 1 < len(words) <= MOST_WORDS:
@@ -171,13 +236,16 @@ def _meant_by(wanted: str) -> list[Country]:
         for spelling in itertools.islice(spelt_out, 2**MOST_WORDS):
             if country := by_words.get(tuple(sorted(spelling))):
                 return country
+    parts = [name for name in names if words and set(words) <= set(name.split())]
+    if len(few := list(dict.fromkeys(country for name in parts for country in names[name]))) in (1, 2):
+        return few
     within = [
         name
         for size in range(min(len(words), MOST_WORDS), 0, -1)
         for start in range(min(len(words), MOST_WORDS) - size + 1)
         if len(name := " ".join(words[start : start + size])) >= SHORTEST_NAME and name in names
     ]
-    alike = nearest(wanted, names, n=2 * MOST_GUESSES)
+    alike = nearest(wanted, names, n=2 * MOST_GUESSES, cutoff=LEAST_LIKE)
     keys = [*nearest(wanted, names, cutoff=0.85), *within] if within else alike
     return list(dict.fromkeys(country for key in keys for country in names[key]))[:MOST_GUESSES]
 

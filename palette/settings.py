@@ -120,7 +120,7 @@ class Settings(_RunKnobs):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flag, environment, `.env`, file; the first to give a value wins, part by part for `models`."""
-        file = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        file = _Toml(settings_cls, toml_file=config_file())
         return init_settings, _Environment(settings_cls), _DotEnv(settings_cls), file
 
     def key_for(self, url: str | None) -> SecretStr | None:
@@ -156,6 +156,13 @@ def _with_fallbacks(values: dict[str, Any], variables: Mapping[str, str | None])
         if plain.get(name) and field not in values:
             values[field] = plain[name]
     return values
+
+
+class _Toml(TomlConfigSettingsSource):
+    """TOML with or without a byte order mark, which editors on Windows write."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_bytes().decode("utf-8-sig"))
 
 
 def config_file() -> Path | None:

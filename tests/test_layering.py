@@ -161,7 +161,8 @@ LIGHT = (
 
 # Of the layers' room, what a command or a graph may import: the nouns, no tensor.
 MOERGES_LIGHT = {
-    f"cultural_palette.moerges{name}" for name in ("", ".modes", ".peft_settings", ".prompts", ".quantised")
+    f"cultural_palette.moerges{name}"
+    for name in ("", ".headers", ".modes", ".peft_settings", ".peft_weights", ".prompts", ".quantised")
 }
 
 

@@ -15,7 +15,8 @@ from cultural_palette.training.align import lessons
 from cultural_palette.training.durations import duration_words
 from cultural_palette.training.grouped_trainer import Lessons
 from cultural_palette.training.jobs import Job
-from cultural_palette.training.orpo_settings import OrpoSettings, resolve_layout
+from cultural_palette.training.orpo_settings import OrpoSettings, TrainingError, resolve_layout
+from cultural_palette.training.sequences import first_line
 
 SAMPLE = 1000  # groups that are tokenised; more are scaled up
 USED = 0.35  # share of the measured matrix speed that training reaches
@@ -128,7 +129,9 @@ def estimate_training(jobs: Sequence[Job], flops: float | None = None) -> list[T
 
 
 def weights(config: Any, settings: OrpoSettings) -> tuple[int, int]:
-    """(all weights, those that learn), counted on a model without storage."""
+    """(all weights, those that learn), counted on a model without storage. Raises TrainingError for targets
+    that the base has not.
+    """
     build: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
         model = build(config)
@@ -136,7 +139,12 @@ def weights(config: Any, settings: OrpoSettings) -> tuple[int, int]:
         if not settings.rank:
             return total, total
         lora = LoraConfig(r=settings.rank, target_modules=settings.lora_targets, task_type="CAUSAL_LM")
-        tuned = get_peft_model(model, lora)
+        try:
+            tuned = get_peft_model(model, lora)
+        except ValueError as error:
+            raise TrainingError(
+                f"targets {', '.join(settings.targets)} do not fit the base: {first_line(error)}"
+            ) from None
         return total, sum(p.numel() for p in tuned.parameters() if p.requires_grad)
 
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 
-from cultural_palette.training.orpo_settings import Layout
+from cultural_palette.training.orpo_settings import Layout, TrainingError
 from cultural_palette.training.preferences import Group, PreferenceRowError
 
+PROBE = "PALETTE"
 IGNORED = -100
+LONGEST_REASON = 300  # characters
 NOT_A_TOKEN = -1  # the segment of padding; the prompt is 0, the answers 1, 2, ..
 
 
@@ -54,12 +55,29 @@ class TokenGroup:
 
 @functools.lru_cache(maxsize=8)
 def end_token(tokenizer: Any, template: str) -> int:
-    """The token that closes an assistant's turn in the chat template, such as `<|eot_id|>`; else the eos."""
-    chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "PALETTE"}]
-    tail = tokenizer.apply_chat_template(chat, tokenize=False).rpartition("PALETTE")[2]
+    """The token that closes an assistant's turn in the chat template, such as `<|eot_id|>`; else the eos.
+
+    Raises TrainingError for a template that can not be rendered, or leaves out what user or assistant say.
+    """
+    chat = [{"role": "user", "content": "Q" + PROBE}, {"role": "assistant", "content": PROBE}]
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False)
+    except Exception as error:  # a template is foreign code
+        raise TrainingError(f"the base's chat template can not be rendered: {first_line(error)}") from None
+    if text.count(PROBE) < 2:
+        raise TrainingError(
+            f"the base's chat template leaves out what user or assistant say: of {chat} it makes "
+            f"{text[:200]!r}"
+        )
+    tail = text.rpartition(PROBE)[2]
     special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    token: int = next((token for token in ids if token in special), tokenizer.eos_token_id)
+    token = next((token for token in ids if token in special), tokenizer.eos_token_id)
+    if not isinstance(token, int):
+        raise TrainingError(
+            "the base's chat template closes a reply with no special token, and its tokenizer has no "
+            "eos_token: an answer would have no end"
+        )
     return token
 
 
@@ -90,7 +108,7 @@ def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
     does not fit, and for an answer without a token of its own.
     """
     prompt, place = group["prompt"], group.get("place", "row")
-    end = end_token(tokenizer, tokenizer.chat_template)
+    end = end_token(tokenizer, str(tokenizer.chat_template))
     head = prompt_ids(tokenizer, prompt, place)
     answers = []
     for text in (group["chosen"], *group["rejected"]):
@@ -119,18 +137,37 @@ def encode_group(tokenizer: Any, group: Group, max_length: int) -> TokenGroup:
 
 def prompt_ids(tokenizer: Any, prompt: Sequence[Mapping[str, str]], place: str) -> list[int]:
     """A prompt through the chat template, up to where the reply begins. Raises PreferenceRowError, with the
-    row's place, for one that the template refuses.
+    row's place, for one that the template refuses, or of which it leaves out a system or user message.
     """
+    roles = tuple(message["role"] for message in prompt)
     try:
         ids = tokenizer.apply_chat_template(
             prompt, add_generation_prompt=True, tokenize=True, return_dict=False
         )
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in prompt)
+    except Exception as error:  # a template is foreign code
         raise PreferenceRowError(
-            f"{place}: the base's chat template refuses this prompt ({roles}): {error}"
+            f"{place}: the base's chat template refuses this prompt ({', '.join(roles)}): {first_line(error)}"
         ) from None
+    if lost := _left_out(tokenizer, str(tokenizer.chat_template), roles):
+        raise PreferenceRowError(
+            f"{place}: the base's chat template leaves the {lost} message out of this prompt "
+            f"({', '.join(roles)}): put its words into a user's message"
+        )
     return list(ids)
+
+
+@functools.lru_cache(maxsize=256)
+def _left_out(tokenizer: Any, template: str, roles: tuple[str, ...]) -> str | None:
+    """The first role whose words the template does not render; an assistant's it may shorten."""
+    chat = [{"role": role, "content": f"{PROBE}{number}END"} for number, role in enumerate(roles)]
+    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    heard = ((role, f"{PROBE}{number}END") for number, role in enumerate(roles) if role != "assistant")
+    return next((role for role, words in heard if words not in text), None)
+
+
+def first_line(error: Exception) -> str:
+    """What a foreign error says, in one line."""
+    return " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
 
 
 def _cut_prompt(

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.errors import UsageError
+from cultural_palette.jsonl import WIDE
+
+MOST = 10**300
+"""Whole numbers beyond it are no floats."""
 
 
 class SurveyError(UsageError):
@@ -100,9 +104,12 @@ class Aside:
 def read_text(path: Path) -> str:
     """A file's text. Bytes that are not UTF-8 become half characters that no question takes."""
     try:
-        return path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        data = path.read_bytes()
     except OSError as error:
         raise SurveyError(f"{path} can not be read: {error.strerror or error}.") from None
+    if data.startswith(WIDE):
+        raise SurveyError(f"{path} is UTF-16: save it as UTF-8.")
+    return data.decode("utf-8-sig", errors="surrogateescape")
 
 
 def csv_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
@@ -158,6 +165,8 @@ def shares_of(values: Any, options: Sequence[str]) -> tuple[float, ...] | str:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"{value!r} is no share"
+        if isinstance(value, int) and abs(value) > MOST:
+            return "a number of hundreds of digits is no share"
         if not math.isfinite(value) or value < 0:
             return f"share {value!r} is not 0 or more"
     return tuple(float(value) for value in values)
@@ -167,7 +176,9 @@ def option_text(option: Any) -> str | None:
     """An option's text, numbers written plainly (1.0 as "1"); None when it is neither text nor number."""
     if isinstance(option, str):
         return option
-    if isinstance(option, bool) or not isinstance(option, int | float) or not math.isfinite(option):
+    if isinstance(option, bool) or not isinstance(option, int | float):
+        return None
+    if abs(option) > MOST or not math.isfinite(option):
         return None
     return str(int(option)) if float(option).is_integer() else str(option)
 

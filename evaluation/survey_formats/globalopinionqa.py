@@ -11,7 +11,7 @@ import csv
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cultural_palette.evaluation.survey_formats import (
     Answer,
@@ -111,11 +111,33 @@ def _literal(text: str) -> Any:
         return None
 
 
+NOT_NUMBERS = ("nan", "inf", "infinity")
+MISSING = ("null", "none", "na")
+NUMPY = ("array", "float16", "float32", "float64", "int8", "int16", "int32", "int64")
+
+
 class _Numbers(ast.NodeTransformer):
-    """Python prints nan and inf as names: one country's costs that country's row, not the question."""
+    """What programs print that is no literal: nan and its kin, null, numpy's numbers. One country's costs
+    that country's row, not the question.
+    """
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Constant(float(node.id)) if node.id in ("nan", "inf") else node
+        return _constant(node.id) or node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return _constant(node.attr) or node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
+        if name in NUMPY and node.args:
+            return cast("ast.AST", self.visit(node.args[0]))
+        return ast.Constant(ast.unparse(node))  # a text, which is no share
+
+
+def _constant(name: str) -> ast.Constant | None:
+    if name.lower() in NOT_NUMBERS:
+        return ast.Constant(float(name.lower()))
+    return ast.Constant(None) if name.lower() in MISSING else None
 
 
 def _is_number(text: str) -> bool:

@@ -20,14 +20,16 @@ def pull(palette: str) -> None:
     """
     from cultural_palette.embedded.manifest import read_manifest
     from cultural_palette.embedded.prepare import is_ready, places, prepare
+    from cultural_palette.serving.manifest import check_folders, read_palette
 
     manifest = read_manifest(palette)
-    if is_ready(manifest):
-        click.echo(f"{palette} is ready:")
-    else:
+    took = ""
+    if not is_ready(manifest):
         started = time.perf_counter()
         prepare(manifest, lambda line: click.echo(f"{line} ..", err=True))
-        click.echo(f"{palette} is ready after {time.perf_counter() - started:.0f} s:")
+        took = f" after {time.perf_counter() - started:.0f} s"
+    check_folders(read_palette(palette))
+    click.echo(f"{palette} is ready{took}:")
     listed = list(places(manifest))
     for place in listed:
         click.echo(f"  {place.what:<18} {place.size / 1e6:8.1f} MB  {place.path}")

@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn, NotRequired
 
+from typing_extensions import TypedDict
+
+from cultural_palette.cultural_map import KEY, RESERVED
 from cultural_palette.errors import ModelError
 from cultural_palette.jsonl import read_object
 from cultural_palette.provenance import file_sha256, hash_file, model_sha256
 from cultural_palette.settings import cache_folder
+from cultural_palette.shapes import of_shape
 
 BUILT_IN = {name: Path(__file__).parent / name for name in ("nano", "small")}
 SAMPLING = ("max_tokens", "top_p", "min_p", "repetition_penalty", "frequency_penalty")
+NAME = re.compile(r"[^\W_][^/\\\x00-\x1f\x7f-\x9f]{0,99}")
+
+
+class ScopeFile(TypedDict):
+    """What a palette knows: ISO codes, lower-case words, lists of options."""
+
+    countries: list[str]
+    words: list[str]
+    options: list[list[str]]
+
+
+class ManifestFile(TypedDict):
+    """`manifest.json`. Of `base` and `task` there is one."""
+
+    name: str
+    map: str
+    router: str
+    adapters: dict[str, str]
+    base: NotRequired[str]
+    task: NotRequired[str]
+    scope: NotRequired[ScopeFile | None]
+    sampling: NotRequired[dict[Literal["draft", "meta"], dict[str, float]]]
+    about: NotRequired[str | None]
+    blend: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -69,25 +98,42 @@ def read_manifest(name_or_path: str) -> Manifest:
         )
     try:
         raw = read_object(path)
-        for key in ("name", "map", "router", *(() if "task" in raw else ("base",))):
-            if not isinstance(raw[key], str):
-                raise TypeError(f"{key} is {raw[key]!r}, expected a text")
-        if not isinstance(raw.get("scope") or {}, dict):
-            raise TypeError(f"scope is {raw['scope']!r}, expected an object")
-        return Manifest(
-            name=raw["name"],
-            cultural_map=raw["map"],
-            base=_base(folder, raw),
-            adapters={key: folder / value for key, value in raw["adapters"].items()},
-            router=folder / raw["router"],
-            scope=raw.get("scope"),
-            task=folder / raw["task"] if "task" in raw else None,
-            sampling=_sampling(raw.get("sampling", {})),
-            about=raw.get("about"),
-            blend=raw.get("blend", "paper"),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is no palette manifest: {error!r}") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is no palette manifest: {error}.") from None
+    _check(raw, path)
+    return Manifest(
+        name=raw["name"],
+        cultural_map=raw["map"],
+        base=_base(folder, raw),
+        adapters={key: folder / value for key, value in raw["adapters"].items()},
+        router=folder / raw["router"],
+        scope=raw.get("scope"),
+        task=folder / raw["task"] if "task" in raw else None,
+        sampling=raw.get("sampling", {}),
+        about=raw.get("about"),
+        blend=raw.get("blend", "paper"),
+    )
+
+
+def _check(raw: Mapping[str, Any], path: Path) -> None:
+    """Raise ModelError, with the field and its value, for what is no manifest."""
+    of_shape(raw, ManifestFile, f"{path} is no palette manifest", kind=ModelError)
+
+    def refuse(field: str, why: str) -> NoReturn:
+        raise ModelError(f"{path} is no palette manifest: {field}: {why}.")
+
+    if "base" not in raw and "task" not in raw:
+        refuse("base", "it is missing")
+    if not NAME.fullmatch(raw["name"]):
+        refuse("name", f"{raw['name']!r} can not name a folder")
+    if len(raw["adapters"]) < 2:
+        refuse("adapters", f"a palette has at least 2 communities, here are {len(raw['adapters'])}")
+    for key in raw["adapters"]:
+        if not KEY.fullmatch(key) or key in RESERVED:
+            refuse("adapters", f"{key!r} can be no community's key")
+    for role, values in raw.get("sampling", {}).items():
+        if unknown := [name for name in values if name not in SAMPLING]:
+            refuse(f"sampling.{role}.{unknown[0]}", f"a palette sets {', '.join(SAMPLING)}")
 
 
 def _base(folder: Path, raw: Mapping[str, Any]) -> Path:
@@ -96,19 +142,15 @@ def _base(folder: Path, raw: Mapping[str, Any]) -> Path:
     if "task" not in raw:
         return folder / str(raw["base"])
     weights = folder / str(raw["task"]) / "adapter_model.safetensors"
-    return cache_folder() / f"{raw['name']}-{_file_hash(weights)[:16]}"
+    try:
+        return cache_folder() / f"{raw['name']}-{_file_hash(weights)[:16]}"
+    except OSError as error:
+        raise ModelError(f"{weights} can not be read: {error.strerror or error}.") from None
 
 
 @functools.cache
 def _file_hash(path: Path) -> str:
     return file_sha256(path)
-
-
-def _sampling(raw: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-    for role, values in raw.items():
-        if unknown := [name for name in values if name not in SAMPLING]:
-            raise KeyError(f"sampling.{role}.{unknown[0]}")
-    return raw
 
 
 @functools.cache

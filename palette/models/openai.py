@@ -94,7 +94,7 @@ class OpenAIModel:
         if sampling.frequency_penalty is not None:
             request["frequency_penalty"] = sampling.frequency_penalty
         if more := _beyond_openai(sampling):
-            request["extra_body"] = more
+            request["extra_body"] = {**self.switches.get("extra_body", {}), **more}
         return await self.chat.ainvoke(list(messages), {"tags": list(tags)} if tags else None, **request)
 
     async def option_logprobs(

@@ -8,13 +8,29 @@ from typing import Literal
 
 THINKING_OFF = {"chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
 """Qwen3's and DeepSeek's name for the switch: a chat template takes the one that it knows."""
-NAMES = r"(?:think|thinking|thoughts?|reasoning|seed:think)"
-BEGIN = rf"<{NAMES}>|\[THINK\]|<\|channel\|?>(?:analysis|commentary|thought)(?:<\|message\|>)?"
-END = rf"</{NAMES}>|\[/THINK\]|<channel\|>|<\|channel\|>final<\|message\|>"
-TAG = re.compile(rf"(?P<begin>{BEGIN})|(?P<end>{END})", re.IGNORECASE)
+NAMES = (
+    r"(?:[a-z]{1,6}:)?(?:think(?:ing)?|thoughts?|reasoning|think_\w{1,8}|(?:thinking|thought)_process"
+    r"|chain_of_thought|in(?:ner|ternal)_?monologue|scratchpad|reflection|analysis|antthinking)"
+)
+BEGIN = (
+    rf"<\s{{0,2}}{NAMES}(?:\s[^<>/]{{0,20}})?>|\[THINK\]|◁think▷|<\|think\|>|<\|inner_prefix\|>"
+    r"|<\|(?:begin_of_thought|start_thinking)\|>|<\|channel\|?>(?:analysis|commentary|thought)(?:<\|message\|>)?"
+)
+END = (
+    rf"<\s{{0,2}}/\s{{0,2}}{NAMES}\s{{0,2}}>|\[/THINK\]|◁/think▷|<\|/think\|>|<\|inner_suffix\|>"
+    r"|<\|end_(?:of_thought|thinking)\|>|<channel\|>|<\|channel\|>final<\|message\|>"
+)
+EMPTY = rf"<{NAMES}\s{{0,2}}/>"
+TAG = re.compile(rf"(?P<begin>{BEGIN})|(?P<end>{END})|(?P<empty>{EMPTY})", re.IGNORECASE)
 BEGIN_ONLY, END_ONLY = re.compile(BEGIN, re.IGNORECASE), re.compile(END, re.IGNORECASE)
-LONGEST_TAG = 40  # characters
-FRAME = re.compile(r"<\|(?:start\|>assistant|end\|>|return\|>)")  # around gpt-oss' channels
+MAY_BE_TAG = re.compile(r"[<\[◁](?:$|[\s/|a-z])", re.IGNORECASE)
+LONGEST_TAG = 60  # characters
+FRAME = re.compile(
+    r"<\|(?:start\|>assistant|(?:end|return)\|>|(?:begin|end)_of_(?:solution|box)\|>"
+    r"|(?:start|end)_response\|>)|</?answer>",
+    re.IGNORECASE,
+)
+"""What stands around an answer that comes after thoughts."""
 
 
 def without_thoughts(text: str) -> str:
@@ -30,7 +46,7 @@ def without_thoughts(text: str) -> str:
             answer.clear()
         elif not thinking:
             answer.append(text[after : tag.start()])
-        thinking, after = bool(tag["begin"]), tag.end()
+        thinking, after = bool(tag["begin"] or (thinking and tag["empty"])), tag.end()
     if not thinking:
         answer.append(text[after:])
     whole = "".join(answer)
@@ -63,6 +79,6 @@ class AnswerPieces:
         if begin := BEGIN_ONLY.match(text):
             self._held, self._state = text[begin.end() :], "thinks"
             self("")
-        elif text and (text[0] not in "<[" or len(text) >= LONGEST_TAG):
+        elif text and (not MAY_BE_TAG.match(text) or len(text) >= LONGEST_TAG):
             self._state = "answers"
             self.on_piece(text)

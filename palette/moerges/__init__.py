@@ -11,6 +11,8 @@ factors, so nothing but the changes and the router is held beside the base:
 |---|---|
 | `modes.py` | what a row of a batch is: the base, an agent, the MoErges, a fixed blend |
 | `peft_settings.py` | which settings of PEFT leave W + B A exact |
+| `peft_weights.py` | which tensors a PEFT LoRA holds, checked against its settings |
+| `headers.py` | names and shapes of a safetensors file's tensors |
 | `quantised.py` | whether a model's weights are stored quantised |
 | `adapters.py` | a PEFT LoRA folder as low-rank changes |
 | `layer.py` | the FFN above, weighted per token |
@@ -19,6 +21,6 @@ factors, so nothing but the changes and the router is held beside the base:
 | `prompts.py` | prompts that router rows are fitted on and tested on |
 | `fitting.py` | router rows as a linear discriminant, and what they are worth |
 
-`modes.py`, `peft_settings.py`, `quantised.py` and `prompts.py` need no torch; the others import it, and are
-imported by those who run a model.
+`modes.py`, `peft_settings.py`, `peft_weights.py`, `headers.py`, `quantised.py` and `prompts.py` need no
+torch; the others import it, and are imported by those who run a model.
 """

@@ -1,13 +1,13 @@
 """A PEFT LoRA folder as low-rank changes to linear layers: W + B A, with the scaling folded into B.
 
-Which settings of PEFT leave that form exact is the matter of `peft_settings.py`.
+Which settings of PEFT leave that form exact is the matter of `peft_settings.py`, which tensors do that of
+`peft_weights.py`.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cultural_palette.moerges.peft_settings import (
-    CONFIG,
-    FACTOR,
     FFN,
     FULL_MODEL,
     OUTSIDE,
-    PREFIX,
     WEIGHTS,
+    WITHIN_FFN,
     AdapterError,
     check_settings,
-    find_weights,
     read_config,
+    scaling_of,
 )
+from cultural_palette.moerges.peft_weights import StoredLora, stored_lora
 
 ATTENTION = re.compile(r"model\.layers\.\d+\.self_attn\.[qkvo]_proj")
 
@@ -85,15 +84,20 @@ def read_adapter(folder: Path, *, ffn_only: bool = False) -> Adapter:
     ffn: dict[str, LowRank] = {}
     attention: dict[str, LowRank] = {}
     left_out: list[str] = []
-    pairs, others = _read_pairs(folder)
-    for module, sides in pairs.items():
+    stored = stored_lora(folder, config)
+    if whole := next((name for name in stored.others if WITHIN_FFN.match(name)), None):
+        raise AdapterError(
+            f"{folder} has {whole}, a tensor of the FFN that is no low-rank change: the dense way (--dense) "
+            "takes it."
+        )
+    for module, change in _changes(stored, config, folder):
         if FFN.fullmatch(module):
-            ffn[module] = _change(folder, config, module, sides)
+            ffn[module] = change
         elif ATTENTION.fullmatch(module):
-            attention[module] = _change(folder, config, module, sides)
+            attention[module] = change
         else:
             left_out.append(module)
-    left_out += others
+    left_out += stored.others
     if left_out and not ffn_only:
         raise AdapterError(
             f"{folder} changes {left_out[0]} too, which is neither FFN nor attention projection of a layer: "
@@ -109,70 +113,17 @@ def read_adapter(folder: Path, *, ffn_only: bool = False) -> Adapter:
     return Adapter(folder, config, ffn, attention, tuple(left_out))
 
 
-def _read_pairs(folder: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """Module -> {"A": tensor, "B": tensor}, and the names of all other tensors."""
-    path = find_weights(folder)
-    pairs: dict[str, dict[str, Tensor]] = {}
-    others: list[str] = []
-    names: set[str | None] = set()
+def _changes(stored: StoredLora, config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, LowRank]]:
+    """Each module's change, with the scaling in B."""
     try:
-        with safe_open(path, framework="pt") as file:
-            for stored in file.keys():  # noqa: SIM118 (not a dict)
-                match = FACTOR.fullmatch(stored.removeprefix(PREFIX))
-                if match is None:
-                    others.append(stored.removeprefix(PREFIX))
-                    continue
-                names.add(match["name"])
-                pairs.setdefault(match["module"], {})[match["side"]] = file.get_tensor(stored).float()
+        with safe_open(stored.file, framework="pt") as file:
+            for module, factors in stored.factors.items():
+                a, b = (file.get_tensor(name).float() for name in (factors.a, factors.b))
+                if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
+                    raise AdapterError(f"{folder}: {module} has values that are not finite.")
+                yield module, LowRank(a.contiguous(), (b * scaling_of(config, folder, module)).contiguous())
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path} can not be read: {error}. Is the download complete?") from None
-    if len(names) > 1:
-        shown = ", ".join(sorted(name or "(no name)" for name in names))
-        raise AdapterError(f"{path} holds several adapters ({shown}): save each in a folder of its own.")
-    return pairs, others
-
-
-def _change(folder: Path, config: Mapping[str, Any], module: str, sides: Mapping[str, Tensor]) -> LowRank:
-    if set(sides) != {"A", "B"}:
-        raise AdapterError(f"{folder}: {module} has lora_{next(iter(sides))} only; the file is not whole.")
-    a, b = sides["A"], sides["B"]
-    if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
-        raise AdapterError(f"{folder}: {module} has lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)}.")
-    rank = _setting(folder, config, "rank_pattern", "r", module)
-    if rank != a.shape[0]:
-        raise AdapterError(
-            f"{folder}: {module} has rank {a.shape[0]} in {WEIGHTS} and {rank:g} in {CONFIG}; one of the two "
-            "is another adapter's."
-        )
-    if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
-        raise AdapterError(f"{folder}: {module} has values that are not finite.")
-    alpha = _setting(folder, config, "alpha_pattern", "lora_alpha", module)
-    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return LowRank(a.contiguous(), (b * scaling).contiguous())
-
-
-def _setting(folder: Path, config: Mapping[str, Any], pattern: str, default: str, module: str) -> float:
-    """PEFT's rule: the first pattern that matches the module's name at its end, else the default."""
-    patterns = config.get(pattern) or {}
-    setting = config.get(default)
-    if not isinstance(patterns, dict):
-        raise AdapterError(f"{folder}: {pattern} is {patterns!r}; expected an object of names and numbers.")
-    for key, value in patterns.items():
-        try:
-            matches = re.match(rf"(.*\.)?({key})$", module)
-        except re.error as error:
-            raise AdapterError(f"{folder}: {pattern} has {key!r}, no regular expression: {error}.") from None
-        if matches:
-            setting = value
-            break
-    if (
-        isinstance(setting, bool)
-        or not isinstance(setting, int | float)
-        or not math.isfinite(setting)
-        or setting <= 0
-    ):
-        raise AdapterError(f"{folder}: {default} of {module} is {setting!r}; expected a positive number.")
-    return float(setting)
+        raise AdapterError(f"{stored.file} can not be read: {error}. Is the download complete?") from None
 
 
 def check_fits(adapter: Adapter, linear_shapes: Mapping[str, tuple[int, int]], base: str) -> None:

@@ -1,4 +1,4 @@
-"""Which settings of a PEFT LoRA leave the adapted weight W + B A exactly.
+"""Which settings of a PEFT LoRA leave the adapted weight W + B A exactly, and what rank and scaling they say.
 
 An allowlist: a setting that is not known here to leave that form exact is refused by name with the way out,
 and so is one that a later PEFT invents. No torch is needed, so whoever merges, serves or plays an adapter can
@@ -7,6 +7,7 @@ ask before anything is loaded.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,14 @@ from cultural_palette.jsonl import parse_json
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 FFN = re.compile(r"model\.layers\.\d+\.mlp\.(gate|up|down)_proj")
-FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<name>(?!weight$)[^.]+))?(?:\.weight)?")
+WITHIN_FFN = re.compile(r"model\.layers\.\d+\.mlp\.")
+FACTOR = re.compile(
+    r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.(?P<name>(?!weight$|bias$)[^.]+))?(?:\.weight)?"
+)
 """A stored factor's name. PEFT leaves the adapter's name out; some tools save it as it is in memory."""
+
+LARGEST, LONGEST_SHOWN = 1e9, 80
+"""What no rank and no alpha reaches; characters of a value in a message."""
 
 # Settings that say where, how and by whom was trained, and change nothing about W + B A. Rank, scaling and
 # patterns are read; the sub-configurations of an initialisation count only under `init_lora_weights`.
@@ -29,7 +36,6 @@ FREE = frozenset(
         "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
         "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core", "peft_type", "peft_version",
         "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type",
-        "use_rslora",
     ]
 )  # fmt: skip
 # Settings that must have one of these values. Initialisations: those that leave the base's weights alone.
@@ -37,6 +43,7 @@ EXACT: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal", "mica"),
     "peft_type": ("LORA",),
+    "use_rslora": (True, False, None),
 }
 # Settings of modules outside the FFN: a MoErges can do without them, an agent can not.
 OUTSIDE = frozenset(["modules_to_save", "trainable_token_indices", "ensure_weight_tying"])
@@ -65,6 +72,7 @@ REASONS: dict[str, tuple[str, str]] = {
     "target_parameters": ("it changes bare parameters, such as those of experts", FULL_MODEL),
     "init_lora_weights": ("that initialisation takes B A off the base's weights before training", CONVERT),
     "peft_type": ("only LoRA is a low-rank change of this form", FULL_MODEL),
+    "use_rslora": ("it is true or false", f"write in {CONFIG} what the adapter was trained with"),
 }
 LOFTQ = (
     "LoftQ trains over a quantised base of its own",
@@ -107,9 +115,62 @@ def check_settings(
         )
         if setting == "init_lora_weights" and value == "loftq":
             why, way_out = LOFTQ
-        raise AdapterError(f"{folder} has {setting} = {value!r}: {why}. The way out: {way_out}.")
+        raise AdapterError(f"{folder} has {setting} = {_shown(value)}: {why}. The way out: {way_out}.")
+    for setting in ("base_model_name_or_path", "revision"):
+        if not isinstance(named := config.get(setting), str | None):
+            raise AdapterError(f"{folder}: {setting} is {_shown(named)} in {CONFIG}; expected a text.")
+    targets = config.get("target_modules")
+    if isinstance(targets, bool) or not isinstance(targets, list | set | str | None):
+        raise AdapterError(f"{folder}: target_modules is {_shown(targets)} in {CONFIG}; expected names.")
     if config.get("peft_type") is None:
         raise AdapterError(f"{folder}: {CONFIG} has no peft_type; only LoRA adapters are read.")
+
+
+def rank_of(config: Mapping[str, Any], folder: Path, module: str) -> int:
+    """The rank that the settings say for a module ("model.layers.0.mlp.up_proj"). Raises AdapterError."""
+    rank = _setting(config, folder, "rank_pattern", "r", module)
+    if rank != int(rank):
+        raise AdapterError(f"{folder}: r of {module} is {rank!r} in {CONFIG}; expected a whole number.")
+    return int(rank)
+
+
+def scaling_of(config: Mapping[str, Any], folder: Path, module: str) -> float:
+    """What B A is multiplied with: alpha / rank, or alpha / sqrt(rank) by rsLoRA. Raises AdapterError."""
+    rank, alpha = (
+        rank_of(config, folder, module),
+        _setting(config, folder, "alpha_pattern", "lora_alpha", module),
+    )
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _setting(config: Mapping[str, Any], folder: Path, pattern: str, default: str, module: str) -> float:
+    """PEFT's rule: the first pattern that matches the module's name at its end, else the default."""
+    patterns = config.get(pattern) or {}
+    setting = config.get(default)
+    if not isinstance(patterns, dict):
+        raise AdapterError(f"{folder}: {pattern} is {patterns!r}; expected an object of names and numbers.")
+    for key, value in patterns.items():
+        try:
+            matches = re.match(rf"(.*\.)?({key})$", module)
+        except (re.error, OverflowError) as error:
+            raise AdapterError(f"{folder}: {pattern} has {key!r}, no regular expression: {error}.") from None
+        if matches:
+            setting = value
+            break
+    if isinstance(setting, bool) or not isinstance(setting, int | float) or not 0 < setting < LARGEST:
+        raise AdapterError(
+            f"{folder}: {default} of {module} is {_shown(setting)} in {CONFIG}; expected a positive number."
+        )
+    return float(setting)
+
+
+def _shown(value: object) -> str:
+    """A value of a configuration, short enough for a line."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
 
 
 def find_weights(folder: Path) -> Path:

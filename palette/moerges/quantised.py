@@ -6,12 +6,12 @@ them with the library that made them; merging, training and the embedded engine 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.jsonl import JsonFault, parse_object, read_object
+from cultural_palette.jsonl import JsonFault, read_object
+from cultural_palette.moerges.headers import Header, headers_of
 
 SETTINGS = ("quantization_config", "compression_config", "quantization")
 """Fields of config.json: transformers', compressed-tensors' older one, MLX's."""
@@ -23,7 +23,6 @@ STORED = (
 )
 """Ends of tensors' names that hold scales or packed weights."""
 PLAIN = ("BF16", "F16", "F32", "F64")
-HEADER_BYTES = 100_000_000  # as safetensors has it
 
 
 def quantised_by(folder: Path) -> str | None:
@@ -60,29 +59,23 @@ def _by_file(folder: Path) -> str | None:
 
 def _by_tensors(folder: Path) -> str | None:
     for file in sorted(folder.glob("*.safetensors")):
-        if method := _method_of(_header(file)):
+        try:
+            headers = headers_of(file)
+        except (OSError, ValueError):
+            continue
+        if method := _method_of(headers):
             return method
     return None
 
 
-def _method_of(tensors: Mapping[str, Any]) -> str | None:
+def _method_of(headers: Mapping[str, Header]) -> str | None:
     """The tensor that tells it: by its name, or as a weight that is no plain float."""
-    for name, facts in tensors.items():
-        dtype = facts.get("dtype") if isinstance(facts, dict) else None
+    for name, header in headers.items():
         if name.endswith(STORED):
             return f"it holds {name}"
-        if name.endswith(".weight") and isinstance(dtype, str) and dtype not in PLAIN:
-            return f"{name} is {dtype}"
+        if name.endswith(".weight") and header.dtype not in PLAIN:
+            return f"{name} is {header.dtype}"
     return None
-
-
-def _header(file: Path) -> Mapping[str, Any]:
-    try:
-        with file.open("rb") as data:
-            (size,) = struct.unpack("<Q", data.read(8))
-            return parse_object(data.read(min(size, HEADER_BYTES)))
-    except (OSError, struct.error, JsonFault):
-        return {}
 
 
 def _object(file: Path) -> Mapping[str, Any]:

@@ -120,10 +120,20 @@ def weights_gib(source: Source, bytes_per_value: float | None) -> float | None:
 
 
 def cache_bytes_per_token(config: Mapping[str, object], bytes_per_value: float) -> int:
-    """Keys and values of one token in all layers. 2 * layers * kv heads * head size * bytes."""
-    layers, heads = (int(str(config[name])) for name in ("num_hidden_layers", "num_attention_heads"))
-    kv_heads = int(str(config.get("num_key_value_heads") or heads))
-    head = int(str(config.get("head_dim") or int(str(config["hidden_size"])) // heads))
+    """Keys and values of one token in all layers. 2 * layers * kv heads * head size * bytes.
+
+    Raises ValueError for sizes that are none.
+    """
+
+    def size(name: str) -> int:
+        value = config.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
+        return value
+
+    layers, heads = size("num_hidden_layers"), size("num_attention_heads")
+    kv_heads = size("num_key_value_heads") if config.get("num_key_value_heads") else heads
+    head = size("head_dim") if config.get("head_dim") else size("hidden_size") // heads
     return int(2 * layers * kv_heads * head * bytes_per_value)
 
 

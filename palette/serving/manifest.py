@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.errors import PaletteError, UsageError
-from cultural_palette.jsonl import read_object
+from cultural_palette.jsonl import parse_json, read_object
+from cultural_palette.moerges.headers import read_headers
 from cultural_palette.moerges.peft_settings import AdapterError, check_settings
+from cultural_palette.moerges.peft_weights import stored_lora
 from cultural_palette.provenance import Hash, hash_file
 from cultural_palette.yaml_files import YamlFault, read_yaml
 
@@ -147,6 +149,8 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
         raise ManifestError(f"No palette {name_or_path!r}: a path holds no null.")
     if name_or_path in BUILT_IN or path.is_dir():
         manifest = read_manifest(name_or_path)
+        if not dense:
+            check_router(manifest.router, tuple(manifest.adapters), manifest.blend)
         return ServedPalette(
             manifest.name, manifest.cultural_map, manifest.base, manifest.adapters, router=manifest.router,
             blend=manifest.blend, parts=name_or_path, dense=dense,
@@ -207,6 +211,32 @@ def check_folders(palette: ServedPalette) -> None:
             raise ManifestError(
                 f"{palette.moerges} has {active} of its {count} experts active; a MoErges has all. "
                 "Set num_experts_per_tok in its config.json, or merge it with 'palette merge'."
+            )
+
+
+def check_router(file: Path, communities: Sequence[str], blend: str) -> None:
+    """Raise ManifestError when the router's file can not be read, is for other communities, or has none that
+    is called `blend`.
+    """
+    try:
+        headers, notes = read_headers(file)
+        named = parse_json(notes.get("communities", "[]"))
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{file} can not be read: {error}. It should be the palette's router.") from None
+    if named and named != list(communities):
+        others = ", ".join(map(str, named)) if isinstance(named, list) else repr(named)
+        raise ManifestError(
+            f"{file} is the router of {others}; the palette has {', '.join(communities)}, in this order."
+        )
+    rows = {name.removesuffix(".rows"): one for name, one in headers.items() if name.endswith(".rows")}
+    names = sorted(rows) or ["paper"]  # a file of one has MergeKit's names
+    if blend not in names:
+        raise ManifestError(f"{file} has no router {blend!r}; it has {', '.join(names)}.")
+    for name, one in rows.items():
+        if len(one.shape) != 3 or one.shape[1] != len(communities):
+            raise ManifestError(
+                f"{file}: the router {name!r} is {one.shape} (layers, communities, width); the palette has "
+                f"{len(communities)} communities."
             )
 
 
@@ -295,21 +325,26 @@ def _rank(source: Source, community: str) -> int:
             "rank of the adapters."
         )
     config = _adapter(source, community)
-    try:
-        return max(int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values()), 1)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ManifestError(
-            f"{source}: r and rank_pattern of adapter_config.json are no ranks ({type(error).__name__}: "
-            f"{error})."
-        ) from None
+    patterns = config.get("rank_pattern") or {}
+    ranks: list[Any] = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
+    for rank in ranks:
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise ManifestError(
+                f"{source}: r and rank_pattern of adapter_config.json hold {rank!r}; expected whole numbers "
+                "from 1."
+            )
+    return int(max(ranks))
 
 
 def _adapter(source: Source, community: str) -> dict[str, Any]:
-    """The settings of a plain LoRA; empty for one on the hub, which vLLM itself then checks."""
+    """The settings of a plain LoRA, whose file holds what they say; empty for one on the hub, which vLLM
+    itself then checks.
+    """
     config = _config(source, "adapter_config.json", f"the adapter of {community}")
     if isinstance(source, Path):
         try:
             check_settings(config, source)
+            stored_lora(source, config)
         except AdapterError as error:
             raise ManifestError(str(error)) from None
     return config

@@ -213,5 +213,14 @@ def _cpu_cache(palette: ServedPalette, max_model_len: int) -> int:
     if not isinstance(palette.base, Path):
         return most
     value_bytes = BYTES_PER_VALUE.get(palette.knobs.dtype or "float32", 4.0)
-    one = cache_bytes_per_token(read_json(palette.base, "config.json"), value_bytes) * max_model_len
+    config = read_json(palette.base, "config.json")
+    if not config:
+        raise ManifestError(
+            f"{palette.base} has no config.json; it should be the palette's base ('palette pull' prepares "
+            "that of a palette which does not bring its own)."
+        )
+    try:
+        one = cache_bytes_per_token(config, value_bytes) * max_model_len
+    except ValueError as error:
+        raise ManifestError(f"{palette.base / 'config.json'}: {error}.") from None
     return max(least, one, min(most, CPU_CONCURRENCY * one))

@@ -291,7 +291,12 @@ def _max_model_len(palette: ServedPalette, models: Iterable[Source]) -> int:
         if isinstance(source, Path):
             config: dict[str, Any] = read_json(source, "config.json")
             if limit := config.get("max_position_embeddings"):
-                known.append(int(limit))
+                if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                    raise ManifestError(
+                        f"{source / 'config.json'}: max_position_embeddings is {limit!r}; expected a whole "
+                        "number from 1."
+                    )
+                known.append(limit)
     wanted = palette.knobs.max_model_len
     if wanted is None:
         return min([DEFAULT_MAX_MODEL_LEN, *known])

@@ -206,6 +206,31 @@ def test_one_countrys_number_that_is_none_costs_that_countrys_row_in_every_forma
 
 
 @pytest.mark.parametrize(
+    "printed",
+    ["NaN", "-nan", "NAN", "np.nan", "numpy.inf", "Infinity", "-Infinity", "None", "null", "NA", "True",
+     "'0.5'", "1e999", "9" * 400, "np.float64(nan)", "float('x')"],
+)  # fmt: skip
+def test_what_programs_print_for_no_number_costs_one_countrys_row(tmp_path: Path, printed: str) -> None:
+    """NaN in other spellings, null, numpy's own: the question's other countries stay."""
+    cells = f"{{'Kenya': [{printed}, 0.5], 'Brazil': [0.5, 0.5]}}"
+    survey = load_survey(write(tmp_path, row("Is it so?", cells, YES_NO)))
+    assert golds(survey) == {"BRA": [0.5, 0.5]} and len(survey.set_aside) == 1
+
+
+def test_numpys_numbers_are_numbers(tmp_path: Path) -> None:
+    cells = "{'Kenya': [np.float64(0.25), float32(0.75)], 'Brazil': array([0.5, 0.5])}"
+    survey = load_survey(write(tmp_path, row("Is it so?", cells, YES_NO)))
+    assert golds(survey) == {"KEN": [0.25, 0.75], "BRA": [0.5, 0.5]} and not survey.set_aside
+
+
+@pytest.mark.parametrize("name", ["survey.csv", "survey.json"])
+def test_a_survey_in_utf_16_is_named_as_that(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("question,selections\n", encoding="utf-16")
+    with pytest.raises(SurveyError, match=f"{name} is UTF-16: save it as UTF-8"):
+        load_survey(tmp_path / name)
+
+
+@pytest.mark.parametrize(
     ("cells", "options", "told"),
     [
         ({"Kenya": [6, 4], "Brazil": [6, 4]}, YES_NO,

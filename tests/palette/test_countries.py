@@ -15,6 +15,12 @@ from cultural_palette.errors import UnknownCountry
 # Labels of Pew's Global Attitudes and the World Values Survey that are not plain English names, and other
 # spellings in common use.
 SPELLINGS = {
+    # the United Nations', the World Bank's and newspapers' own
+    "Myanmar (Burma)": "MMR", "The former Yugoslav Republic of Macedonia": "MKD", "Moldova, Rep.": "MDA",
+    "Democratic Republic of Congo": "COD", "Congo, DR": "COD", "Congo Republic": "COG",
+    "Republic of Congo": "COG", "Hong Kong, China": "HKG", "Hong Kong (China)": "HKG", "Macao SAR": "MAC",
+    "China, Hong Kong Special Administrative Region": "HKG", "Occupied Palestinian Territory": "PSE",
+    "Côte d'Ivoire (Ivory Coast)": "CIV", "Korea, North": "PRK",
     "Bosnia Herzegovina": "BIH", "Britain": "GBR", "Great Britain": "GBR", "Czech Rep.": "CZE",
     "Czechia": "CZE", "Hong Kong SAR": "HKG", "Macau SAR": "MAC", "Ivory Coast": "CIV",
     "Northern Ireland": "NIR", "Palest. ter.": "PSE", "Puerto Rico": "PRI",
@@ -129,11 +135,27 @@ PLACES = {
     "Korea": "KOR PRK", "P.R.C.": "CHN", "ROC": "TWN", "KSA": "SAU", "EL": "GRC", "Emirates": "ARE",
     "Hawaii": "USA", "England": "GBR", "U.K.": "GBR", "Kampuchea": "KHM", "Gaza": "PSE",
     "Germany (West)": "DEU", "Germany East": "DEU", "Congo, Democratic Republic of the": "COD",
-    "Netherlands (Kingdom of the)": "NLD", "Eswatini (Swaziland)": "SWZ", "Myanmar (Burma)": "MMR",
-    "Czechia (Czech Republic)": "CZE", "The former Yugoslav Republic of Macedonia": "MKD",
+    "Netherlands (Kingdom of the)": "NLD", "Eswatini (Swaziland)": "SWZ",
+    "Czechia (Czech Republic)": "CZE", "TFYR Macedonia": "MKD",
     "Central African Rep.": "CAF", "Eq. Guinea": "GNQ", "S. Sudan": "SSD", "N. Macedonia": "MKD",
     "N. Ireland": "NIR", "W. Sahara": "ESH", "Solomon Is.": "SLB", "Guinea-Bisau": "GNB GIN",
     "Kenya (rural)": "KEN",
+    # one's own words in another order, or a part of few names
+    "Korea N.": "PRK", "Korea S": "KOR", "Rep. of Korea": "KOR", "Papua N.G.": "PNG", "Vatican": "VAT",
+    "Burkina": "BFA", "Arabia": "SAU", "Republika Kosova": "XKX", "Chinese Taipei": "TWN",
+    "Viet Nam (Socialist Republic of)": "VNM", "Cent. African Rep.": "CAF", "Cote D`Ivoire": "CIV",
+    "St. Vincent & Grenadines": "VCT", "India [current national sample]": "IND",
+    # what is no country any more, which by letters is like another: British Honduras is Belize
+    "British Honduras": "BLZ", "British Guiana": "GUY", "Dutch Guiana": "SUR", "GDR": "DEU",
+    "German Democratic Republic": "DEU", "Northern Rhodesia": "ZMB", "South West Africa": "NAM",
+    "Nyasaland": "MWI", "Bechuanaland": "BWA", "Basutoland": "LSO", "Malagasy Republic": "MDG",
+    "United Arab Rep.": "EGY SYR", "Byelorussia": "BLR", "White Russia": "BLR", "Moldavia": "MDA",
+    "Kirghizia": "KGZ", "New Hebrides": "VUT", "Trucial States": "ARE", "Channel Islands": "JEY GGY",
+    "Netherlands Antilles": "CUW SXM BES", "Deutschland": "DEU", "Brasil": "BRA", "España": "ESP",
+    "Österreich": "AUT", "Magyarország": "HUN",
+    # what stands among the countries of tables and is none
+    "Africa": "", "Europe": "", "EU": "", "Latin America": "", "World": "", "Total": "", "Other": "",
+    "Sub-Saharan Africa": "", "Biafra": "", "Ottoman Empire": "",
 }  # fmt: skip
 
 

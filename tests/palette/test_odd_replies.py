@@ -123,8 +123,32 @@ THOUGHTS = {
     "Tea <think>Which?</think>with milk.": "Tea with milk.",
     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Tea.": "Tea.",
     "<|channel>thought\nHm.<channel|>Tea.": "Tea.",
+    "<think >Hm.</think >Tea.": "Tea.",
+    "<think\n>Hm.</ think>Tea.": "Tea.",
+    '<reasoning effort="low">Hm.</reasoning>Tea.': "Tea.",
+    "<think/>Tea.": "Tea.",
+    "<thinking>a<thinking>b</thinking>c</thinking>Tea.": "Tea.",
+    "<think>a<think/>b</think>Tea.": "Tea.",
+    "<think_fast>Hm.</think_fast>Tea.": "Tea.",
+    "<thinking_process>Hm.</thinking_process>Tea.": "Tea.",
+    "<mm:think>Hm.</mm:think>Tea.": "Tea.",
+    "<inner_monologue>Hm.</inner_monologue>Tea.": "Tea.",
+    "<scratchpad>Hm.</scratchpad>Tea.": "Tea.",
+    "<reflection>Hm.</reflection>Tea.": "Tea.",
+    "<antThinking>Hm.</antThinking>Tea.": "Tea.",
+    "<analysis>Hm.</analysis><answer>Tea.</answer>": "Tea.",  # as Hunyuan frames an answer
+    "◁think▷Hm.◁/think▷Tea.": "Tea.",  # Kimi
+    "<|think|>Hm.<|/think|>Tea.": "Tea.",
+    "<|inner_prefix|>Hm.<|inner_suffix|>Tea.": "Tea.",  # Apertus
+    "<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Tea.<|END_RESPONSE|>": "Tea.",  # Command A
+    "<|begin_of_thought|>Hm.<|end_of_thought|><|begin_of_solution|>Tea.<|end_of_solution|>": "Tea.",
+    "<think>Hm.</think><|begin_of_box|>Tea.<|end_of_box|>": "Tea.",  # GLM-V
     "<think>It never ends": "",
+    "Tea.<think>It never ends": "Tea.",
+    "◁think▷It never ends": "",
     "<think>Hm.</think>": "",
+    "Think <b>first</b>, then <analyse> it": "Think <b>first</b>, then <analyse> it",
+    "<answer>Tea.</answer>": "<answer>Tea.</answer>",
     "a < b, <b>bold</b> and [THIN]": "a < b, <b>bold</b> and [THIN]",
 }
 
@@ -152,14 +176,19 @@ def pieces_of(text, size):
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 @pytest.mark.parametrize(
-    "text", ["<think>Hm. < </think>\n\nTea <b>.", "  Tea.", "[THINK]a[/THINK]<think>b</think>Tea."]
+    "text",
+    [
+        *("<think>Hm. < </think>\n\nTea <b>.", "  Tea.", "[THINK]a[/THINK]<think>b</think>Tea."),
+        *("◁think▷Hm.◁/think▷Tea.", "<think >Hm.</think >Tea.", "<|START_THINKING|>Hm.<|END_THINKING|>Tea."),
+    ],
 )
 def test_pieces_come_without_the_thoughts_before_them(text, size):
     assert pieces_of(text, size) == without_thoughts(text)
 
 
 def test_a_short_answer_that_begins_like_a_tag_is_not_lost():
-    assert pieces_of("<3", 1) in ("", "<3")  # held back at most: the whole reply has it
+    assert pieces_of("<3", 1) == "<3"
+    assert pieces_of("<b>", 1) in ("", "<b>")  # held back at most: the whole reply has it
     assert pieces_of("<think>It never ends", 2) == ""
     assert pieces_of("<3 is how young people write love, here and in other places", 4).startswith("<3 is how")
 
@@ -207,12 +236,15 @@ async def test_thinking_is_switched_off_where_the_server_can(owner, streamed):
     with serve() as fake, use_settings(get_settings(base_url=fake.url, retries=0)):
         fake.owner, fake.vllm = owner, owner == "vllm"
         await ask(AFRICA, Sampling(), HELLO, timeout_s=10)
+        await ask(
+            AFRICA, Sampling(min_p=0.05), HELLO, timeout_s=10
+        )  # a shape of one's own is no way around it
         question = Question("Is tea good?", ("Yes", "No"))
         await read(AFRICA, Sampling(), HELLO, question, timeout_s=10)
         await close_clients()
     switched = [body.get("chat_template_kwargs") for body in fake.requests if "messages" in body]
     off = THINKING_OFF["chat_template_kwargs"] if owner != "organization-owner" else None
-    assert len(switched) >= 2 and set(map(str, switched)) == {str(off)}
+    assert len(switched) >= 3 and set(map(str, switched)) == {str(off)}
 
 
 async def test_a_template_without_switches_is_asked_without(streamed):

@@ -34,6 +34,12 @@ def test_models_merge_part_by_part(tmp_path, monkeypatch):
     assert get_settings(models={"meta": "openai:z"}).models == {"africa": "openai:b", "meta": "openai:z"}
 
 
+def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "palette.toml").write_bytes(b'\xef\xbb\xbfseed = 3\r\n[models]\r\nafrica = "openai:x"\r\n')
+    assert get_settings().seed == 3 and get_settings().models == {"africa": "openai:x"}
+
+
 def test_palette_config_names_the_file(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text('map = "inglehart_welzel"')
     monkeypatch.setenv("PALETTE_CONFIG", "mine.toml")

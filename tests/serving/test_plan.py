@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from cultural_palette.embedded.manifest import BUILT_IN
 from cultural_palette.serving.compose import IMAGE, OWN_IMAGE, compose_file, container_arguments
@@ -58,8 +61,14 @@ def save_model(folder: Path, values: int, **config: Any) -> Path:
 
 def save_adapter(folder: Path, **config: Any) -> Path:
     folder.mkdir(parents=True)
-    whole = {"peft_type": "LORA", "r": 16, "target_modules": ["up_proj", "gate_proj", "down_proj"]} | config
+    targets = ["up_proj", "gate_proj", "down_proj"]
+    whole = {"peft_type": "LORA", "r": 16, "lora_alpha": 16, "target_modules": targets} | config
     (folder / "adapter_config.json").write_text(json.dumps(whole))
+    module = "base_model.model.model.layers.0.mlp.up_proj"
+    sides = {"A": np.zeros((16, 8), np.float32), "B": np.zeros((8, 16), np.float32)}
+    save_file(
+        {f"{module}.lora_{s}.weight": t for s, t in sides.items()}, folder / "adapter_model.safetensors"
+    )
     return folder
 
 
@@ -215,9 +224,9 @@ def test_another_content_is_another_server(big: Path) -> None:
     before = environment()
     assert environment() == before
     weights = big.parent / "agents/asia/adapter_model.safetensors"
-    weights.write_bytes(b"one training")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     trained = environment()
-    weights.write_bytes(b"two training")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\2")
     assert len({before, trained, environment()}) == 3
 
 
@@ -350,8 +359,8 @@ def _with_shape(file: Path) -> ServedPalette:
 def test_ranks_and_layers_are_read_from_the_adapters(big: Path) -> None:
     palette = read_palette(str(big))
     assert lora_rank(palette) == 16 and lora_targets(palette) == ["down_proj", "gate_proj", "up_proj"]
-    config = {"peft_type": "LORA", "r": 8, "rank_pattern": {"q_proj": 40}, "target_modules": "all-linear"}
-    (big.parent / "agents/asia/adapter_config.json").write_text(json.dumps(config))
+    shutil.rmtree(big.parent / "agents/asia")
+    save_adapter(big.parent / "agents/asia", rank_pattern={"q_proj": 40}, target_modules="all-linear")
     assert lora_rank(palette) == 64, "the largest, rounded up to what vLLM takes"
     assert lora_targets(palette) == [], "no restriction when one does not name its layers"
     assert lora_rank(written(big, max_lora_rank=128)) == 128
@@ -438,8 +447,7 @@ def test_a_folder_that_is_not_there_or_is_something_else(big: Path) -> None:
     (home / "agents/asia/adapter_config.json").rename(home / "agents/asia/config.json")
     with pytest.raises(ManifestError, match="full model; vLLM serves adapters of one base"):
         check_folders(read_palette(str(big)))
-    (home / "agents/asia/config.json").unlink()
-    (home / "agents/asia").rmdir()
+    shutil.rmtree(home / "agents/asia")
     with pytest.raises(ManifestError, match="agents/asia is not there; it should be the adapter of asia"):
         check_folders(read_palette(str(big)))
     save_adapter(home / "agents/asia")
@@ -460,15 +468,30 @@ def test_a_folder_that_is_not_there_or_is_something_else(big: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out = True"),
         ({"use_tomorrow": 1}, "use_tomorrow = 1: a setting of PEFT that is not known here"),
-        ({"r": 1024}, "rank 1024; vLLM serves up to 512"),
+        ({"rank_pattern": {"q_proj": 1024}}, "rank 1024; vLLM serves up to 512"),
+        ({"r": 8}, "up_proj has rank 16 in adapter_model.safetensors and 8 in adapter_config.json"),
+        ({"lora_alpha": [16]}, "lora_alpha of model.layers.0.mlp.up_proj is [16]"),
+        ({"rank_pattern": {"q_proj": "40"}}, "r and rank_pattern of adapter_config.json hold '40'"),
     ],
 )
 def test_adapters_that_vllm_does_not_serve(big: Path, config: dict[str, Any], said: str) -> None:
-    (big.parent / "agents/asia/adapter_config.json").unlink()
-    (big.parent / "agents/asia").rmdir()
+    shutil.rmtree(big.parent / "agents/asia")
     save_adapter(big.parent / "agents/asia", **config)
     with pytest.raises(ManifestError, match=re.escape(said)):
         plan_servers(read_palette(str(big)), described_gpus(2, 80.0))
+
+
+@pytest.mark.parametrize(
+    "cut", [0, 8, 60, -1], ids=["empty", "no header", "within the header", "a byte short"]
+)
+def test_an_adapter_that_is_cut_short_is_refused_before_any_server(big: Path, cut: int) -> None:
+    file = big.parent / "agents/asia/adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(ManifestError, match=r"asia/adapter_model.safetensors can not be read.*complete"):
+        plan_servers(read_palette(str(big)), described_gpus(2, 80.0))
+    file.unlink()
+    with pytest.raises(ManifestError, match=r"asia has no adapter_model.safetensors"):
+        check_folders(read_palette(str(big)))
 
 
 def test_a_given_rank_does_not_let_another_kind_of_adapter_through(big: Path) -> None:

@@ -19,6 +19,8 @@ from cultural_palette.cli import main
 torch = pytest.importorskip("torch")
 pytest.importorskip("mergekit")
 
+from cultural_palette.moerges.adapters import read_adapter  # noqa: E402
+from cultural_palette.moerges.peft_settings import AdapterError  # noqa: E402
 from cultural_palette.training.merge import MergeError, merge_flat, merge_moerges  # noqa: E402
 from cultural_palette.training.merge.members import model_name  # noqa: E402
 from tests.training.merge_models import FFN, change_config, make_adapter, make_base  # noqa: E402
@@ -70,6 +72,14 @@ def nothing_stays(here: Path) -> None:
          "alora_invocation_tokens = .3.*invocation"),
         (lambda h: change_config(h / "north", "adapter_config.json", use_tomorrow=True),
          "use_tomorrow = True: a setting of PEFT that is not known here"),
+        (lambda h: change_config(h / "north", "adapter_config.json", r=16),
+         "rank 4 in adapter_model.safetensors and 16 in adapter_config.json"),
+        (lambda h: change_config(h / "north", "adapter_config.json", lora_alpha=[8]),
+         r"lora_alpha of .* is \[8\] in adapter_config.json"),
+        (lambda h: change_config(h / "north", "adapter_config.json", use_rslora="false"),
+         "use_rslora = 'false': it is true or false"),
+        (lambda h: change_config(h / "north", "adapter_config.json", base_model_name_or_path=["base"]),
+         r"base_model_name_or_path is \['base'\]"),
         (lambda h: (h / "north" / "adapter_model.safetensors").rename(h / "north" / "adapter_model.bin"),
          "pickle file"),
         (lambda h: change_config(h / "base", quantization_config={"quant_method": "fp8"}),
@@ -179,6 +189,25 @@ def test_a_moerges_takes_the_ffn_and_counts_what_else_there_is(here: Path) -> No
     merges(here)
     report = json.loads((here / "out" / "merge_report.json").read_text())
     assert report["members"]["north"]["left_out"] == 1 and report["members"]["south"]["left_out"] >= 1
+
+
+def test_an_ffn_trained_whole_comes_into_the_dense_moerges_and_no_other(here: Path) -> None:
+    """What `modules_to_save` trains of the FFN is the expert's own tensor; no low-rank change equals it."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.rmtree(here / "north")
+    make_adapter(here / "base", here / "north", 0, ["gate_proj", "up_proj"], modules_to_save=["down_proj"])
+    file, name = here / "north" / "adapter_model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    tensors = load_file(file)
+    trained = tensors[f"base_model.model.{name}"] + 0.5
+    save_file(tensors | {f"base_model.model.{name}": trained}, file)
+    merges(here)
+    expert = load_file(here / "out" / "model.safetensors")[
+        "model.layers.1.block_sparse_moe.experts.0.w2.weight"
+    ]
+    assert torch.equal(expert, trained)
+    with pytest.raises(AdapterError, match=r"down_proj.weight, a tensor of the FFN .* dense way"):
+        read_adapter(here / "north", ffn_only=True)
 
 
 def test_keys_with_the_adapter_s_name_merge_alike(here: Path) -> None:

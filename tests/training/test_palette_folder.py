@@ -17,6 +17,7 @@ from cultural_palette.cli import main
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.moerges.peft_settings import AdapterError
 from cultural_palette.moerges.router import load_routers
+from cultural_palette.training.merge import MergeError
 from cultural_palette.training.merge.palette_folder import write_palette
 from cultural_palette.training.merge.router import map_prompts
 
@@ -91,3 +92,31 @@ def test_adapters_for_another_base_and_such_as_do_not_factor_are_refused(tmp_pat
         with pytest.raises(AdapterError, match=message):
             write(tmp_path / name, {**ADAPTERS, "africa": changed})
         assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("left", "config", "said"),
+    [
+        ("", None, "can not be loaded"),
+        ("config.json", {}, "can not be loaded"),
+        ("*", {"num_attention_heads": -2}, "can not be loaded: .*negative"),
+        ("*", {"num_hidden_layers": "2"}, "can not be loaded: .*num_hidden_layers"),
+    ],
+    ids=["an empty folder", "a config alone", "heads below 0", "layers as text"],
+)
+def test_a_base_that_can_not_be_loaded_is_named(
+    tmp_path: Path, left: str, config: dict[str, object] | None, said: str
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in (NANO / "base").glob(left) if left else ():
+        shutil.copy2(file, base / file.name)
+    if config is not None:
+        whole = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(whole | config))
+    with pytest.raises(MergeError, match=said) as told:
+        write_palette(
+            base, ADAPTERS, CONTINENTS, map_prompts(CONTINENTS), tmp_path / "out", map_name="continents",
+            any_base=True,
+        )  # fmt: skip
+    assert str(base) in str(told.value) and not (tmp_path / "out").exists()

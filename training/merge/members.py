@@ -16,21 +16,20 @@ import torch
 
 from cultural_palette.jsonl import read_object
 from cultural_palette.moerges.peft_settings import (
-    FACTOR,
-    FFN,
     FULL_MODEL,
     OUTSIDE,
+    WITHIN_FFN,
     AdapterError,
     check_settings,
-    find_weights,
+    scaling_of,
 )
+from cultural_palette.moerges.peft_weights import BASE_COPY, Factors, stored_lora
 from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.provenance import file_sha256
 from cultural_palette.training.merge.checkpoint import Checkpoint, MergeError, open_shard, read_json
 
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PREFIX = "base_model.model."
-BASE_COPY, EMBEDDING = ".base_layer.weight", "model.embed_tokens.weight"
+EMBEDDING = "model.embed_tokens.weight"
 WHOLE = frozenset(["modules_to_save"])
 """What a flat merge takes beside low-rank changes: tensors that were trained whole."""
 
@@ -62,63 +61,60 @@ class Adapter:
     ) -> None:
         self.key, self.path, self.base, self.ffn_only = key, path, base, ffn_only
         self.config = read_json(path / ADAPTER_CONFIG)
-        self._check_kind()
+        try:
+            check_settings(self.config, path, tolerated=OUTSIDE if ffn_only else WHOLE)
+            stored = stored_lora(path, self.config)
+        except AdapterError as error:
+            raise MergeError(str(error)) from None
         if not any_base:
             self._check_base_name()
-        self._file = open_shard(self._weights_file())
+        self._file = open_shard(stored.file)
         self.outside: list[str] = []
-        self._pairs: dict[str, dict[str, str]] = {}
+        self._factors: dict[str, Factors] = {}
         self._whole: dict[str, str] = {}
         self._copies: dict[str, str] = {}
-        for stored in self._file.keys():  # noqa: SIM118 (not a dict)
-            self._sort_in(stored)
+        for module, factors in stored.factors.items():
+            if self.ffn_only and not WITHIN_FFN.match(module):
+                self.outside.append(module + ".weight")
+            else:
+                self._factors[module + ".weight"] = factors
+        for name, stored_name in stored.others.items():
+            self._sort_in(name, stored_name)
         self._check_shapes()
 
     def touches(self, name: str) -> bool:
         """Whether the adapter has a change to that tensor."""
-        return name in self._pairs or name in self._whole
+        return name in self._factors or name in self._whole
 
     def changed(self) -> list[str]:
         """Names of the tensors that the adapter changes, also of those that stay out of a MoErges."""
-        return [*self._pairs, *self._whole, *self.outside]
+        return [*self._factors, *self._whole, *self.outside]
 
     def weight(self, name: str, base: Any) -> Any:
         """W + (B A) * scaling, as PEFT merges it. (out, in)"""
         if name in self._whole:
             return self._file.get_tensor(self._whole[name]).float()
-        if name not in self._pairs:
+        if name not in self._factors:
             return base
-        a, b = (self._file.get_tensor(self._pairs[name][side]).float() for side in ("lora_A", "lora_B"))
-        return torch.addmm(base, b, a, alpha=self._scaling(name, a.shape[0]))
+        factors = self._factors[name]
+        a, b = (self._file.get_tensor(side).float() for side in (factors.a, factors.b))
+        return torch.addmm(base, b, a, alpha=self._scaling(name))
 
     def change_norm(self, name: str, base: Any, weight: Any) -> float:
         """Norm of the change, from A and B alone: |B A|^2 is the sum over (B'B) * (A A')."""
         if name in self._whole:
             return norm(weight - base)
-        a, b = (self._file.get_tensor(self._pairs[name][side]).double() for side in ("lora_A", "lora_B"))
+        factors = self._factors[name]
+        a, b = (self._file.get_tensor(side).double() for side in (factors.a, factors.b))
         square = float(((b.T @ b) * (a @ a.T)).sum())
-        return abs(self._scaling(name, a.shape[0])) * math.sqrt(max(square, 0.0))
+        return self._scaling(name) * math.sqrt(max(square, 0.0))
 
-    def _scaling(self, name: str, rank: int) -> float:
-        module = name.removesuffix(".weight")
-        alpha = self.config["lora_alpha"]
-        for pattern, value in (self.config.get("alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                alpha = value
-                break
-        return float(alpha / (rank**0.5 if self.config.get("use_rslora") else rank))
+    def _scaling(self, name: str) -> float:
+        return scaling_of(self.config, self.path, name.removesuffix(".weight"))
 
-    def _sort_in(self, stored: str) -> None:
-        name = stored.removeprefix(PREFIX)
-        match = FACTOR.fullmatch(name)
-        if self.ffn_only and not (match and FFN.fullmatch(match["module"])):
-            tensor = name if match is None else match["module"] + ".weight"
-            if tensor not in self.outside:
-                self.outside.append(tensor)
-        elif match:
-            sides = self._pairs.setdefault(match["module"] + ".weight", {})
-            if sides.setdefault(f"lora_{match['side']}", stored) != stored:
-                raise MergeError(f"{self.path} holds several adapters: save each in a folder of its own.")
+    def _sort_in(self, name: str, stored: str) -> None:
+        if self.ffn_only and not WITHIN_FFN.match(name):
+            self.outside.append(name)
         elif "lora_" in name:
             raise MergeError(
                 f"{self.path} changes {name.partition('.lora_')[0]} by a LoRA that is none on a linear "
@@ -128,18 +124,6 @@ class Adapter:
             self._copies[name.removesuffix(BASE_COPY) + ".weight"] = stored
         else:  # trained whole, by PEFT's modules_to_save
             self._whole[name.replace(".modules_to_save.default", "")] = stored
-
-    def _check_kind(self) -> None:
-        try:
-            check_settings(self.config, self.path, tolerated=OUTSIDE if self.ffn_only else WHOLE)
-        except AdapterError as error:
-            raise MergeError(str(error)) from None
-
-    def _weights_file(self) -> Path:
-        try:
-            return find_weights(self.path)
-        except AdapterError as error:
-            raise MergeError(str(error)) from None
 
     def _check_base_name(self) -> None:
         trained_on = self.config.get("base_model_name_or_path")
@@ -157,14 +141,8 @@ class Adapter:
     def _check_shapes(self) -> None:
         if not self.changed():
             raise MergeError(f"{self.path} has no weights.")
-        for name, sides in self._pairs.items():
-            if set(sides) != {"lora_A", "lora_B"}:
-                raise MergeError(f"{self.path}: {name} has {', '.join(sides)} only; the file is not whole.")
-            shape = tuple(
-                self._file.get_slice(sides[side]).get_shape()[axis]
-                for side, axis in (("lora_B", 0), ("lora_A", 1))
-            )
-            self._check_fits(name, shape)
+        for name, factors in self._factors.items():
+            self._check_fits(name, factors.shape)
         for name, stored in self._whole.items():
             self._check_fits(name, tuple(self._file.get_slice(stored).get_shape()))
             if name == EMBEDDING and self.base.config.get("tie_word_embeddings"):

@@ -36,6 +36,7 @@ PROMPT_SETS = {
     "rich": ("{name}", "{adjective} culture", "life in {name}", "{country}", "In {country}, people"),
 }
 BATCH = 16  # prompts at a time
+LONGEST_REASON = 300  # characters
 LARGE = 3e9  # parameters; above, the base is read in bfloat16, as MergeKit does, to fit into memory
 CONDITION_LIMIT = 5.0  # MergeKit's threshold for its warning
 ALIKE, ONE_SIDED = (
@@ -96,15 +97,22 @@ def read_states(
     float32.
 
     Tokenised as mergekit-moe does: the begin token before the bare text, no chat template. `dtype` of the
-    forward pass: float32 up to 3e9 parameters, else bfloat16, unless given.
+    forward pass: float32 up to 3e9 parameters, else bfloat16, unless given. Raises MergeError for a base that
+    can not be loaded.
     """
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        if dtype is None:
+            dtype = "bfloat16" if Checkpoint(base).count() > LARGE else "float32"
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype_of(dtype))
+    except MergeError:
+        raise
+    except Exception as error:  # transformers is foreign code, and a config or tokenizer may hold anything
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
+        raise MergeError(f"{base} can not be loaded: {reason}") from None
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.bos_token or tokenizer.eos_token
-    if dtype is None:
-        dtype = "bfloat16" if Checkpoint(base).count() > LARGE else "float32"
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype_of(dtype))
     model.eval()
     states: dict[str, dict[str, Any]] = {place: {} for place in PLACES}
     with torch.inference_mode():

