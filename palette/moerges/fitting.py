@@ -13,9 +13,11 @@ stays:
 * `everywhere`: from all tokens alike. Better where texts speak of the country in other words too.
 
 Both shrink towards the diagonal. How sharp the rows are (the inverse of a temperature) is chosen on the same
-countries, by the logarithm of the weight that a prompt's blend gives its own community: a blend that is
-sharp and wrong pays for it, and one that is right and undecided gains. Both choices are one for all layers:
-layer by layer, so few countries choose by chance.
+countries: of those that are right about as often as the best, the one whose blends give their own community
+most weight, by its logarithm. Weight alone would choose wrongly: sharp rows are sure at the few tokens of a
+name, and then what the many tokens before it have in common with a community decides the argmax. Both choices
+are one for all layers: a sharpness a layer was tried and gains nothing, since early layers are calm where no
+country is named, and late ones, which know best, are not.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from cultural_palette.moerges.router import FITTED, Router, RouterError
 from cultural_palette.moerges.scoring import RouterScore, score
 
 MENTIONS, EVERYWHERE = "mentions", "everywhere"
-SHRINK = 0.01
+SHRINK = {MENTIONS: 0.1, EVERYWHERE: 0.01}
 """Added to the diagonal, as a share of its mean."""
 OTHERS = 10.0
 """`mentions`: what the spread of all other tokens counts, against that of the mentions."""
@@ -46,6 +48,8 @@ SHARPNESS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Tried factors; at 1, a community's mean state is one unit of log-odds above the others' mean."""
 WORTH = 0.01
 """Nats a prompt that a sharper blend must gain; with less, the softer one stays."""
+LOSS = 0.02
+"""Share of prompts that a sharper blend may be wrong about and the best one is not."""
 ASIDE = 0.25
 """Share of the fit's countries that choose between the discriminants."""
 FEWEST = 3
@@ -137,8 +141,9 @@ def fit_router(
         accuracy[choice] = float((blend.argmax(-1) == own).float().mean())
         log_weight[choice] = float(blend.gather(1, own[:, None]).clamp(min=1e-30).log().mean())
     kind = max(SPREAD, key=lambda k: max((accuracy[k, s], log_weight[k, s]) for s in SHARPNESS))
-    best = max(log_weight[kind, s] for s in SHARPNESS)
-    sharpness = next(s for s in SHARPNESS if log_weight[kind, s] >= best - WORTH)
+    sharpness = _sharpness(
+        {s: accuracy[kind, s] for s in SHARPNESS}, {s: log_weight[kind, s] for s in SHARPNESS}
+    )
     both = first + second
 
     def by_choice(values: Mapping[tuple[str, float], float]) -> dict[str, float]:
@@ -251,7 +256,7 @@ def _discriminant(stats: Statistics, layer: int, count: int, kind: str) -> tuple
     if kind == MENTIONS:
         offset = centre - nowhere
         noise = noise + OTHERS * (product[1] - nowhere[:, None] * nowhere) + LEVEL * offset[:, None] * offset
-    noise = noise + SHRINK * noise.diagonal().mean() * torch.eye(len(noise), dtype=noise.dtype)
+    noise = noise + SHRINK[kind] * noise.diagonal().mean() * torch.eye(len(noise), dtype=noise.dtype)
     rows = torch.linalg.solve(noise, (centres - centre).T).T
     reach = (rows * (centres - centre)).sum(1)
     bias = -rows @ nowhere if kind == MENTIONS else -rows @ centre - reach / 2
@@ -266,6 +271,13 @@ def _spread(means: Tensor, centres: Tensor, communities: Tensor) -> Tensor:
         own = means[communities == number] - centre
         total += own.T @ own / max(1, len(own) - 1) / len(centres)
     return total
+
+
+def _sharpness(accuracy: Mapping[float, float], log_weight: Mapping[float, float]) -> float:
+    """The choice among factors, by what countries set aside say of each."""
+    right = [s for s in accuracy if accuracy[s] >= max(accuracy.values()) - LOSS]
+    most = max(log_weight[s] for s in right)
+    return min(s for s in right if log_weight[s] >= most - WORTH)
 
 
 def _scaled(rows: Tensor, bias: Tensor, sharpness: float, communities: tuple[str, ...] = ()) -> Router:

@@ -89,8 +89,9 @@ def router_prompts(
     texts: Texts,
     seed: int = 0,
 ) -> list[RouterPrompt]:
-    """`per_country` prompts about each country. The same seed gives the same prompts."""
-    rng = random.Random(seed)
+    """`per_country` prompts about each country. The same seed gives a country the same prompts, whatever
+    other countries are asked for, and the same first ones when more are.
+    """
     index = {c.key: number for number, c in enumerate(cultural_map.communities)}
     names = [c.name for c in cultural_map.communities]
     prompts = []
@@ -99,6 +100,7 @@ def router_prompts(
         if home is None:
             raise ValueError(f"{iso3} stands in no community of the map {cultural_map.key!r}.")
         name = find_country(iso3).in_text
+        rng = random.Random(f"{seed} {iso3}")
         for _ in range(per_country):
             step = rng.choices(list(SHARES), list(SHARES.values()))[0]
             layout, question = rng.choice(LAYOUTS), rng.choice(texts.questions)

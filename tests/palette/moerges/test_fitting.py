@@ -14,10 +14,12 @@ from cultural_palette.cultural_map import load_map  # noqa: E402
 from cultural_palette.embedded.manifest import BUILT_IN  # noqa: E402
 from cultural_palette.moerges.fitting import (  # noqa: E402
     EVERYWHERE,
+    LOSS,
     MENTIONS,
     SPREAD,
     Statistics,
     _discriminant,
+    _sharpness,
     fit_router,
     gather,
     weights_at,
@@ -62,6 +64,9 @@ def test_prompts_are_the_graph_s_own_and_know_where_the_country_stands(nano: tup
     tokenizer, _ = nano
     prompts = router_prompts(tokenizer, MAP, ["KEN", "NZL"], 20, texts=texts_of(FIT), seed=1)
     assert prompts == router_prompts(tokenizer, MAP, ["KEN", "NZL"], 20, texts=texts_of(FIT), seed=1)
+    assert [p for p in prompts if p.country == "NZL"][:5] == router_prompts(
+        tokenizer, MAP, ["NZL"], 5, texts=texts_of(FIT), seed=1
+    )
     assert {prompt.step.removeprefix("prefix/") for prompt in prompts} == {
         "regulate",
         "decide",
@@ -106,6 +111,13 @@ def test_the_discriminant_finds_the_communities_and_not_the_countries(kind: str)
         assert (test.sums[1, 0] @ rows.T + bias).abs().max() < 0.2 * logits.abs().max()
 
 
+def test_sharpness_is_the_surest_that_is_right_about_as_often_as_the_best() -> None:
+    """30 is surest, and wrong about 8 of 100 prompts that 1 is right about; 3 is wrong about one of them."""
+    accuracy = {1.0: 0.78, 3.0: 0.77, 10.0: 0.74, 30.0: 0.70}
+    assert _sharpness(accuracy, {1.0: -1.55, 3.0: -1.47, 10.0: -1.39, 30.0: -1.36}) == 3
+    assert _sharpness(dict.fromkeys(accuracy, 0.8), {1.0: -1.5, 3.0: -1.4, 10.0: -1.302, 30.0: -1.3}) == 10
+
+
 def test_statistics_add_up(nano: tuple[Any, Any]) -> None:
     tokenizer, model = nano
     prompts = router_prompts(tokenizer, MAP, ["KEN", "NZL", "FRA"], 2, texts=texts_of(FIT))
@@ -125,7 +137,7 @@ def test_on_nano_fitted_rows_know_countries_that_no_fit_has_seen(nano: tuple[Any
     again, _ = fit_router(model, fit, KEYS)
     assert torch.equal(fitted.rows, again.rows)
     assert report.countries == 49 and report.discriminant == EVERYWHERE
-    assert max(report.accuracy.values()) == report.accuracy[f"everywhere {report.sharpness:g}"]
+    assert report.accuracy[f"everywhere {report.sharpness:g}"] >= max(report.accuracy.values()) - LOSS
     paper = paper_routers(BUILT_IN["nano"] / "base", MAP)["paper"]
     scores = {
         name: score(blends, test, KEYS)
