@@ -53,11 +53,26 @@ def verdict(subject: Subject, metric: str) -> list[str]:
             f"Right country: a prediction of {name} gains {_signed(result.discrimination)} by being held "
             "against its own country; 0 is what a method scores that does not look at the country."
         )
+    sentences += _robustness(subject, metric)
     wrong = {m: o.unreadable + o.failed + o.missing for m, o in subject.outcomes.items()}
     if any(wrong.values()):
         counts = ", ".join(f"{title(method)} {count:,}" for method, count in wrong.items() if count)
         sentences.append(f"Rows without an answer, counted and never scored: {counts}.")
     return sentences
+
+
+def _robustness(subject: Subject, metric: str) -> list[str]:
+    certificate, ours = subject.certificates.get(metric), subject.roles.ours
+    changes = certificate.changes(ours) if certificate else None
+    if certificate is None or changes is None:
+        return []
+    names = ", ".join(made.name for made in certificate.conditions)
+    flips = len(certificate.flipped(ours))
+    moved = f"between {changes[0]:+.2f} and {changes[1]:+.2f}".replace("-", "−")
+    return [
+        f"Robustness ({names}): the average of {title(ours)} moves {moved}, and its rank flips with "
+        f"{flips} of {len(certificate.methods) - 1} other methods."
+    ]
 
 
 def _failed_everywhere(subject: Subject, metric: str) -> list[str]:
