@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cultural_palette.errors import UsageError
 from cultural_palette.evaluation.metrics import Floats
@@ -28,22 +29,41 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """Averages by method (0..100) over the `items` items that every method of both runs answered: in the run
-    itself (`before`), and with one thing another (`after`).
+    """Scores by method of each item (0..100, NaN where not answered, in the run's order of items): in the run
+    itself (`before`), and with one thing another (`after`). `asked`: which items the condition is of.
     """
 
     name: str
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    items: int
+    before: Mapping[str, Floats]
+    after: Mapping[str, Floats]
+    asked: NDArray[np.bool_]
+    countries: Sequence[str]
 
-    def change(self, method: str) -> float:
-        """What the condition adds to a method's average."""
-        return self.after[method] - self.before[method]
+    @property
+    def items(self) -> int:
+        """How many items it is of."""
+        return int(self.asked.sum())
+
+    def change(self, method: str) -> float | None:
+        """What the condition adds to a method's average, over the items that it answered in both; None
+        without any.
+        """
+        return self._mean(self.after[method] - self.before[method])
+
+    def lost(self, method: str) -> int:
+        """Items that the method answered in the run, and here no more."""
+        gone = ~np.isnan(self.before[method]) & np.isnan(self.after[method])
+        return int((gone & self.asked).sum())
 
     def turns(self, one: str, other: str) -> bool:
-        """Whether two methods stand the other way round in it."""
-        return (self.before[one] - self.before[other]) * (self.after[one] - self.after[other]) < 0
+        """Whether two methods stand the other way round in it, on the items that both answered in both."""
+        before, after = self.before[one] - self.before[other], self.after[one] - self.after[other]
+        here, there = (np.where(np.isnan(before + after), np.nan, gap) for gap in (before, after))
+        first, second = self._mean(here), self._mean(there)
+        return first is not None and second is not None and first * second < 0
+
+    def _mean(self, values: Floats) -> float | None:
+        return average(values, self.countries)
 
 
 @dataclass(frozen=True)
@@ -65,8 +85,13 @@ class Certificate:
         """The lowest and the highest change of a method's average, 0 among them: that of the run itself. None
         for a method in no condition.
         """
-        values = [made.change(method) for made in self.conditions if method in made.before]
+        there = [made.change(method) for made in self.conditions if method in made.before]
+        values = [change for change in there if change is not None]
         return (min(0.0, *values), max(0.0, *values)) if values else None
+
+    def lost(self, method: str) -> int:
+        """Answers that a method gave in the run and no more in a condition, over all of them."""
+        return sum(made.lost(method) for made in self.conditions if method in made.before)
 
     def flipped(self, method: str) -> dict[str, bool]:
         """The methods whose order with this one flips -> whether they differ beyond chance in the run."""
@@ -85,7 +110,7 @@ def certify(
         name = condition_of(evaluation, other)
         if any(made.name == name for made in conditions):
             name = f"{name} ({other.path.name})"
-        conditions.append(_condition(name, evaluation, scores, _placed(other, evaluation, metric)))
+        conditions.append(_condition(name, evaluation, scores, _placed(other, evaluation, metric), other))
     if not conditions:
         return None
     countries = [item.country for item in evaluation.items]
@@ -149,38 +174,24 @@ def _seeds(evaluation: Evaluation, scores: Mapping[str, Floats], metric: str) ->
     first = int(evaluation.manifest.get("seed") or 0)
     for run in range(evaluation.runs):
         alone = {m: evaluation.scores[metric][k, run] for k, m in enumerate(evaluation.methods)}
-        made = _means(f"{KINDS['seed']} {first + run} alone", evaluation, scores, alone)
-        if made is not None:
-            yield made
+        yield _condition(f"{KINDS['seed']} {first + run} alone", evaluation, scores, alone, evaluation)
 
 
 def _condition(
-    name: str, evaluation: Evaluation, scores: Mapping[str, Floats], other: Mapping[str, Floats]
+    name: str,
+    evaluation: Evaluation,
+    scores: Mapping[str, Floats],
+    after: Mapping[str, Floats],
+    other: Evaluation,
 ) -> Condition:
-    made = _means(name, evaluation, scores, other)
-    if made is None:
-        raise UsageError(
-            f"Condition {name}: no item was answered by every method in both runs, so there is nothing to "
-            "certify."
-        )
-    return made
-
-
-def _means(
-    name: str, evaluation: Evaluation, scores: Mapping[str, Floats], other: Mapping[str, Floats]
-) -> Condition | None:
-    methods = [m for m, table in scores.items() if m in other and not np.isnan(table).all()]
-    methods = [m for m in methods if not np.isnan(other[m]).all()]
-    tables = np.array([[scores[m], other[m]] for m in methods])
-    common = ~np.isnan(tables).any(axis=(0, 1)) if methods else np.zeros(0, dtype=bool)
-    if not common.any():
-        return None
-    countries = [item.country for item, keep in zip(evaluation.items, common, strict=True) if keep]
-    before, after = (
-        {m: float(average(tables[k, side][common], countries) or 0.0) for k, m in enumerate(methods)}
-        for side in (0, 1)
+    asked = {item.id for item in other.items}
+    return Condition(
+        name,
+        {method: table for method, table in scores.items() if method in after},
+        {method: after[method] for method in scores if method in after},
+        np.array([item.id in asked for item in evaluation.items]),
+        [item.country for item in evaluation.items],
     )
-    return Condition(name, before, after, int(common.sum()))
 
 
 def _shaping(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,16 +63,15 @@ def verdict(subject: Subject, metric: str) -> list[str]:
 
 def _robustness(subject: Subject, metric: str) -> list[str]:
     certificate, ours = subject.certificates.get(metric), subject.roles.ours
-    changes = certificate.changes(ours) if certificate else None
-    if certificate is None or changes is None:
+    if certificate is None or ours not in certificate.methods:
         return []
     names = ", ".join(made.name for made in certificate.conditions)
-    flips = len(certificate.flipped(ours))
-    moved = f"between {changes[0]:+.2f} and {changes[1]:+.2f}".replace("-", "−")
-    return [
-        f"Robustness ({names}): the average of {title(ours)} moves {moved}, and its rank flips with "
-        f"{flips} of {len(certificate.methods) - 1} other methods."
-    ]
+    changes, lost = certificate.changes(ours), certificate.lost(ours)
+    parts = [f"the average moves between {changes[0]:+.2f} and {changes[1]:+.2f}"] if changes else []
+    parts += [f"{lost:,} answers can not be read there any more"] if lost else []
+    flips, others = len(certificate.flipped(ours)), len(certificate.methods) - 1
+    parts += [f"its rank flips with {flips} of {others} other methods"]
+    return [_minus(f"Robustness of {title(ours)} ({names}): {', '.join(parts)}.")]
 
 
 def _failed_everywhere(subject: Subject, metric: str) -> list[str]:

@@ -118,9 +118,28 @@ def test_a_ranking_that_flips_with_the_wording_is_marked(tmp_path: Path) -> None
     assert made.significant == {("prompting", "vanilla")}
     assert made.flipped("vanilla") == {"prompting": True}
     # the truth scores 100, so that is what another wording takes from it, and the seed nothing
-    assert made.changes("prompting") == (wording.before["vanilla"] - 100, 0.0)
-    assert made.changes("vanilla") == (min(0.0, seed.change("vanilla")), 100 - wording.before["vanilla"])
+    apart = 100 - float(np.mean(base.scores["jsdist_e"][base.methods.index("vanilla")]))
+    assert made.changes("prompting") == (pytest.approx(-apart), 0.0)
+    assert made.changes("vanilla") == (min(0.0, seed.change("vanilla") or 0.0), pytest.approx(apart))
     assert certify(base, [], "jsdist_e") is None
+
+
+def test_answers_that_a_condition_makes_unreadable_are_counted_and_never_scored(tmp_path: Path) -> None:
+    def mute_in_kenya(_: str, item: SurveyItem) -> Prediction:
+        return Prediction(None) if item.country == "KEN" else says(0.4)(_, item)
+
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4), "prompting": truth, "moe": truth})
+    muted = {"vanilla": mute_in_kenya, "prompting": truth, "moe": lambda *_: Prediction(None)}
+    run_of(tmp_path / "b", muted, wording=1)
+    made = certify(base, [load_evaluation(tmp_path / "b", CONTINENTS)], "jsdist_e")
+    assert made is not None
+    (wording,) = made.conditions
+    assert [wording.lost(method) for method in base.methods] == [8, 0, 24]
+    assert (wording.change("vanilla"), wording.change("moe")) == (pytest.approx(0), None)
+    assert made.flips == {}
+    write_report(Request(tmp_path / "a", tmp_path / "out", conditions=(tmp_path / "b",)), CONTINENTS)
+    text = (tmp_path / "out/tables/table1_jsdist_e.md").read_text()
+    assert "+0.00 to +0.00 (8 lost) | none" in text and "| all 24 lost | none |" in text
 
 
 def test_a_condition_may_be_of_some_of_the_items_and_is_compared_on_those(tmp_path: Path) -> None:
@@ -132,7 +151,7 @@ def test_a_condition_may_be_of_some_of_the_items_and_is_compared_on_those(tmp_pa
     (wording,) = made.conditions
     assert wording.items == 8
     assert wording.change("vanilla") == pytest.approx(0)  # over all items its average is another
-    assert wording.change("prompting") < 0
+    assert (wording.change("prompting") or 0) < 0
     # Better over all items, worse over these, and better again with other words: the order turned.
     assert made.flips == {("vanilla", "prompting"): ("wording 1",)}
     with pytest.raises(UsageError, match=r"has 16 items that .* has not, such as q0/CHN: a certificate"):
@@ -198,9 +217,8 @@ def test_the_certificate_stands_beside_every_score(tmp_path: Path) -> None:
         )
         assert lines["Prompting"][place].startswith("−") and lines["Prompting"][place].endswith(" to +0.00")
         assert lines["uniform"][place : place + 2] == ["", ""]
-    assert any(
-        line.startswith("Robustness (wording 1): the average of Cultural Palette") for line in written.verdict
-    )
+    said = "Robustness of Cultural Palette (wording 1): the average moves between +0.00 and +0.00, its rank "
+    assert said + "flips with 0 of 2 other methods." in written.verdict
     with (tmp_path / "out/tables/table1.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert rows["cultural-palette"]["rank_flips"] == "0" and float(rows["vanilla"]["robustness_high"]) > 0
