@@ -39,6 +39,8 @@ SCHEMA = (
 FIRST_POLL_S, LAST_POLL_S = 0.01, 0.25
 LONGEST_WAIT_S = 900.0
 """For a call that another process makes: longer than any call may take, so that process stands still."""
+BUSY_S = 60.0
+"""For another program that writes to the database."""
 Json = dict[str, Any]
 Produce = Callable[[], Awaitable[Json]]
 
@@ -237,11 +239,17 @@ class CallStore:
             with self._database:
                 return self._database.execute(sql, values).fetchone()
         except sqlite3.Error as error:
-            raise ArtifactError(f"{self.folder / CALLS} can not be used: {error}.") from error
+            locked = "locked" in str(error)
+            hint = (
+                " Another program has a transaction open in it: end that one, and run again."
+                if locked
+                else ""
+            )
+            raise ArtifactError(f"{self.folder / CALLS} can not be used: {error}.{hint}") from error
 
     def _open(self) -> None:
         try:
-            self._database = sqlite3.connect(self.folder / CALLS, timeout=60)
+            self._database = sqlite3.connect(self.folder / CALLS, timeout=BUSY_S)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")  # whole after kill -9
             for table in SCHEMA:

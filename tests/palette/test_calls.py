@@ -143,6 +143,18 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         pass
 
 
+async def test_a_transaction_left_open_by_hand_ends_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cultural_palette.calls.BUSY_S", 0.1)
+    with CallStore(tmp_path) as store, closing(sqlite3.connect(tmp_path / CALLS)) as by_hand:
+        by_hand.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ArtifactError, match="Another program has a transaction open in it: end that one"):
+            await store.once(CALL, Asked())
+        by_hand.rollback()
+        assert await store.once(CALL, Asked()) == {"number": 1}
+
+
 async def test_without_a_store_each_call_is_asked() -> None:
     asked = Asked()
     await once(CALL, asked)
