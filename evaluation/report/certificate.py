@@ -185,10 +185,11 @@ def _condition(
     other: Evaluation,
 ) -> Condition:
     asked = {item.id for item in other.items}
+    methods = [m for m, table in scores.items() if m in after and not np.isnan(table).all()]
     return Condition(
         name,
-        {method: table for method, table in scores.items() if method in after},
-        {method: after[method] for method in scores if method in after},
+        {method: scores[method] for method in methods},
+        {method: after[method] for method in methods},
         np.array([item.id in asked for item in evaluation.items]),
         [item.country for item in evaluation.items],
     )
