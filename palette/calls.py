@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -27,6 +28,7 @@ from typing import Any, Protocol
 from cultural_palette.errors import ArtifactError
 from cultural_palette.provenance import sha256
 
+LOG = logging.getLogger(__name__)
 CALLS, LOCKS = "calls.sqlite", "calls.lock"
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS calls"
@@ -35,6 +37,10 @@ SCHEMA = (
     " (run TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, PRIMARY KEY (run, key)) WITHOUT ROWID",
 )
 FIRST_POLL_S, LAST_POLL_S = 0.01, 0.25
+LONGEST_WAIT_S = 900.0
+"""For a call that another process makes: longer than any call may take, so that process stands still."""
+BUSY_S = 60.0
+"""For another program that writes to the database."""
 Json = dict[str, Any]
 Produce = Callable[[], Awaitable[Json]]
 
@@ -85,9 +91,12 @@ class Flights:
         self._flights: dict[str, asyncio.Future[Json]] = {}
 
     async def join(self, key: str, lead: Produce) -> Json:
-        """The reply of the flight under `key`; `lead` makes it where there is none yet."""
-        if flight := self._flights.get(key):
-            return await asyncio.shield(flight)
+        """The reply of the flight under `key`; `lead` makes it where there is none yet, or where whoever made
+        it was cancelled.
+        """
+        while flight := self._flights.get(key):
+            with contextlib.suppress(_Abandoned):
+                return await asyncio.shield(flight)
         flight = asyncio.get_running_loop().create_future()
         self._flights[key] = flight
         try:
@@ -112,16 +121,25 @@ class CallStore:
     """A folder of finished calls, for one event loop of each of any number of processes.
 
     A call under way is waited for, here and in other processes, and never asked twice; one whose process
-    died is free again at once. A failure is passed to those who waited for it and is not kept. `needed`:
-    calls that were wanted, `made`: those that reached a model, `saved`: the others; each by kind.
+    died is free again at once, and one whose process stands still is made again. A failure is passed to those
+    who waited for it and is not kept. `needed`: calls that were wanted, `made`: those that reached a model,
+    `saved`: the others; each by kind.
     """
 
-    def __init__(self, folder: str | Path, revisions: Mapping[str, str] | None = None, run: str = "") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        revisions: Mapping[str, str] | None = None,
+        run: str = "",
+        longest_wait_s: float = LONGEST_WAIT_S,
+    ) -> None:
         """`revisions`: model as in ModelRef -> what tells its weights from others served by that name; `run`:
-        whose calls `calls_made` counts, where several share the folder.
+        whose calls `calls_made` counts, where several share the folder; `longest_wait_s`: for another
+        process's call.
         """
         self.folder = Path(folder)
         self.run = run
+        self.longest_wait_s = longest_wait_s
         self.revisions = dict(revisions or {})
         self.needed: Counter[str] = Counter()
         self.made: Counter[str] = Counter()
@@ -179,10 +197,18 @@ class CallStore:
         if (reply := await self._read(key)) is not None:
             return reply
         offset = int(key[:15], 16)  # a byte of the lock file for each key: 2**60 of them
-        poll_s = FIRST_POLL_S
-        while not _lock(self._file, offset):
+        poll_s, waiting_since = FIRST_POLL_S, time.monotonic()
+        while not (locked := _lock(self._file, offset)):
+            if time.monotonic() - waiting_since > self.longest_wait_s:
+                LOG.warning(
+                    "%s: another process stands still with a call of %s (%.0f s): it is made here",
+                    self.folder, call.model, self.longest_wait_s,
+                )  # fmt: skip
+                break
             await asyncio.sleep(poll_s)
             poll_s = min(2 * poll_s, LAST_POLL_S)
+            if (reply := await self._read(key)) is not None:
+                return reply
         try:
             if (reply := await self._read(key)) is not None:
                 return reply
@@ -196,7 +222,8 @@ class CallStore:
             )
             return reply
         finally:
-            _unlock(self._file, offset)
+            if locked:
+                _unlock(self._file, offset)
 
     async def _read(self, key: str) -> Json | None:
         row = await self._run("SELECT reply FROM calls WHERE key = ?", (key,))
@@ -212,11 +239,17 @@ class CallStore:
             with self._database:
                 return self._database.execute(sql, values).fetchone()
         except sqlite3.Error as error:
-            raise ArtifactError(f"{self.folder / CALLS} can not be used: {error}.") from error
+            locked = "locked" in str(error)
+            hint = (
+                " Another program has a transaction open in it: end that one, and run again."
+                if locked
+                else ""
+            )
+            raise ArtifactError(f"{self.folder / CALLS} can not be used: {error}.{hint}") from error
 
     def _open(self) -> None:
         try:
-            self._database = sqlite3.connect(self.folder / CALLS, timeout=60)
+            self._database = sqlite3.connect(self.folder / CALLS, timeout=BUSY_S)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")  # whole after kill -9
             for table in SCHEMA:
@@ -262,13 +295,7 @@ def use_calls(store: Calls | None) -> Iterator[Calls | None]:
 async def once(call: Call, produce: Produce) -> Json:
     """A call's reply out of the store in force, else from `produce`. Without a store it is just made."""
     store = _STORE.get()
-    if store is None:
-        return await produce()
-    while True:
-        try:
-            return await store.once(call, produce)
-        except _Abandoned:
-            store.needed[call.kind] -= 1  # counted again as the next one leads
+    return await (produce() if store is None else store.once(call, produce))
 
 
 def call_store() -> Calls | None:

@@ -1,26 +1,25 @@
 """How a run's scores hold when one thing that should not matter is another: the robustness certificate.
 
-The other runs are of the same items and methods, and differ from the first in the order of the options,
-the wording of the instructions, the language of the questions, or the seed. A score is given with its
-range over these conditions; two methods whose order is another in one of them have a ranking that flips,
-and are marked.
+A condition is a run of the same methods on the same items, or some of them, that differs in the order of the
+options, the wording of the instructions, the language of the questions, or the seed; several runs in one
+folder are conditions of that kind by themselves. A score is given with the range of its changes over the
+conditions; two methods that stand the other way round in one of them have a ranking that flips, and are
+marked.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cultural_palette.errors import UsageError
+from cultural_palette.evaluation.metrics import Floats
 from cultural_palette.evaluation.report.analysis import ALPHA, comparable_scores
-from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number
 from cultural_palette.evaluation.report.load import Evaluation
-from cultural_palette.evaluation.report.roles import title
-from cultural_palette.evaluation.report.tables import Subject
 from cultural_palette.evaluation.statistics import average, compare
 
 KINDS: Mapping[str, str] = {
@@ -29,74 +28,123 @@ KINDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """`conditions`: name -> method -> average over the items that every method of every run answered
-    (0..100), the first as the run itself. `flips`: pairs (better, worse in the first run) -> the
-    conditions in which they stand the other way round. `significant`: pairs whose difference in the first run
-    is beyond chance (uncorrected, 5 %). `items`: those in common.
+class Condition:
+    """Scores by method of each item (0..100, NaN where not answered, in the run's order of items): in the run
+    itself (`before`), and with one thing another (`after`). `asked`: which items the condition is of.
     """
 
-    conditions: Mapping[str, Mapping[str, float]]
+    name: str
+    before: Mapping[str, Floats]
+    after: Mapping[str, Floats]
+    asked: NDArray[np.bool_]
+    countries: Sequence[str]
+
+    @property
+    def items(self) -> int:
+        """How many items it is of."""
+        return int(self.asked.sum())
+
+    def change(self, method: str) -> float | None:
+        """What the condition adds to a method's average, over the items that it answered in both; None
+        without any.
+        """
+        return self._mean(self.after[method] - self.before[method])
+
+    def lost(self, method: str) -> int:
+        """Items that the method answered in the run, and here no more."""
+        gone = ~np.isnan(self.before[method]) & np.isnan(self.after[method])
+        return int((gone & self.asked).sum())
+
+    def turns(self, one: str, other: str) -> bool:
+        """Whether two methods stand the other way round in it, on the items that both answered in both."""
+        before, after = self.before[one] - self.before[other], self.after[one] - self.after[other]
+        here, there = (np.where(np.isnan(before + after), np.nan, gap) for gap in (before, after))
+        first, second = self._mean(here), self._mean(there)
+        return first is not None and second is not None and first * second < 0
+
+    def _mean(self, values: Floats) -> float | None:
+        return average(values, self.countries)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """`flips`: pairs (better, worse in the whole run) -> the conditions in which they stand the other way
+    round. `significant`: those whose difference in the whole run is beyond chance (uncorrected, 5 %).
+    """
+
+    conditions: tuple[Condition, ...]
     flips: Mapping[tuple[str, str], tuple[str, ...]]
     significant: frozenset[tuple[str, str]]
-    items: int
 
-    def range_of(self, method: str) -> tuple[float, float]:
-        """The lowest and the highest average."""
-        values = [means[method] for means in self.conditions.values()]
-        return min(values), max(values)
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those that any condition measured."""
+        return tuple(dict.fromkeys(method for made in self.conditions for method in made.before))
+
+    def changes(self, method: str) -> tuple[float, float] | None:
+        """The lowest and the highest change of a method's average, 0 among them: that of the run itself. None
+        for a method in no condition.
+        """
+        there = [made.change(method) for made in self.conditions if method in made.before]
+        values = [change for change in there if change is not None]
+        return (min(0.0, *values), max(0.0, *values)) if values else None
+
+    def lost(self, method: str) -> int:
+        """Answers that a method gave in the run and no more in a condition, over all of them."""
+        return sum(made.lost(method) for made in self.conditions if method in made.before)
+
+    def flipped(self, method: str) -> dict[str, bool]:
+        """The methods whose order with this one flips -> whether they differ beyond chance in the run."""
+        return {pair[pair[0] == method]: pair in self.significant for pair in self.flips if method in pair}
 
 
 def certify(
     evaluation: Evaluation, others: Sequence[Evaluation], metric: str, *, permutations: int = 10_000
-) -> Certificate:
-    """The scores of a run's methods under every condition. Raises UsageError for a run of other items, or
-    one that does not differ in exactly one of KINDS.
+) -> Certificate | None:
+    """The scores of a run's methods under every condition; None without any. Raises UsageError for a run of
+    items that this one has not, or one that does not differ in exactly one of KINDS.
     """
-    runs = {"as run": evaluation}
+    scores = _placed(evaluation, evaluation, metric)
+    conditions = list(_seeds(evaluation, scores, metric))
     for other in others:
         name = condition_of(evaluation, other)
-        runs[name if name not in runs else f"{name} ({other.path.name})"] = other
-    methods = [m for m in evaluation.methods if all(m in run.methods for run in runs.values())]
-    places = {item.id: place for place, item in enumerate(evaluation.items)}
-    scores: dict[str, dict[str, np.ndarray]] = {}
-    for name, run in runs.items():
-        order = [places[item.id] for item in run.items]
-        scores[name] = {}
-        for method in methods:
-            own = comparable_scores(run, method, metric).mean(axis=0)
-            table = np.full(len(places), np.nan)
-            table[order] = own
-            scores[name][method] = table
-    common = ~np.isnan(np.array([row for table in scores.values() for row in table.values()])).any(axis=0)
-    if not common.any():
-        raise UsageError("No item was answered by every method in every run: there is nothing to certify.")
-    countries = [item.country for item, keep in zip(evaluation.items, common, strict=True) if keep]
-    batteries = [item.battery for item, keep in zip(evaluation.items, common, strict=True) if keep]
-    means = {
-        name: {method: average(row[common], countries) or 0.0 for method, row in table.items()}
-        for name, table in scores.items()
-    }
-    base, flips, significant = means["as run"], {}, set()
-    ranked = sorted(methods, key=lambda method: -base[method])
+        if any(made.name == name for made in conditions):
+            name = f"{name} ({other.path.name})"
+        conditions.append(_condition(name, evaluation, scores, _placed(other, evaluation, metric), other))
+    if not conditions:
+        return None
+    countries = [item.country for item in evaluation.items]
+    batteries = [item.battery for item in evaluation.items]
+    whole = {method: average(table, countries) for method, table in scores.items()}
+    methods = [
+        m for m in dict.fromkeys(m for made in conditions for m in made.before) if whole[m] is not None
+    ]
+    ranked = sorted(methods, key=lambda method: -(whole[method] or 0.0))
+    flips: dict[tuple[str, str], tuple[str, ...]] = {}
+    significant = set()
     for place, better in enumerate(ranked):
         for worse in ranked[place + 1 :]:
-            turned = tuple(name for name, row in means.items() if row[better] < row[worse])
-            if turned:
-                flips[better, worse] = turned
+            there = [made for made in conditions if {better, worse} <= made.before.keys()]
+            turned = tuple(made.name for made in there if made.turns(better, worse))
+            if not turned:
+                continue
+            flips[better, worse] = turned
             test = compare(
-                scores["as run"][better][common], scores["as run"][worse][common], batteries,
-                groups=countries, permutations=permutations,
-            )  # fmt: skip
+                scores[better], scores[worse], batteries, groups=countries, permutations=permutations
+            )
             if test is not None and test.p < ALPHA:
                 significant.add((better, worse))
-    return Certificate(means, flips, frozenset(significant), int(common.sum()))
+    return Certificate(tuple(conditions), flips, frozenset(significant))
 
 
 def condition_of(first: Evaluation, other: Evaluation) -> str:
     """What is another in the second run, such as "wording 1"."""
-    if {item.id for item in first.items} != {item.id for item in other.items}:
-        raise UsageError(f"{other.path} is of other items than {first.path}: a certificate is over the same.")
+    strange = {item.id for item in other.items} - {item.id for item in first.items}
+    if strange:
+        raise UsageError(
+            f"{other.path} has {len(strange):,} items that {first.path} has not, such as {min(strange)}: a "
+            "certificate is over the same items, or some of them."
+        )
     a, b = _shaping(first.manifest), _shaping(other.manifest)
     differs = [kind for kind in KINDS if a[kind] != b[kind]]
     if len(differs) != 1:
@@ -108,58 +156,42 @@ def condition_of(first: Evaluation, other: Evaluation) -> str:
     return f"{KINDS[differs[0]]} {b[differs[0]]}"
 
 
-def certificate_table(subject: Subject, others: Sequence[Evaluation], metric: str) -> Table | None:
-    """Every method's average in each condition, its range, and with whom its rank flips; None without
-    conditions.
-    """
-    if not others:
-        return None
-    made = certify(subject.evaluation, others, metric, permutations=subject.permutations)
-    names = list(made.conditions)
-    lines = []
-    for method in (m for m in subject.roles.of if m in made.conditions["as run"]):
-        low, high = made.range_of(method)
-        base = made.conditions["as run"][method]
-        ranks = [_rank(made.conditions[name], method) for name in names]
-        flipped = _flipped(made, method)
-        cells = [number(base)]
-        cells += [number(made.conditions[name][method] - base, signed=True) for name in names[1:]]
-        cells += [
-            Cell(f"{low:.2f}–{high:.2f}", high - low),
-            Cell(f"{ranks[0]} ({min(ranks)}–{max(ranks)})", float(ranks[0])),
-            Cell(", ".join(flipped) or "none"),
-        ]
-        lines.append(Line(title(method), tuple(cells)))
-    columns = [Column("as run"), *(Column(name, "change with") for name in names[1:])]
-    columns += [Column("range"), Column("rank (over conditions)"), Column("flips with")]
-    lost = [pair for pair in made.flips if pair in made.significant]
-    findings = "; ".join(f"{title(a)} above {title(b)} ({', '.join(made.flips[a, b])})" for a, b in lost)
-    notes = (
-        f"{made.items:,} items that every method answered under every condition. Change: the same "
-        f"methods and items "
-        "with one thing another that should not matter. Rank flips: a pair that stands the other way "
-        "round in at least "
-        "one condition. * marks a pair whose difference in this run is beyond chance (uncorrected, 5 "
-        "%): such a finding "
-        "hangs on the condition.",
-        f"Findings that flip: {findings or 'none'}.",
-    )
-    caption = f"{subject.mark}Robustness certificate under {metric}."
-    return Table("certificate", caption, tuple(columns), (Section("", tuple(lines)),), notes)
+def _placed(run: Evaluation, evaluation: Evaluation, metric: str) -> dict[str, Floats]:
+    """Method -> its score in `run` of each item of `evaluation`, NaN where it has none. (item,)"""
+    places = {item.id: place for place, item in enumerate(evaluation.items)}
+    order = [places[item.id] for item in run.items]
+    placed = {}
+    for method in run.methods:
+        placed[method] = np.full(len(places), np.nan)
+        placed[method][order] = comparable_scores(run, method, metric).mean(axis=0)
+    return placed
 
 
-def _flipped(made: Certificate, method: str) -> list[str]:
-    names = []
-    for pair in made.flips:
-        if method in pair:
-            other = pair[1] if pair[0] == method else pair[0]
-            names.append(title(other) + ("*" if pair in made.significant else ""))
-    return names
+def _seeds(evaluation: Evaluation, scores: Mapping[str, Floats], metric: str) -> Iterator[Condition]:
+    """Each run of a folder with several against the mean of all: their seeds differ, and nothing else."""
+    if evaluation.runs == 1:
+        return
+    first = int(evaluation.manifest.get("seed") or 0)
+    for run in range(evaluation.runs):
+        alone = {m: evaluation.scores[metric][k, run] for k, m in enumerate(evaluation.methods)}
+        yield _condition(f"{KINDS['seed']} {first + run} alone", evaluation, scores, alone, evaluation)
 
 
-def _rank(means: Mapping[str, float], method: str) -> int:
-    return 1 + sum(
-        value > means[method] and not math.isclose(value, means[method]) for value in means.values()
+def _condition(
+    name: str,
+    evaluation: Evaluation,
+    scores: Mapping[str, Floats],
+    after: Mapping[str, Floats],
+    other: Evaluation,
+) -> Condition:
+    asked = {item.id for item in other.items}
+    methods = [m for m, table in scores.items() if m in after and not np.isnan(table).all()]
+    return Condition(
+        name,
+        {method: scores[method] for method in methods},
+        {method: after[method] for method in methods},
+        np.array([item.id in asked for item in evaluation.items]),
+        [item.country for item in evaluation.items],
     )
 
 

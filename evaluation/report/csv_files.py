@@ -74,6 +74,8 @@ def wide_rows(subject: Subject, metric: str) -> Iterator[dict[str, object]]:
         out, whole, runs = subject.outcomes[result.method], result.average, result.spread
         means = {code: i.mean if (i := result.by_country.get(code)) else None for code in codes}
         gain = result.discrimination
+        certificate = subject.certificates.get(metric)
+        moved = certificate.changes(result.method) if certificate else None
         yield {
             "kind": subject.roles.of[result.method], "method": result.method, "metric": metric, **means,
             AVERAGE: whole.mean if whole else None, "low": whole.low if whole else None,
@@ -81,6 +83,8 @@ def wide_rows(subject: Subject, metric: str) -> Iterator[dict[str, object]]:
             "partly_answered": result.partly, "discrimination": gain.mean if gain else None,
             "discrimination_low": gain.low if gain else None,
             "discrimination_high": gain.high if gain else None, "rank_correlation": result.rank,
+            "robustness_low": moved[0] if moved else None, "robustness_high": moved[1] if moved else None,
+            "rank_flips": len(certificate.flipped(result.method)) if certificate and moved else None,
             "runs_sd": runs.sd if runs else None, "ok": out.ok, "unreadable": out.unreadable,
             "failed": out.failed, "missing": out.missing, "degraded": out.degraded,
         }  # fmt: skip

@@ -57,7 +57,7 @@ def draw_averages(subject: Subject, metric: str) -> Picture:
     analysis = subject.analyses[metric]
     results = [r for r in analysis.methods if r.average]
     lines = [f for f in analysis.floors if f.average is not None]
-    with drawing(WIDTH, 1.1 + 0.24 * len(results)) as figure:
+    with drawing(WIDTH, 1.1 + 0.24 * len(results) + 0.12 * len(lines)) as figure:
         axes = figure.add_subplot()
         for place, result in enumerate(results):
             colour = ROLE_COLOURS[subject.roles.of[result.method]]
@@ -68,13 +68,14 @@ def draw_averages(subject: Subject, metric: str) -> Picture:
         near = [f for f in lines if min(shown) - 8 <= (f.average or 0) <= max(shown) + 8]
         for number, floor in enumerate(sorted(near, key=lambda f: f.average or 0)):
             assert floor.average is not None
+            # a step for each: names are long, and floors may lie close
             right = floor.average > (min(shown) + max(shown)) / 2
             axes.axvline(
                 floor.average, color=SOFT, linewidth=0.9, linestyle=":" if floor.floor.reference else "--"
             )
             axes.annotate(
                 f"{floor.floor.title} {floor.average:.1f}", (floor.average, 1),
-                (-2 if right else 2, 4 + 9 * (number % 2)), ha="right" if right else "left",
+                (-2 if right else 2, 4 + 9 * number), ha="right" if right else "left",
                 xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=6.8, color=INK,
             )  # fmt: skip
         axes.grid(axis="x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
@@ -18,10 +18,12 @@ from cultural_palette.evaluation.report.analysis import (
     Outcomes,
     Tested,
 )
+from cultural_palette.evaluation.report.certificate import Certificate
 from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number
 from cultural_palette.evaluation.report.load import Evaluation, Readouts
 from cultural_palette.evaluation.report.paper import SOURCE, PaperBlock, PaperRow
 from cultural_palette.evaluation.report.peers import Peer, culturespa, modular_pluralism
+from cultural_palette.evaluation.report.robustness import BESIDE, beside, beside_note
 from cultural_palette.evaluation.report.roles import HEADINGS, KNOWN, Role, Roles, title
 from cultural_palette.evaluation.statistics import Interval
 
@@ -45,12 +47,9 @@ DISCRIMINATION = (
 )
 
 
-_BLANK = (Cell(""),) * (1 + len(DISCRIMINATION))
-
-
 @dataclass(frozen=True)
 class Subject:
-    """What all tables of a report are about."""
+    """What all tables of a report are about. `certificates`: by metric, where the run has conditions."""
 
     evaluation: Evaluation
     roles: Roles
@@ -59,6 +58,7 @@ class Subject:
     outcomes: Mapping[str, Outcomes]
     secondary: Mapping[str, tuple[float | None, float | None]]
     permutations: int
+    certificates: Mapping[str, Certificate] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
@@ -84,22 +84,27 @@ def main_table(subject: Subject, metric: str, blocks: Sequence[PaperBlock] = ())
     own = next((b for b in blocks if b.same_base), None) if metric == COMPARABLE else None
     printed = {row.method: row for row in own.rows} if own else {}
     codes = subject.evaluation.countries
+    certificate = subject.certificates.get(metric)
+    more = (
+        Column("95 %", "", "", "over batteries and runs"),
+        *(BESIDE if certificate else ()),
+        *DISCRIMINATION,
+    )
+    blank = (Cell(""),) * len(more)
+    floors = [(f, _floor_line(f, codes, blank)) for f in analysis.floors]
     sections = [
-        Section("Items", (_counts(subject),)),
-        Section("Floors", tuple(_floor_line(f, codes) for f in analysis.floors if not f.floor.reference)),
+        Section("Items", (_counts(subject, blank),)),
+        Section("Floors", tuple(line for f, line in floors if not f.floor.reference)),
     ]
     for role, heading in HEADINGS.items():
-        lines = list(_method_lines(subject, analysis, role, printed))
+        lines = list(_method_lines(subject, analysis, role, printed, blank))
         sections.append(Section(heading, tuple(lines)))
-    sections.append(
-        Section("References", tuple(_floor_line(f, codes) for f in analysis.floors if f.floor.reference))
-    )
+    sections.append(Section("References", tuple(line for f, line in floors if f.floor.reference)))
     notes = (*_notes(subject, analysis), *(own.slips if own else ()))
     if own:
         notes += (f"Rows named 'paper' are printed figures: {SOURCE}, {own.base_model}.",)
     caption = f"{subject.mark}Alignment with the survey by country, 0 to 100: {TITLES[metric]}."
-    columns = (*subject.columns, Column("Average", "", "", "mean of the countries' means"))
-    columns += (Column("95 %", "", "", "over batteries and runs"), *DISCRIMINATION)
+    columns = (*subject.columns, Column("Average", "", "", "mean of the countries' means"), *more)
     return Table(f"table1_{metric}", caption, columns, tuple(sections), notes)
 
 
@@ -128,14 +133,20 @@ def metrics_table(subject: Subject) -> Table:
         results = [subject.analyses[metric].methods[place].average for metric in ALIGNMENTS]
         return [interval.mean if interval else None for interval in results]
 
-    first = subject.analyses[ALIGNMENTS[0]]
+    first, certificate = subject.analyses[ALIGNMENTS[0]], subject.certificates.get(COMPARABLE)
+    more_columns = (
+        Column("earth mover's"), Column("mode"), *(BESIDE if certificate else ()), *DISCRIMINATION,
+    )  # fmt: skip
     methods = []
     for place, result in enumerate(first.methods):
         moved, agreed = subject.secondary[result.method]
         comparable = subject.analyses[COMPARABLE].methods[place]
-        more = (number(moved, digits=3), number(agreed, digits=3), *_discrimination(comparable))
+        more = (
+            number(moved, digits=3), number(agreed, digits=3), *beside(certificate, result.method),
+            *_discrimination(comparable),
+        )  # fmt: skip
         methods.append(line(title(result.method), means_of(place), more))
-    blank = [Cell("")] * (2 + len(DISCRIMINATION))
+    blank = [Cell("")] * len(more_columns)
     floors = [
         line(floor.floor.title, [subject.analyses[metric].floors[k].average for metric in ALIGNMENTS], blank)
         for k, floor in enumerate(first.floors)
@@ -152,10 +163,10 @@ def metrics_table(subject: Subject) -> Table:
         "Earth mover's distance: steps that mass must move along a scale, over the most steps (0 to 1, the "
         "less the better; questions whose options are a scale). Mode: how often the likeliest option is the "
         "survey's (0 to 1).",
+        *((f"Under {COMPARABLE}. {beside_note(certificate)}",) if certificate else ()),
         f"Right country: under {COMPARABLE}. {_GAIN}",
     )
-    columns = tuple(Column(key, hint=TITLES[key]) for key in ALIGNMENTS)
-    columns += (Column("earth mover's"), Column("mode"), *DISCRIMINATION)
+    columns = (*(Column(key, hint=TITLES[key]) for key in ALIGNMENTS), *more_columns)
     caption = f"{subject.mark}The average under all four metrics."
     return Table("metrics", caption, columns, sections, notes)
 
@@ -342,25 +353,31 @@ def peers_table(subject: Subject, peers: Sequence[Peer]) -> Table | None:
 
 
 def _method_lines(
-    subject: Subject, analysis: Analysis, role: Role, printed: Mapping[str, PaperRow]
+    subject: Subject,
+    analysis: Analysis,
+    role: Role,
+    printed: Mapping[str, PaperRow],
+    blank: tuple[Cell, ...],
 ) -> Iterator[Line]:
-    codes = subject.evaluation.countries
+    codes, certificate = subject.evaluation.countries, subject.certificates.get(analysis.metric)
     methods = [method for method, own in subject.roles.of.items() if own == role]
     waiting = [row for key, row in printed.items() if _role_of(key) == role]
     for method in methods:
-        yield _method_line(analysis, analysis.of(method), codes)
+        yield _method_line(analysis, analysis.of(method), codes, beside(certificate, method))
         for row in [row for row in waiting if row.method == method]:
             waiting.remove(row)
-            yield _paper_line(row, codes)
+            yield _paper_line(row, codes, blank)
     for row in waiting:
-        yield _paper_line(row, codes)
+        yield _paper_line(row, codes, blank)
 
 
 def _role_of(paper_method: str) -> Role:
     return KNOWN[paper_method][1] if paper_method in KNOWN else "baseline"
 
 
-def _method_line(analysis: Analysis, result: MethodResult, codes: Sequence[str]) -> Line:
+def _method_line(
+    analysis: Analysis, result: MethodResult, codes: Sequence[str], robustness: tuple[Cell, ...]
+) -> Line:
     cells = []
     for code in codes:
         interval = result.by_country.get(code)
@@ -368,7 +385,7 @@ def _method_line(analysis: Analysis, result: MethodResult, codes: Sequence[str])
         cells.append(_cell(interval, mark))
     whole = result.average
     cells.append(_cell(whole, analysis.marks.get((result.method, AVERAGE))))
-    return Line(title(result.method), (*cells, range_cell(whole), *_discrimination(result)))
+    return Line(title(result.method), (*cells, range_cell(whole), *robustness, *_discrimination(result)))
 
 
 def _discrimination(result: MethodResult) -> tuple[Cell, ...]:
@@ -399,25 +416,25 @@ def _ends(ends: tuple[float, float], *, signed: bool) -> Cell:
     return Cell(f"[{low:{sign}.2f}, {high:{sign}.2f}]".replace("-", "−"), low)
 
 
-def _floor_line(result: FloorResult, codes: Sequence[str]) -> Line:
+def _floor_line(result: FloorResult, codes: Sequence[str], blank: tuple[Cell, ...]) -> Line:
     cells = [number(result.by_country.get(code)) for code in codes]
     name = result.floor.title + (f" ({result.items:,} items)" if result.missing else "")
-    return Line(name, (*cells, number(result.average), *_BLANK))
+    return Line(name, (*cells, number(result.average), *blank))
 
 
-def _paper_line(row: PaperRow, codes: Sequence[str]) -> Line:
+def _paper_line(row: PaperRow, codes: Sequence[str], blank: tuple[Cell, ...]) -> Line:
     name = KNOWN[row.method][0] if row.method in KNOWN else row.method.capitalize()
     cells = [number(row.by_country.get(code)) for code in codes]
-    return Line(f"paper: {name}", (*cells, number(row.average), *_BLANK), quiet=True)
+    return Line(f"paper: {name}", (*cells, number(row.average), *blank), quiet=True)
 
 
-def _counts(subject: Subject) -> Line:
+def _counts(subject: Subject, blank: tuple[Cell, ...]) -> Line:
     counts: dict[str, int] = {}
     for item in subject.evaluation.items:
         counts[item.country] = counts.get(item.country, 0) + 1
     total = len(subject.evaluation.items)
     cells = [Cell(f"{counts[code]:,}") for code in subject.evaluation.countries]
-    return Line("n", (*cells, Cell(f"{total:,}"), *_BLANK))
+    return Line("n", (*cells, Cell(f"{total:,}"), *blank))
 
 
 def _count(value: int) -> Cell:
@@ -475,6 +492,8 @@ def _notes(subject: Subject, analysis: Analysis) -> Iterator[str]:
     if sized := [result.average for result in analysis.methods if result.average]:
         effective = min(interval.effective for interval in sized)
         yield f"Effective number of batteries, for they weigh unequally: {effective:.1f} of {batteries:,}."
+    if certificate := subject.certificates.get(analysis.metric):
+        yield beside_note(certificate)
     yield _GAIN
     yield (
         "Bold: the best method of a column, only where it beats the next by a paired test (p < "

@@ -53,11 +53,25 @@ def verdict(subject: Subject, metric: str) -> list[str]:
             f"Right country: a prediction of {name} gains {_signed(result.discrimination)} by being held "
             "against its own country; 0 is what a method scores that does not look at the country."
         )
+    sentences += _robustness(subject, metric)
     wrong = {m: o.unreadable + o.failed + o.missing for m, o in subject.outcomes.items()}
     if any(wrong.values()):
         counts = ", ".join(f"{title(method)} {count:,}" for method, count in wrong.items() if count)
         sentences.append(f"Rows without an answer, counted and never scored: {counts}.")
     return sentences
+
+
+def _robustness(subject: Subject, metric: str) -> list[str]:
+    certificate, ours = subject.certificates.get(metric), subject.roles.ours
+    if certificate is None or ours not in certificate.methods:
+        return []
+    names = ", ".join(made.name for made in certificate.conditions)
+    changes, lost = certificate.changes(ours), certificate.lost(ours)
+    parts = [f"the average moves between {changes[0]:+.2f} and {changes[1]:+.2f}"] if changes else []
+    parts += [f"{lost:,} answers can not be read there any more"] if lost else []
+    flips, others = len(certificate.flipped(ours)), len(certificate.methods) - 1
+    parts += [f"its rank flips with {flips} of {others} other methods"]
+    return [_minus(f"Robustness of {title(ours)} ({names}): {', '.join(parts)}.")]
 
 
 def _failed_everywhere(subject: Subject, metric: str) -> list[str]:

@@ -19,7 +19,7 @@ from cultural_palette.evaluation.report.breakdown import breakdown_table
 from cultural_palette.evaluation.report.calibration import calibrate
 from cultural_palette.evaluation.report.case_page import cases_part, failures_part
 from cultural_palette.evaluation.report.cases import choose_cases, failures
-from cultural_palette.evaluation.report.certificate import certificate_table
+from cultural_palette.evaluation.report.certificate import certify
 from cultural_palette.evaluation.report.csv_files import (
     calibration_rows,
     failure_rows,
@@ -36,6 +36,7 @@ from cultural_palette.evaluation.report.load import load_evaluation
 from cultural_palette.evaluation.report.page import Part, facts_html, page, tables_part
 from cultural_palette.evaluation.report.paper import Show, paper_blocks
 from cultural_palette.evaluation.report.peers import Peer
+from cultural_palette.evaluation.report.robustness import certificate_table
 from cultural_palette.evaluation.report.roles import assign_roles, title
 from cultural_palette.evaluation.report.semantics import KIND as SEMANTIC
 from cultural_palette.evaluation.report.semantics import Semantics, load_semantics, semantic_table
@@ -153,12 +154,19 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         evaluation.methods, baselines=request.baselines, ours=request.ours, averages=averages
     )
     analyst = Analyst(evaluation, roles, settings)
+    others = [load_evaluation(run, cultural_map, partial=request.partial) for run in request.conditions]
+    certificates = {
+        key: made
+        for key in dict.fromkeys((metric, AS_PRINTED, COMPARABLE))
+        if (made := certify(evaluation, others, key, permutations=settings.permutations))
+    }
     subject = Subject(
         evaluation, roles, cultural_map,
         {key: analyst.analyse(key) for key in ALIGNMENTS},
         {method: outcomes(evaluation, method) for method in roles.of},
         {method: analyst.secondary(method) for method in roles.of},
         settings.permutations,
+        certificates,
     )  # fmt: skip
     base = request.base_model or (evaluation.manifest.get("models") or {}).get("base")
     blocks = paper_blocks(base, request.paper)
@@ -167,7 +175,6 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
     failed = failures(evaluation)
     rows = evaluation.rows_at([failure.line for failure in failed if failure.line])
     errors = {line: str(row.get("error") or "") for line, row in rows.items()}
-    others = [load_evaluation(run, cultural_map, partial=request.partial) for run in request.conditions]
     cases = choose_cases(evaluation, roles, metric, drawn=request.drawn, seed=settings.seed)
 
     other = AS_PRINTED if metric != AS_PRINTED else COMPARABLE
@@ -180,7 +187,7 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         ],
         "paper": [paper_table(subject, block) for block in apart],
         "tests": [tests_table(subject, metric), planned_table(subject, metric)],
-        "certificate": [certificate_table(subject, others, metric)],
+        "certificate": [certificate_table(certificates.get(metric), roles, metric, subject.mark)],
         "worth": [worth_table(subject, metric), labels_table(subject)],
         "slices": [breakdown_table(subject, metric), diversity_table(subject)],
         "peers": [peers_table(subject, request.peers)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import fields
 from typing import Any
@@ -69,7 +70,7 @@ class EmbeddedChatModel(BaseChatModel):
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece]()
 
         def deliver(piece: Piece) -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         request = Generation(

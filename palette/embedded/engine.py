@@ -17,6 +17,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,7 +136,7 @@ class Engine:
 
     def generate(self, request: Generation) -> None:
         """Queue a reply; its pieces go to `request.deliver`."""
-        self._jobs.put(request)
+        self._queue(request)
 
     def option_logprobs(self, part: str, prompt: list[int], labels: Sequence[str]) -> Future[LabelReading]:
         """Log-probability (natural) of each label after the prompt, summed over every tokenisation of it; and
@@ -155,8 +156,16 @@ class Engine:
 
     def _submit(self, call: Callable[[], Any]) -> Future[Any]:
         future: Future[Any] = Future()
-        self._jobs.put((call, future))
+        self._queue((call, future))
         return future
+
+    def _queue(self, job: Any) -> None:
+        if not self._worker.is_alive():  # stopped, or left behind by a fork: nobody would ever answer
+            raise ModelError(
+                f"The embedded palette {self.manifest.name!r} is not running in this process: it was "
+                "stopped, or the process was forked off one that had it. Start new processes by 'spawn'."
+            )
+        self._jobs.put(job)
 
     def _work(self) -> None:
         if sum(p.numel() for p in self.model.parameters()) < SMALL:
@@ -189,7 +198,8 @@ class Engine:
             self._decode(sorted(batch, key=lambda g: (g.part, g.prompt)))
         except Exception as error:
             for request in batch:
-                request.deliver(Piece("", finish_reason="error", error=error))
+                with suppress(Exception):  # one that can not be told must not end the worker for all
+                    request.deliver(Piece("", finish_reason="error", error=error))
 
     @torch.inference_mode()
     def _decode(self, batch: list[Generation]) -> None:

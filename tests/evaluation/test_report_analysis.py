@@ -12,6 +12,7 @@ import pytest
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import UsageError
+from cultural_palette.evaluation.methods import METHODS
 from cultural_palette.evaluation.metrics import alignments
 from cultural_palette.evaluation.report.analysis import AVERAGE, Analysis, Analyst, Settings, outcomes
 from cultural_palette.evaluation.report.calibration import calibrate
@@ -19,7 +20,7 @@ from cultural_palette.evaluation.report.cases import choose_cases, failures
 from cultural_palette.evaluation.report.load import OK, UNREADABLE, Evaluation, load_evaluation
 from cultural_palette.evaluation.report.paper import paper_blocks, paper_rows, quoted_values, same_base
 from cultural_palette.evaluation.report.peers import culturespa, modular_pluralism
-from cultural_palette.evaluation.report.roles import assign_roles
+from cultural_palette.evaluation.report.roles import KNOWN, assign_roles
 from tests.evaluation.report_runs import made_up_run
 
 MAP = load_map("continents")
@@ -114,6 +115,13 @@ def test_roles_are_explicit() -> None:
         assign_roles(("vanilla",), baselines=("magic",))
     with pytest.raises(UsageError, match="can not be ours and a baseline"):
         assign_roles(("vanilla",), baselines=("vanilla",), ours="vanilla")
+
+
+def test_every_method_of_the_evaluation_has_a_name_and_a_role_in_tables() -> None:
+    assert set(METHODS) <= set(KNOWN)
+    roles = assign_roles(["fitted-router", "cultural-palette", "blend-own", "blend-uniform"])
+    assert roles.ours == "cultural-palette"
+    assert roles.of["fitted-router"] == "ours" and roles.of["blend-own"] == "control"
 
 
 def test_cases_follow_their_rule(tmp_path: Path) -> None:

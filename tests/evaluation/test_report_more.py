@@ -4,6 +4,8 @@ code.
 
 from __future__ import annotations
 
+import csv
+import inspect
 import json
 import math
 from collections.abc import Callable
@@ -28,7 +30,7 @@ from cultural_palette.prompts import WORDINGS, fields_of, names, render, templat
 from tests.evaluation.made_up import CONTINENTS, plan
 
 COUNTRIES = ("KEN", "USA", "CHN")
-Predict = Callable[[str, SurveyItem], Prediction]
+Predict = Callable[..., Prediction]
 
 
 def items(labelled: bool = False) -> list[SurveyItem]:
@@ -43,17 +45,28 @@ def items(labelled: bool = False) -> list[SurveyItem]:
     return made
 
 
-def run_of(path: Path, methods: dict[str, Predict], *, labelled: bool = False, **manifest: Any) -> Evaluation:
-    rows = [
-        json.dumps(row_of(name, 0, item, predict(name, item)))
-        for item in items(labelled)
-        for name, predict in methods.items()
-    ]
+def run_of(
+    path: Path,
+    methods: dict[str, Predict],
+    *,
+    labelled: bool = False,
+    of: list[SurveyItem] | None = None,
+    runs: int = 1,
+    **manifest: Any,
+) -> Evaluation:
+    """A finished run. `of`: these items alone; a predictor with a `run` is told which it is."""
+    asked = items(labelled) if of is None else of
+    rows = []
+    for run in range(runs):
+        for item in asked:
+            for name, predict in methods.items():
+                told = {"run": run} if "run" in inspect.signature(predict).parameters else {}
+                rows.append(json.dumps(row_of(name, run, item, predict(name, item, **told))))
     folder = RunFolder(path)
     write_whole(path / "rows.jsonl", "\n".join(rows) + "\n")
-    survey = Survey("made up", "m.jsonl", "0" * 64, tuple(items(labelled)), Selection(COUNTRIES), {})
+    survey = Survey("made up", "m.jsonl", "0" * 64, tuple(asked), Selection(COUNTRIES), {})
     folder.finish(
-        {"kind": "survey-evaluation", "survey": survey.as_manifest(), "methods": list(methods), "runs": 1,
+        {"kind": "survey-evaluation", "survey": survey.as_manifest(), "methods": list(methods), "runs": runs,
          "items": len(survey.items), "seed": 0, "settings": {"permutations": 2}, **manifest}
     )  # fmt: skip
     return load_evaluation(path, CONTINENTS)
@@ -97,15 +110,69 @@ def test_a_ranking_that_flips_with_the_wording_is_marked(tmp_path: Path) -> None
     other = run_of(tmp_path / "b", {"vanilla": truth, "prompting": says(0.4)}, wording=1)
     same = run_of(tmp_path / "c", {"vanilla": says(0.45), "prompting": truth}, seed=4)
     made = certify(base, [other, same], "jsdist_e")
-    assert list(made.conditions) == ["as run", "wording 1", "seed 4"]
+    assert made is not None
+    wording, seed = made.conditions
+    assert (wording.name, wording.items, seed.name) == ("wording 1", 24, "seed 4")
     assert made.flips == {("prompting", "vanilla"): ("wording 1",)}
     # Beyond chance in the run itself, and gone with the words.
-    assert ("prompting", "vanilla") in made.significant
-    assert made.range_of("prompting")[1] == 100
-    assert made.items == 24
+    assert made.significant == {("prompting", "vanilla")}
+    assert made.flipped("vanilla") == {"prompting": True}
+    # the truth scores 100, so that is what another wording takes from it, and the seed nothing
+    apart = 100 - float(np.mean(base.scores["jsdist_e"][base.methods.index("vanilla")]))
+    assert made.changes("prompting") == (pytest.approx(-apart), 0.0)
+    assert made.changes("vanilla") == (min(0.0, seed.change("vanilla") or 0.0), pytest.approx(apart))
+    assert certify(base, [], "jsdist_e") is None
 
 
-def test_a_condition_differs_in_one_thing_and_is_of_the_same_items(tmp_path: Path) -> None:
+def test_answers_that_a_condition_makes_unreadable_are_counted_and_never_scored(tmp_path: Path) -> None:
+    def mute_in_kenya(_: str, item: SurveyItem) -> Prediction:
+        return Prediction(None) if item.country == "KEN" else says(0.4)(_, item)
+
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4), "prompting": truth, "moe": truth})
+    muted = {"vanilla": mute_in_kenya, "prompting": truth, "moe": lambda *_: Prediction(None)}
+    run_of(tmp_path / "b", muted, wording=1)
+    made = certify(base, [load_evaluation(tmp_path / "b", CONTINENTS)], "jsdist_e")
+    assert made is not None
+    (wording,) = made.conditions
+    assert [wording.lost(method) for method in base.methods] == [8, 0, 24]
+    assert (wording.change("vanilla"), wording.change("moe")) == (pytest.approx(0), None)
+    assert made.flips == {}
+    write_report(Request(tmp_path / "a", tmp_path / "out", conditions=(tmp_path / "b",)), CONTINENTS)
+    text = (tmp_path / "out/tables/table1_jsdist_e.md").read_text()
+    assert "+0.00 to +0.00 (8 lost) | none" in text and "| all 24 lost | none |" in text
+
+
+def test_a_condition_may_be_of_some_of_the_items_and_is_compared_on_those(tmp_path: Path) -> None:
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4), "prompting": says(0.3)})
+    some = [item for item in items() if item.country == "KEN"]  # the survey there: 0.1, 0.9
+    other = run_of(tmp_path / "b", {"vanilla": says(0.4), "prompting": says(0.6)}, of=some, wording=1)
+    made = certify(base, [other], "jsdist_e")
+    assert made is not None
+    (wording,) = made.conditions
+    assert wording.items == 8
+    assert wording.change("vanilla") == pytest.approx(0)  # over all items its average is another
+    assert (wording.change("prompting") or 0) < 0
+    # Better over all items, worse over these, and better again with other words: the order turned.
+    assert made.flips == {("vanilla", "prompting"): ("wording 1",)}
+    with pytest.raises(UsageError, match=r"has 16 items that .* has not, such as q0/CHN: a certificate"):
+        certify(other, [base], "jsdist_e")
+
+
+def test_several_runs_in_one_folder_are_conditions_of_the_seed(tmp_path: Path) -> None:
+    def wavering(_: str, item: SurveyItem, run: int = 0) -> Prediction:
+        return says((0.3, 0.5)[run])(_, item)
+
+    made = certify(
+        run_of(tmp_path / "a", {"vanilla": wavering, "prompting": says(0.42)}, runs=2), [], "jsdist_e"
+    )
+    assert made is not None
+    assert [condition.name for condition in made.conditions] == ["seed 0 alone", "seed 1 alone"]
+    low, high = made.changes("vanilla") or (0, 0)
+    assert low == pytest.approx(-high)  # the mean of two lies half way between them
+    assert made.changes("prompting") == (0.0, 0.0)
+
+
+def test_a_condition_differs_in_one_thing(tmp_path: Path) -> None:
     base = run_of(tmp_path / "a", {"vanilla": says(0.4)})
     with pytest.raises(
         UsageError, match=r"differs from .* in wording and seed: a condition differs in one of"
@@ -123,10 +190,42 @@ def test_the_report_has_certificate_worth_slices_and_diversity(tmp_path: Path) -
     there = {Path(file).stem for file in written.files if file.startswith("tables/")}
     assert {"certificate", "worth", "breakdown", "diversity"} <= there
     certificate = (tmp_path / "out/tables/certificate.md").read_text()
-    assert "change with: wording 1" in certificate and "Findings that flip: none." in certificate
+    assert "Change with: wording 1 (n 24)" in certificate and "Findings that flip: none." in certificate
     worth = (tmp_path / "out/tables/worth.md").read_text()
     assert "| Cultural Palette | > 10,000 |" in worth
     assert "labels" not in there  # no item has one right answer
+
+
+def test_the_certificate_stands_beside_every_score(tmp_path: Path) -> None:
+    run_of(tmp_path / "a", {"vanilla": says(0.4), "prompting": says(0.42), "cultural-palette": truth})
+    run_of(
+        tmp_path / "b", {"vanilla": says(0.42), "prompting": says(0.4), "cultural-palette": truth}, wording=1
+    )
+    request = Request(tmp_path / "a", tmp_path / "out", conditions=(tmp_path / "b",))
+    written = write_report(request, CONTINENTS)
+    for name in ("table1_jsdist_e", "table1_jsd_e", "metrics"):
+        text = (tmp_path / f"out/tables/{name}.md").read_text()
+        assert "| Robustness: change | rank flips with |" in text
+        assert "wording 1 (24 items)" in text
+        lines = {
+            line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if "|" in line
+        }
+        place = lines["Method"].index("Robustness: change")
+        assert lines["Cultural Palette"][place : place + 2] == ["+0.00 to +0.00", "none"]
+        assert lines["Vanilla"][place].startswith("+0.00 to +") and lines["Vanilla"][place + 1].startswith(
+            "1"
+        )
+        assert lines["Prompting"][place].startswith("−") and lines["Prompting"][place].endswith(" to +0.00")
+        assert lines["uniform"][place : place + 2] == ["", ""]
+    said = "Robustness of Cultural Palette (wording 1): the average moves between +0.00 and +0.00, its rank "
+    assert said + "flips with 0 of 2 other methods." in written.verdict
+    with (tmp_path / "out/tables/table1.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert rows["cultural-palette"]["rank_flips"] == "0" and float(rows["vanilla"]["robustness_high"]) > 0
+
+    plain = write_report(Request(tmp_path / "a", tmp_path / "plain"), CONTINENTS)
+    assert "tables/certificate.md" not in plain.files
+    assert "Robustness" not in (tmp_path / "plain/tables/table1_jsdist_e.md").read_text()
 
 
 def test_items_with_one_right_answer_are_scored_as_such(tmp_path: Path) -> None:

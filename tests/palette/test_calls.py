@@ -6,9 +6,12 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -104,6 +107,18 @@ async def test_those_who_wait_for_a_cancelled_call_ask_themselves(tmp_path: Path
     assert leader.cancelled()
 
 
+async def test_the_next_of_those_who_wait_leads_whoever_keeps_the_store(tmp_path: Path) -> None:
+    slow, quick = Asked(30), Asked(0.05)
+    with CallStore(tmp_path) as store:  # asked of the store itself, as the synthesis does
+        leader = asyncio.create_task(store.once(CALL, slow))
+        await asyncio.sleep(0.05)
+        waiters = [asyncio.create_task(store.once(CALL, quick)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        leader.cancel()
+        assert await asyncio.gather(*waiters) == [{"number": 1}] * 5
+        assert (store.needed["reply"], store.made["reply"]) == (6, 2)
+
+
 async def test_a_cancelled_waiter_does_not_cancel_the_call(tmp_path: Path) -> None:
     asked = Asked(0.1)
     with CallStore(tmp_path) as store:
@@ -126,6 +141,18 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / CALLS).write_text("this is no database, and long enough to be taken for none" * 40)
     with pytest.raises(ArtifactError, match=r"calls\.sqlite can not be used"), CallStore(tmp_path):
         pass
+
+
+async def test_a_transaction_left_open_by_hand_ends_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cultural_palette.calls.BUSY_S", 0.1)
+    with CallStore(tmp_path) as store, closing(sqlite3.connect(tmp_path / CALLS)) as by_hand:
+        by_hand.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ArtifactError, match="Another program has a transaction open in it: end that one"):
+            await store.once(CALL, Asked())
+        by_hand.rollback()
+        assert await store.once(CALL, Asked()) == {"number": 1}
 
 
 async def test_without_a_store_each_call_is_asked() -> None:
@@ -206,3 +233,57 @@ def test_a_call_of_a_killed_process_is_free_again(tmp_path: Path) -> None:
     first.wait()
     assert start(tmp_path, 0).wait(60) == 0
     assert len((tmp_path / "log").read_text().split()) == 80
+
+
+HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from cultural_palette.calls import Call, CallStore
+
+async def main():
+    async def stand_still():
+        print("under way", flush=True)
+        await asyncio.sleep(600)
+    with CallStore(Path(sys.argv[1])) as store:
+        await store.once(Call("reply", "m", {"q": 1}), stand_still)
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def a_process_that_stands_still(folder: Path) -> Iterator[None]:
+    """Another process that has the call q=1 under way, and is stopped."""
+    arguments = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == "under way\n"
+            holder.send_signal(signal.SIGSTOP)
+            yield
+        finally:
+            holder.kill()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGSTOP")
+async def test_nobody_waits_for_ever_for_a_process_that_stands_still(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = Asked()
+    with a_process_that_stands_still(tmp_path), CallStore(tmp_path, longest_wait_s=0.3) as store:
+        replies = await asyncio.gather(*(store.once(Call("reply", "m", {"q": 1}), asked) for _ in range(3)))
+        assert replies == [{"number": 1}] * 3
+    assert "another process stands still with a call of m" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGSTOP")
+async def test_a_reply_put_into_the_store_by_hand_ends_the_wait(tmp_path: Path) -> None:
+    call, asked = Call("reply", "m", {"q": 1}), Asked()
+    with a_process_that_stands_still(tmp_path), CallStore(tmp_path) as store:
+        waiting = asyncio.create_task(store.once(call, asked))
+        await asyncio.sleep(0.2)
+        with closing(sqlite3.connect(tmp_path / CALLS)) as database, database:
+            database.execute(
+                "INSERT INTO calls VALUES (?, ?, ?, ?, ?)", (store.key(call), "reply", "m", '{"n": 7}', 0.0)
+            )
+        assert await asyncio.wait_for(waiting, 30) == {"n": 7}
+    assert asked.times == 0

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage  # noqa: E402
 
 from cultural_palette.embedded.chat_model import EmbeddedChatModel  # noqa: E402
-from cultural_palette.embedded.engine import get_engine  # noqa: E402
+from cultural_palette.embedded.engine import Engine, Generation, Piece, get_engine  # noqa: E402
 from cultural_palette.embedded.manifest import read_manifest  # noqa: E402
 from cultural_palette.errors import ModelError  # noqa: E402
 from cultural_palette.models import ModelRef  # noqa: E402
@@ -191,3 +191,16 @@ def test_a_small_model_takes_one_core_and_leaves_the_applications_threads_alone(
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"},
     )  # fmt: skip
     assert done.stdout == "[2, 1, 2]\n", done.stderr
+
+
+def test_a_caller_that_can_not_be_told_does_not_end_the_worker_and_a_stopped_one_says_so() -> None:
+    def gone(piece: Piece) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    engine = Engine(read_manifest("nano"))
+    prompt = engine.encode([("user", "Hello")])
+    engine.generate(Generation("africa", prompt, 0.0, 4, 0, gone))
+    assert len(engine.option_logprobs("base", prompt, ["A", "B"]).result(120).logprobs) == 2
+    engine.stop()
+    with pytest.raises(ModelError, match="'nano' is not running in this process: it was stopped"):
+        engine.option_logprobs("base", prompt, ["A", "B"])

@@ -1,0 +1,90 @@
+"""The robustness certificate as a table, and as two columns beside every score."""
+
+from __future__ import annotations
+
+from cultural_palette.evaluation.report.certificate import Certificate, Condition
+from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number
+from cultural_palette.evaluation.report.roles import Roles, title
+
+OVER = "Robustness"
+BESIDE = (
+    Column("change", OVER, "", "lowest and highest change of the average over the conditions"),
+    Column("rank flips with", OVER, "", "methods that stand the other way round in a condition"),
+)
+
+
+def beside(certificate: Certificate | None, method: str | None) -> tuple[Cell, ...]:
+    """The cells of BESIDE: the range of a method's changes, and with how many others its rank flips; blank
+    for what is no method, and no cells without a certificate.
+    """
+    if certificate is None:
+        return ()
+    if method is None:
+        return (Cell(""), Cell(""))
+    if method not in certificate.methods:
+        return (Cell("–"), Cell("–"))
+    flipped = certificate.flipped(method)
+    names = ", ".join(title(other) for other in flipped)
+    text = f"{len(flipped)}" + ("*" if any(flipped.values()) else "") if flipped else "none"
+    return _range(certificate, method), Cell(text, float(len(flipped)), hint=names)
+
+
+def beside_note(certificate: Certificate) -> str:
+    """What the columns of BESIDE say."""
+    conditions = "; ".join(f"{made.name} ({made.items:,} items)" for made in certificate.conditions)
+    return (
+        f"{OVER}: how far the average moves when one thing is another that should not matter, on the items "
+        f"answered in both: {conditions}. Lost: answers that could not be read there any more. Rank flips "
+        f"with: methods of the {len(certificate.methods):,} measured that stand the other way round in at "
+        "least one condition; * where one of these differences is beyond chance in this run (uncorrected, 5 "
+        "%)."
+    )
+
+
+def certificate_table(certificate: Certificate | None, roles: Roles, metric: str, mark: str) -> Table | None:
+    """Every method's change in each condition, the answers it lost there, the range of its changes, and with
+    whom its rank flips; None without conditions. `mark`: what stands before the caption.
+    """
+    if certificate is None:
+        return None
+    lines = []
+    for method in (m for m in roles.of if m in certificate.methods):
+        changes = [_change(made, method) for made in certificate.conditions]
+        flipped = certificate.flipped(method)
+        names = ", ".join(title(other) + ("*" if real else "") for other, real in flipped.items())
+        lines.append(Line(title(method), (*changes, _range(certificate, method), Cell(names or "none"))))
+    columns = [Column(f"{made.name} (n {made.items:,})", "Change with") for made in certificate.conditions]
+    columns += [Column("range of changes"), Column("flips with")]
+    lost = [pair for pair in certificate.flips if pair in certificate.significant]
+    findings = "; ".join(
+        f"{title(a)} above {title(b)} ({', '.join(certificate.flips[a, b])})" for a, b in lost
+    )
+    notes = (
+        "Change: the same methods and items with one thing another that should not matter, over the items "
+        "that a method answered in both. Lost: answers of this run that could not be read there, or failed. "
+        "Flips: pairs that stand the other way round in at least one condition, on the items that both "
+        "answered in both. * marks a pair whose difference in this run is beyond chance (uncorrected, 5 %): "
+        "such a finding hangs on the condition.",
+        f"Findings that flip: {findings or 'none'}.",
+    )
+    caption = f"{mark}Robustness certificate under {metric}."
+    return Table("certificate", caption, tuple(columns), (Section("", tuple(lines)),), notes)
+
+
+def _range(certificate: Certificate, method: str) -> Cell:
+    changes, lost = certificate.changes(method), certificate.lost(method)
+    if changes is None:
+        return Cell(f"all {lost} lost" if lost else "–")
+    low, high = changes
+    text = f"{low:+.2f} to {high:+.2f}".replace("-", "−")
+    return Cell(text + (f" ({lost} lost)" if lost else ""), high - low)
+
+
+def _change(made: Condition, method: str) -> Cell:
+    if method not in made.before:
+        return Cell("–")
+    change, lost = made.change(method), made.lost(method)
+    if change is None:
+        return Cell(f"all {lost} lost" if lost else "–")
+    cell = number(change, signed=True)
+    return Cell(cell.text + (f" ({lost} lost)" if lost else ""), change)
