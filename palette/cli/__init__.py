@@ -20,7 +20,7 @@ from cultural_palette.cli.review import review
 from cultural_palette.cli.serve import serve
 from cultural_palette.cli.studio import mcp, studio
 from cultural_palette.cli.synthesize import synthesize
-from cultural_palette.cli.text import echo, visible
+from cultural_palette.cli.text import echo
 from cultural_palette.cli.train import train
 from cultural_palette.cli.ui import ui
 from cultural_palette.errors import PaletteError

@@ -77,6 +77,8 @@ def fit_blend(
     from cultural_palette.settings import get_settings, use_settings
 
     target = out or _in_palette(model)
+    if figure is not None and figure.suffix not in (".svg", ".png"):
+        raise UsageError(f"--figure {figure}: expected a file that ends in .svg or .png")
     settings = get_settings(map=map_name, model=model)
     with use_settings(settings):
         cultural_map = load_map(settings.map)
@@ -138,6 +140,6 @@ def _in_palette(model: str) -> Path:
 
 
 def _draw(path: Path, picture: Any) -> None:
-    if path.suffix not in (".svg", ".png"):
-        raise UsageError(f"--figure {path}: expected a file that ends in .svg or .png")
-    path.write_bytes(picture.png if path.suffix == ".png" else picture.svg.encode())
+    from cultural_palette.artifacts import write_whole
+
+    write_whole(path, picture.png if path.suffix == ".png" else picture.svg)

@@ -126,7 +126,7 @@ def train(
     if dry_run:
         _print_estimate(jobs, as_json)
         return
-    announce = partial(click.echo, err=as_json)
+    announce = partial(echo, err=as_json)
     if where:
         from cultural_palette.training.on_cluster import train_on_cluster
 

@@ -207,7 +207,7 @@ def test_printed_json_says_the_same_and_hides_nothing(value):
     assert json.loads(text) == value and hidden_in(text) is None
 
 
-PRINTERS = {"click.echo(": ("text.py", "page.py", "up.py", "lookup.py", "synthesize.py"), "print(": ()}
+PRINTERS = {"click.echo": ("text.py", "page.py", "up.py", "lookup.py", "synthesize.py"), "print(": ()}
 """Who prints without `echo`: it itself, files (a page, configurations), a picture, a line written over."""
 
 

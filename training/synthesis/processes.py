@@ -114,9 +114,22 @@ def _start(spec: SynthesisSpec, out: Path, sitting: Sitting, index: int) -> _Wor
     # the parent keeps the budget: it alone sees what all have used
     share = Share(spec, out, replace(sitting, concurrency=calls, budget=None), index, sitting.processes)
     process = context.Process(target=_work, args=(share, theirs), name=f"synthesis-{index}")
-    process.start()
+    with _holding_back(
+        signal.SIGINT
+    ):  # Ctrl-C reaches all: a child amid its imports would end in a traceback
+        process.start()
     theirs.close()
     return _Worker(process, ours)
+
+
+@contextmanager
+def _holding_back(number: signal.Signals) -> Iterator[None]:
+    """A signal waits until the block ends; in a process that the block starts, until that lets it through."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _mind_the_dead(worker: _Worker, stopped: str | None) -> None:
@@ -165,6 +178,7 @@ def _minding_interrupts(
 
 def _work(share: Share, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent tells when to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with suppress(BrokenPipeError):
         asyncio.run(_answer_share(share, pipe))
 

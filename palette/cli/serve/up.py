@@ -161,7 +161,9 @@ def _up(
     ready: Callable[[], None],
     foreground: bool,
 ) -> None:
-    """Start, wait, and with `foreground` stay. A SIGTERM is as good as Ctrl-C: what was started is ended."""
+    """Start, wait, and with `foreground` stay. SIGTERM, and the terminal's end, are as good as Ctrl-C: what
+    was started is ended.
+    """
     import signal
 
     from cultural_palette.serving.install import find_vllm
@@ -176,9 +178,11 @@ def _up(
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
     echo(f"{palette.name} on {plan.device}, vLLM {vllm.version}; logs in {fleet.folder}", err=True)
-    fleet.up(plan, vllm.command, timeout_s=timeout, progress=_progress)
+    fleet.up(plan, vllm.command, timeout_s=timeout, progress=_progress, guarded=foreground)
     try:
         ready()
         if foreground:
