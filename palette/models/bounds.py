@@ -17,6 +17,7 @@ from cultural_palette.models.http import (
     PACKED,
     TOO_LONG,
     BrokenOff,
+    Refused,
     Unreadable,
     encoded_by,
     error_in,
@@ -77,8 +78,10 @@ def _judge(response: Any, raw: bytes) -> None:
     except JsonFault as error:
         raise Unreadable(f"what is {error}: {raw[:60]!r}") from None
     fault = error_in(body) if isinstance(body, dict) else None
-    if fault is not None:  # as the status says it, openai reads the reason
-        response.status_code = fault[0]
+    if fault is not None:
+        if "error" not in body:  # openai looks for its reason there only
+            raise Refused(*fault)
+        response.status_code = fault[0]  # as the status says it, openai reads the reason
 
 
 class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
