@@ -20,7 +20,7 @@ from tests.fake_server import serve
 from tests.training.test_train import children_of, status_of, wait_for
 
 SURVEY = ["--survey", str(ROOT / "evaluation/data/made_up.jsonl"), "--countries", "KEN,BRA"]
-SERVED = ["--methods", "vanilla", "--base-url", "{url}"]
+SERVED = ["--methods", "vanilla", "--base-url", "{url}", "--model", "openai:base"]
 COMMANDS = {
     "evaluate surveys, embedded": ["evaluate", "surveys", *SURVEY, "--methods", "vanilla"],
     "evaluate surveys, served": ["evaluate", "surveys", *SURVEY, *SERVED],
