@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def _start(spec: SynthesisSpec, out: Path, sitting: Sitting, index: int) -> _Wor
 @contextmanager
 def _holding_back(number: signal.Signals) -> Iterator[None]:
     """A signal waits until the block ends; in a process that the block starts, until that lets it through."""
+    resource_tracker.ensure_running()  # as it starts, it lets signals through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
