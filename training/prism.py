@@ -122,7 +122,7 @@ def _local(path: Path) -> tuple[Path, Path]:
 def _only(folder: Path, name: str) -> Path:
     if (folder / name).is_file():
         return folder / name
-    matches = sorted(folder.glob(f"*{name}")) if folder.is_dir() else []
+    matches = [file for file in sorted(folder.glob(f"*{name}")) if file.is_file()]
     if len(matches) != 1:
         there = f"{len(matches)} files that end so" if matches else "none"
         raise UsageError(
