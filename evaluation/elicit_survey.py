@@ -6,26 +6,35 @@ batteries that no score is read off.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from cultural_palette.artifacts import RunFolder
+from cultural_palette.artifacts import ROWS, RunFolder
 from cultural_palette.distributions import Distribution
 from cultural_palette.embedded.engine import get_engine
+from cultural_palette.errors import ArtifactError
 from cultural_palette.evaluation.calibrate import NONE, Calibration, PlaceReading, calibrate
 from cultural_palette.evaluation.elicitation import READOUTS, Elicitor
 from cultural_palette.evaluation.metrics import alignments
 from cultural_palette.evaluation.statistics import clustered_interval
 from cultural_palette.evaluation.surveys import SurveyItem
+from cultural_palette.models import ModelRef
 from cultural_palette.option_orders import in_order, orders_of
+from cultural_palette.prompts import template_of
+from cultural_palette.provenance import short_sha256
 from cultural_palette.questions import Question
+from cultural_palette.shapes import of_shape
 
 METRIC = "jsdist_e"
+UNCHECKED = ("palette",)
+MEND_LINE = "Mend that line, or take it out."
 
 
 @dataclass(frozen=True)
@@ -42,11 +51,15 @@ class ElicitPlan:
     seed: int = 0
 
     def config(self) -> dict[str, Any]:
-        """What a run that goes on must share."""
+        """What a run that goes on, or is finished, must share, but for `UNCHECKED`. Readouts may be added."""
+        asked = [[item.question.text, *item.question.options] for item in (*self.test, *self.fitting)]
         return {
             "palette": self.palette,
+            "weights": ModelRef("embedded", f"{self.palette}/{self.part}").content,
             "part": self.part,
             "prompt": self.prompt,
+            "prompt_sha256": short_sha256(template_of(self.prompt)),
+            "questions_sha256": short_sha256(json.dumps(asked)),
             "test": [item.id for item in self.test],
             "fitting": [item.id for item in self.fitting],
             "orders": self.orders,
@@ -56,16 +69,19 @@ class ElicitPlan:
 
 def elicit_survey(plan: ElicitPlan, out: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Read what is not read yet, and return the table: `summarise` of each readout."""
-    folder = RunFolder(out, plan.config())
+    folder = RunFolder(out, plan.config(), UNCHECKED)
     if not folder.finished:
         _read_all(plan, folder, tell)
-    rows = [row for row in folder.rows() if row["readout"] in plan.readouts]
+    there = folder.same_manifest().get("readouts")
+    if lacking := [name for name in plan.readouts if not isinstance(there, list) or name not in there]:
+        raise ArtifactError(f"{out} is finished, without {', '.join(lacking)}: take another folder.")
+    rows = [row for row in _rows_of(plan, folder) if row["readout"] in plan.readouts]
     return [summarise(plan, name, [row for row in rows if row["readout"] == name]) for name in plan.readouts]
 
 
 def _read_all(plan: ElicitPlan, folder: RunFolder, tell: Callable[[str], None]) -> None:
     with folder:
-        done = {(row["item"], tuple(row["order"]), row["readout"]) for row in folder.rows()}
+        done = {(row["item"], tuple(row["order"]), row["readout"]) for row in _rows_of(plan, folder)}
         elicitor = Elicitor(get_engine(plan.palette), plan.part, plan.prompt, plan.seed)
         items = [*plan.test, *plan.fitting]
         for number, item in enumerate(items, 1):
@@ -86,6 +102,27 @@ def _read_all(plan: ElicitPlan, folder: RunFolder, tell: Callable[[str], None]) 
                         )
             tell(f"{number} of {len(items)} items")
         folder.finish(plan.config() | {"readouts": list(plan.readouts)})
+
+
+class _StoredRow(TypedDict):
+    item: str
+    order: list[int]
+    readout: str
+    weights: list[float] | None
+    tokens: int
+    seconds: float
+
+
+def _rows_of(plan: ElicitPlan, folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """A run's rows; ArtifactError for one that can not be right."""
+    places = {item.id: list(range(len(item.question.options))) for item in (*plan.test, *plan.fitting)}
+    for number, row in enumerate(folder.rows(), 1):
+        where = f"{folder.path / ROWS}:{number}"
+        of_shape(row, _StoredRow, where, MEND_LINE)
+        order, weights = row["order"], row["weights"]
+        if sorted(order) != places.get(row["item"]) or (weights is not None and len(weights) != len(order)):
+            raise ArtifactError(f"{where}: order and weights are no reading of that item. {MEND_LINE}")
+        yield row
 
 
 def summarise(plan: ElicitPlan, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

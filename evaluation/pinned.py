@@ -28,7 +28,7 @@ def items_text(survey: Survey) -> str:
 def read_items(file: Path) -> tuple[str, ...]:
     """The ids of a list; UsageError for one that can not be read, is empty, or names an item twice."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} can not be read: {error}.") from None
     ids = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -37,5 +37,5 @@ def read_items(file: Path) -> tuple[str, ...]:
     for number, key in enumerate(ids):
         if "/" not in key or key in ids[:number]:
             why = "stands twice" if key in ids[:number] else "is no item: expected QUESTION/COUNTRY"
-            raise UsageError(f"{file}: {key} {why}.")
+            raise UsageError(f"{file}: {key[:80]} {why}.")
     return tuple(ids)

@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from typing import TextIO
 
+from cultural_palette.safe_text import visible
+
 EVERY_S = 15.0
 ON_A_TERMINAL_S = 0.5
 
@@ -43,7 +45,7 @@ class Progress:
         """A line of its own."""
         if not self._quiet:
             start = "\r\033[K" if self._stream.isatty() else ""
-            print(f"{start}{text}", file=self._stream, flush=True)
+            print(f"{start}{visible(text)}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """The last line, which stays."""
@@ -55,9 +57,9 @@ class Progress:
         if self._quiet:
             return
         if self._stream.isatty():
-            print(f"\r\033[K{text}", end="", file=self._stream, flush=True)
+            print(f"\r\033[K{visible(text)}", end="", file=self._stream, flush=True)
         else:
-            print(text, file=self._stream, flush=True)
+            print(visible(text), file=self._stream, flush=True)
 
 
 def _clock(seconds: float) -> str:

@@ -215,10 +215,10 @@ async def evaluate_semantic(
         floors = await asyncio.to_thread(_score_floors, plan.gold, scorer)
         text = json.dumps(floors, ensure_ascii=False, allow_nan=False, indent=2)
         write_whole(folder.path / FLOORS_FILE, text + "\n")
-        calls = {
-            "needed": store.needed.total(), "asked": store.made.total(), "saved": store.saved.total()
-        }  # fmt: skip
-        manifest = _manifest(plan, scorer, list(_rows_of(folder)), floors, calls)
+        rows = list(_rows_of(folder))
+        asked = store.calls_made().total()  # of every sitting; each row needs one
+        calls = {"needed": len(rows), "asked": asked, "saved": len(rows) - asked}
+        manifest = _manifest(plan, scorer, rows, floors, calls)
         folder.finish(manifest)
     return manifest
 

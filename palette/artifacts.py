@@ -259,8 +259,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claim(out: Path, *, wait: bool = False) -> Iterator[Claim]:
-    """Hold the place `out`: one run at a time fills or replaces it. `wait`: for another run to end.
+def claim(out: Path, *, wait: bool = False, inside: str | None = None) -> Iterator[Claim]:
+    """Hold the place `out`: one run at a time fills or replaces it. `wait`: for another run to end. `inside`:
+    the lock's name in the folder `out`, for what only adds files there and may write nothing beside it.
 
     Where a link stands at `out`, what it points to is meant. Raises ArtifactError: in use, not writable.
     """
@@ -268,8 +269,9 @@ def claim(out: Path, *, wait: bool = False) -> Iterator[Claim]:
         where = out.resolve()
         if where.is_symlink():  # a circle of links ends nowhere
             raise OSError("its links point to each other")
-        where.parent.mkdir(parents=True, exist_ok=True)
-        file = where.with_name(f".{where.name}.lock")
+        there = where.exists()
+        (where if inside else where.parent).mkdir(parents=True, exist_ok=True)
+        file = where / inside if inside else where.with_name(f".{where.name}.lock")
         descriptor, ours = _open_claim(file, wait)
     except (OSError, RuntimeError) as error:
         raise ArtifactError(f"{out} can not be written: {error}") from error
@@ -284,6 +286,9 @@ def claim(out: Path, *, wait: bool = False) -> Iterator[Claim]:
         if ours:
             with suppress(OSError):
                 file.unlink()
+        if inside and not there:
+            with suppress(OSError):
+                where.rmdir()  # still empty
         os.close(descriptor)
 
 

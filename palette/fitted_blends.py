@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.artifacts import write_whole
+from cultural_palette.artifacts import claim, write_whole
 from cultural_palette.errors import SettingsError
 from cultural_palette.jsonl import JsonFault, read_object
 
@@ -77,11 +77,14 @@ def _is_blend(value: object) -> bool:
 
 
 def write_blends(path: Path, blends: Mapping[str, Any]) -> None:
-    """Write the file whole; countries that it had and `blends` has not stay, where both are of one kind."""
-    existing: dict[str, Any] = {}
-    if path.is_file():
-        before = read_blends(path)
-        same = all(before.get(key) == blends.get(key) for key in ("of", "model", "prompt"))
-        existing = before["countries"] if same else {}
-    whole = {**blends, "countries": {**existing, **blends["countries"]}}
-    write_whole(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    """Write the file whole; countries that it had and `blends` has not stay, where both are of one kind. One
+    fit after the other: none loses what another one adds.
+    """
+    with claim(path, wait=True):
+        existing: dict[str, Any] = {}
+        if path.is_file():
+            before = read_blends(path)
+            same = all(before.get(key) == blends.get(key) for key in ("of", "model", "prompt"))
+            existing = before["countries"] if same else {}
+        whole = {**blends, "countries": {**existing, **blends["countries"]}}
+        write_whole(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")

@@ -5,6 +5,7 @@ Nothing that a model or a user writes may move the cursor, turn a line round, ru
 
 from __future__ import annotations
 
+import json
 import re
 
 HIDDEN = re.compile(
@@ -21,6 +22,11 @@ HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 def visible(text: str) -> str:
     """`text` with characters that hide or reorder others made visible; tabs and newlines stay."""
     return HIDDEN.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def escaped(text: str) -> str:
+    """JSON text with such characters as JSON's own escapes, which say the same."""
+    return HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f", text)
 
 
 def hidden_in(text: str) -> str | None:

@@ -24,15 +24,26 @@ from safetensors.numpy import save_file
 
 from cultural_palette.artifacts import RunFolder
 from cultural_palette.cli.dataset import _tell as tell_dataset
+from cultural_palette.cli.evaluate.contamination import _of_file as paraphrases_of_file
 from cultural_palette.cli.evaluate.surveys import _of_file as models_of_file
 from cultural_palette.cli.synthesize import _print_manifest as tell_synthesis
 from cultural_palette.cultural_map import load_map
 from cultural_palette.embedded.manifest import read_manifest
 from cultural_palette.errors import PaletteError
+from cultural_palette.evaluation.elicit_survey import ElicitPlan, elicit_survey
+from cultural_palette.evaluation.pinned import read_items
 from cultural_palette.evaluation.predictions import rows_of
+from cultural_palette.evaluation.report.load import load_evaluation
+from cultural_palette.evaluation.report.semantics import load_semantics, semantic_table
+from cultural_palette.evaluation.report.write import _old_files as files_of_report
+from cultural_palette.evaluation.semantic import _rows_of as semantic_rows
+from cultural_palette.evaluation.semantic import load_gold
 from cultural_palette.evaluation.surveys import load_survey
+from cultural_palette.fitted_blends import read_blends
 from cultural_palette.models import ModelRef
 from cultural_palette.moerges.quantised import quantised_by
+from cultural_palette.moerges.router import load_routers, save_routers
+from cultural_palette.serving.fleet import Fleet
 from cultural_palette.serving.manifest import check_folders, lora_rank, lora_targets, read_palette
 from cultural_palette.settings import get_settings
 from cultural_palette.training.config import load_config
@@ -40,19 +51,24 @@ from cultural_palette.training.pentachromatic.build import read_excluded
 from cultural_palette.training.pentachromatic.card import card_of
 from cultural_palette.training.pentachromatic.published import read_published
 from cultural_palette.training.pentachromatic.reports import load_manifest
+from cultural_palette.training.pentachromatic.separation.surveys import read_survey
 from cultural_palette.training.pentachromatic.separation.texts import read_answers
 from cultural_palette.training.pentachromatic.synthesis_run import IndexedQuery, RunIndex
 from cultural_palette.training.preferences import read_groups
+from cultural_palette.training.prism import load_prism
 from cultural_palette.training.queries import read_queries
 from cultural_palette.training.review.decisions import read_decisions
 from cultural_palette.training.review.reconcile import load_review
+from cultural_palette.training.share_questions import read_share_questions
 from cultural_palette.training.synthesis.batch import ResultsFiles
 from cultural_palette.training.synthesis.prices import Price, price_of
 from cultural_palette.training.synthesis.run import already_there
 from cultural_palette.training.synthesis.sitting import finished_manifest
 from cultural_palette.training.synthesis.teacher import Ledger
+from tests.evaluation.report_runs import made_up_run, made_up_semantics
 from tests.training.test_synthesis_run import spec
 
+SURVEYS = Path(__file__).parent / "evaluation" / "made_up_surveys"
 CONTINENTS = load_map("continents")
 
 
@@ -173,6 +189,96 @@ def _review(path: Path) -> None:
     json.dumps(review.summary())
 
 
+SEMANTIC_ROW = {
+    "method": "joint", "item": "q/africa", "query_id": "q", "community": "africa", "query": "What?",
+    "gold": "This.", "status": "ok", "s_semantic": 50.0,
+}  # fmt: skip
+SHARE_QUESTION = {
+    "id": "q", "battery": "b", "question": "Is tea good?", "options": ["Yes", "No"],
+    "shares": {"africa": {"KEN": [0.5, 0.5]}},
+}  # fmt: skip
+BLEND_FILE = {"of": "agents", "model": "m", "prompt": "p", "countries": {"KEN": {"weights": {"africa": 1.0}}}}
+SERVERS = {
+    "format": "cultural-palette-serve/1",
+    "servers": {"lora": {"name": "lora", "pid": 2**22, "began": "x", "started": "2026-01-01T00:00:00+00:00",
+                         "url": "http://127.0.0.1:9", "models": ["a"], "log": "l", "command": ["c"],
+                         "environment": {}, "asks_key": False, "ready": None}},
+}  # fmt: skip
+REPORT = {"format": "cultural-palette-report/1", "files": ["report.html", "tables/x.md"]}
+CONVERSATION = {"conversation_id": "c1", "user_id": "u1", "opening_prompt": "Is tea good?"}
+PERSON = {"user_id": "u1", "location": {"birth_country": "Kenya", "birth_countryISO": "KEN"}}
+ITEMS = load_survey(SURVEYS / "vital.json").items
+ELICITED = ElicitPlan("nano", "base", "survey/shares", ITEMS, (), ("labels",), 1)
+READING = {
+    "item": ITEMS[0].id, "order": [0, 1], "readout": "labels", "weights": [-1.0, -2.0], "tokens": 3,
+    "seconds": 0.1,
+}  # fmt: skip
+
+
+def _elicited(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(ELICITED.config()))
+    if not os.path.lexists(folder / "manifest.json"):
+        (folder / "manifest.json").write_text(json.dumps({"readouts": ["labels"]}))
+    if not os.path.lexists(folder / "rows.jsonl"):
+        (folder / "rows.jsonl").write_text(json.dumps(READING) + "\n")
+    elicit_survey(ELICITED, folder, print)
+
+
+def _made(make: Callable[[Path], Any], file: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder))
+        return (Path(folder) / file).read_bytes()
+
+
+def _beside(make: Callable[[Path], Any], read: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """A reader of a run folder that gets one odd file, and the others as they should be."""
+
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder))
+        whole = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+
+    def reading(path: Path) -> Any:
+        for name, data in whole.items():
+            if name != path.name:
+                (path.parent / name).write_bytes(data)
+        return read(path.parent)
+
+    return reading
+
+
+def _survey_run(folder: Path) -> None:
+    made_up_run(folder, {"vanilla": 0.2}, countries=("KEN",), questions=1, runs=1)
+
+
+def _semantic_run(folder: Path) -> None:
+    made_up_semantics(folder, queries=1)
+
+
+def _semantic_report(folder: Path) -> None:
+    semantic_table(load_semantics(folder, CONTINENTS, get_settings()))
+
+
+def _router(folder: Path) -> None:
+    import torch
+
+    from cultural_palette.moerges.router import Router
+
+    router = Router(torch.zeros(1, 2, 3), torch.zeros(1, 2), ("africa", "asia"))
+    save_routers(folder / "router.safetensors", {"paper": router}, ("africa", "asia"))
+
+
+def _prism(path: Path) -> None:
+    others = {"conversations.jsonl": CONVERSATION, "survey.jsonl": PERSON}
+    for name, row in others.items():
+        if name != path.name:
+            (path.parent / name).write_text(json.dumps(row) + "\n")
+    load_prism(CONTINENTS, path=path.parent)
+
+
+def _field_survey(name: str) -> Reader:
+    return name, (SURVEYS / name).read_bytes(), load_survey
+
+
 Reader = tuple[str, bytes, Callable[[Path], Any]]
 READERS: dict[str, Reader] = {
     "queries": ("q.jsonl", b'{"query": "Is tea good?", "id": "1"}\n', lambda p: read_queries(p, CONTINENTS)),
@@ -227,6 +333,50 @@ READERS: dict[str, Reader] = {
     "models by part": ("m.yaml", b"meta: openai:x\n", models_of_file),
     "models' configs": (
         "config.json", b'{"quantization_config": {"quant_method": "fp8"}}', lambda p: quantised_by(p.parent)),
+    "rows of a semantic evaluation": (
+        "rows.jsonl", json.dumps(SEMANTIC_ROW).encode() + b"\n",
+        lambda p: list(semantic_rows(RunFolder(p.parent)))),
+    "gold answers": (
+        "gold.jsonl", b'{"query": "What?", "community": "asia", "response": "This."}\n',
+        lambda p: load_gold(p, CONTINENTS)),
+    "rows of an elicitation": (
+        "rows.jsonl", json.dumps(READING).encode() + b"\n", lambda p: _elicited(p.parent)),
+    "manifests of an elicitation": (
+        "manifest.json", b'{"readouts": ["labels"]}', lambda p: _elicited(p.parent)),
+    "rows of a run that is reported": (
+        "rows.jsonl", _made(_survey_run, "rows.jsonl"),
+        _beside(_survey_run, lambda p: load_evaluation(p, CONTINENTS))),
+    "manifests of a run that is reported": (
+        "manifest.json", _made(_survey_run, "manifest.json"),
+        _beside(_survey_run, lambda p: load_evaluation(p, CONTINENTS))),
+    "floors of a run that is reported": (
+        "floors.json", _made(_survey_run, "floors.json"),
+        _beside(_survey_run, lambda p: load_evaluation(p, CONTINENTS))),
+    "rows of a semantic run that is reported": (
+        "rows.jsonl", _made(_semantic_run, "rows.jsonl"), _beside(_semantic_run, _semantic_report)),
+    "manifests of a semantic run that is reported": (
+        "manifest.json", _made(_semantic_run, "manifest.json"), _beside(_semantic_run, _semantic_report)),
+    "floors of a semantic run that is reported": (
+        "floors.json", _made(_semantic_run, "floors.json"), _beside(_semantic_run, _semantic_report)),
+    "lists of a report's files": (
+        "report.json", json.dumps(REPORT).encode(), lambda p: files_of_report(p.parent)),
+    "blends of countries": ("b.json", json.dumps(BLEND_FILE).encode(), read_blends),
+    "pinned items": ("i.txt", b"# a list\nq1/KEN\n", read_items),
+    "paraphrases": ("p.jsonl", b'{"id": "q", "paraphrases": ["a"]}\n', paraphrases_of_file),
+    "share questions": (
+        "s.jsonl", json.dumps(SHARE_QUESTION).encode() + b"\n", lambda p: read_share_questions(p, KEYS)),
+    "servers that were started": (
+        "state.json", json.dumps(SERVERS).encode(), lambda p: Fleet(p.parent).status()),
+    "surveys of the leakage gate": ("s.csv", b"question,id\nIs tea good?,1\n", read_survey),
+    "surveys of the leakage gate in JSONL": (
+        "s.jsonl", b'{"question": "Is tea good?", "id": "1"}\n', read_survey),
+    "PRISM's conversations": ("conversations.jsonl", json.dumps(CONVERSATION).encode() + b"\n", _prism),
+    "PRISM's survey": ("survey.jsonl", json.dumps(PERSON).encode() + b"\n", _prism),
+    "routers": ("router.safetensors", _made(_router, "router.safetensors"), load_routers),
+    **{f"survey {name}": _field_survey(name) for name in (
+        "SEX_data.json", "West_Java_data.json", "books.json", "culturalbench_easy.csv",
+        "culturalbench_hard.csv", "global_values.json", "normad.csv", "simbench.csv", "subpop.jsonl",
+        "vital.json")},
     "adapters' configs": ("adapter_config.json", json.dumps(ADAPTER).encode(), lambda p: _serve(p.parent)),
 }  # fmt: skip
 DEEP = 50_000
@@ -298,7 +448,11 @@ def test_each_piece_alone_is_read_or_refused(name: str, piece: int) -> None:
     read(name, PIECES[piece])
 
 
-MAY_BE_ABSENT = ("settings", "rows of", "manifests of a finished", "configs of runs")
+MAY_BE_ABSENT = (
+    "settings", "rows of a synthesis", "rows of an evaluation", "rows of a semantic evaluation",
+    "rows of an elicitation", "manifests of a finished", "manifests of an elicitation", "configs of runs",
+    "floors of", "lists of", "servers",
+)  # fmt: skip
 """What nobody has to write, or a run begins with."""
 WRONG = (None, [], {}, "x", -1, True, 1e300, 0.5, "\ud800", "\x1b[31m", [[]], {"a": None}, [None], "../../x")
 
@@ -315,7 +469,14 @@ def _each_field_wrong(value: Any, depth: int = 3) -> Iterator[Any]:
             yield [wrong, *value[1:]]
 
 
-@pytest.mark.parametrize("name", [name for name, (file, *_) in READERS.items() if "json" in file])
+OBJECTS = [
+    name
+    for name, (file, right, _) in READERS.items()
+    if file.endswith(".json") or (file.endswith(".jsonl") and right.count(b"\n") == 1)
+]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
 def test_each_field_of_another_type_is_read_or_refused(name: str) -> None:
     _, right, _ = READERS[name]
     for wrong in _each_field_wrong(json.loads(right)):

@@ -124,9 +124,9 @@ def start_job(
 
 @contextmanager
 def _stopped_together(running: Mapping[int, tuple[Job, subprocess.Popen[bytes], float]]) -> Iterator[None]:
-    """However this ends, by SIGTERM too, no job is left running behind it."""
+    """However this ends, by SIGTERM or its terminal's end too, no job is left running behind it."""
     try:
-        with _ending_on_sigterm():
+        with _ending_on_signals():
             yield
     finally:
         for _, process, _ in running.values():
@@ -139,8 +139,8 @@ def _stopped_together(running: Mapping[int, tuple[Job, subprocess.Popen[bytes], 
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, and the process with its code."""
+def _ending_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as an exception does, and the process with their code."""
 
     def end(number: int, frame: object) -> None:
         sys.exit(128 + number)
@@ -148,11 +148,15 @@ def _ending_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # as under nohup
+    for number in heard:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 def _same_as_before(job: Job) -> None:

@@ -53,6 +53,8 @@ def load_prism(
         if not isinstance(text, str) or not isinstance(name, str) or not name:
             lacking = "opening_prompt" if not isinstance(text, str) else "conversation_id"
             sieve.fault(place, f"no text under '{lacking}'")
+        elif not isinstance(row.get("user_id"), str | None):
+            sieve.fault(place, "'user_id' is no text")
         elif len(text) > MOST_CHARACTERS:
             sieve.fault(
                 place, f"the prompt has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read"
@@ -120,7 +122,7 @@ def _local(path: Path) -> tuple[Path, Path]:
 def _only(folder: Path, name: str) -> Path:
     if (folder / name).is_file():
         return folder / name
-    matches = sorted(folder.glob(f"*{name}")) if folder.is_dir() else []
+    matches = [file for file in sorted(folder.glob(f"*{name}")) if file.is_file()]
     if len(matches) != 1:
         there = f"{len(matches)} files that end so" if matches else "none"
         raise UsageError(

@@ -83,6 +83,8 @@ def read_share_questions(path: Path, communities: Sequence[str]) -> dict[str, li
     for row, place in read_rows(path, refuse(ShareRowError)):
         if missing := [name for name in FIELDS if name not in row]:
             raise ShareRowError(f"{place}: no {missing[0]!r}; a row has {', '.join(FIELDS)}")
+        if not isinstance(row["shares"], dict):
+            raise ShareRowError(f"{place}: shares is a {type(row['shares']).__name__}, expected an object")
         if unknown := [key for key in row["shares"] if key not in questions]:
             raise ShareRowError(f"{place}: community {unknown[0]!r} is not one of {', '.join(communities)}")
         for community, of_countries in row["shares"].items():
@@ -95,7 +97,7 @@ def question_of_row(row: Mapping[str, Any], of_countries: Mapping[str, Any], pla
     try:
         question = Question.read(row["question"], row["options"])
         shares = {find_country(key).iso3: Distribution(tuple(some)) for key, some in of_countries.items()}
-    except (PaletteError, ValueError, TypeError) as error:
+    except (PaletteError, ValueError, TypeError, AttributeError) as error:
         raise ShareRowError(f"{place}: {error}") from None
     if not question.options or not shares:
         raise ShareRowError(f"{place}: needs options, and a country in every community that it names")

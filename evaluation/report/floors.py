@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def floors_of(path: Path, items: Sequence[str], sizes: Sequence[int], gold: Floa
     for a file that can not be read as floors.
     """
     file = path / FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return _from_rows(np.asarray(sizes), gold)
     try:
         table: Mapping[str, Any] = read_object(file)

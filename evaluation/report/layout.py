@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cultural_palette.evaluation.report.analysis import Mark
+from cultural_palette.safe_text import visible
 
 LATEX = str.maketrans(
     {
@@ -184,7 +185,7 @@ def _rules(table: Table) -> Iterator[str]:
 
 
 def _md(text: str) -> str:
-    return text.translate(MARKDOWN)
+    return visible(text).translate(MARKDOWN)
 
 
 def _md_cell(cell: Cell) -> str:
@@ -193,7 +194,7 @@ def _md_cell(cell: Cell) -> str:
 
 
 def _tex(text: str) -> str:
-    return text.translate(LATEX)
+    return visible(text).translate(LATEX)
 
 
 def _tex_cell(cell: Cell) -> str:
@@ -216,4 +217,4 @@ def _edge(colour: str) -> str:
 
 
 def _esc(text: str) -> str:
-    return html.escape(text)
+    return html.escape(visible(text))

@@ -152,7 +152,9 @@ def load_evaluation(path: Path, cultural_map: CulturalMap, *, partial: bool = Fa
     expected = manifest.get("items", len(items))
     if len(items) > expected:
         raise ArtifactError(f"{path / ROWS} has {len(items)} items, but {MANIFEST} says {expected}.")
-    runs = manifest.get("runs") or 1 + max(run for _, run, _ in reader.cells)
+    runs = 1 + max(run for _, run, _ in reader.cells)
+    if manifest.get("runs", runs) != runs:
+        raise ArtifactError(f"{path / ROWS} has {runs} runs, but {MANIFEST} says {manifest['runs']}.")
     place = {item.id: index for index, item in enumerate(items)}
     row_of = {method: index for index, method in enumerate(methods)}
     shape = (len(methods), runs, len(items))
@@ -215,8 +217,8 @@ def read_manifest(path: Path, kind: str, *, partial: bool) -> dict[str, Any]:
         raise UsageError(f"{path} is a run of kind {manifest.get('kind')!r}, expected {kind!r}.")
     of_shape(manifest, _StoredManifest, str(path / MANIFEST), "Mend it, or run the evaluation again.")
     if kind == KIND:
-        for name, kinds in {"methods": (list,), "runs": (int,), "items": (int,)}.items():
-            if not isinstance(manifest.get(name), kinds):
+        for name, kind_of in {"methods": list, "runs": int, "items": int}.items():
+            if type(manifest.get(name)) is not kind_of:  # a bool is no number here
                 raise ArtifactError(f"{path / MANIFEST}: {name} is {manifest.get(name)!r}.")
     return manifest
 

@@ -11,6 +11,7 @@ from string import Template
 
 from cultural_palette.evaluation.report.figures import INK, Picture
 from cultural_palette.evaluation.report.layout import Table, to_html
+from cultural_palette.safe_text import visible
 
 TEMPLATE = Path(__file__).with_name("page.html")
 ID = re.compile(r'\b(id=")([^"]+)"')
@@ -76,4 +77,4 @@ def facts_html(facts: Mapping[str, str]) -> str:
 
 def escape(text: str) -> str:
     """Anyone's text, safe inside the page."""
-    return html.escape(text)
+    return html.escape(visible(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +215,7 @@ def _result(
 def _floors(path: Path) -> dict[str, dict[tuple[str, str], float]]:
     """Floor -> (community, query) -> S_semantic; none in a run that has no such file yet."""
     file = path / FLOORS_FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return {}
     try:
         return {

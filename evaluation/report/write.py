@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.artifacts import CONFIG, MANIFEST, write_whole
+from cultural_palette.artifacts import CONFIG, MANIFEST, claim, write_whole
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import UsageError
 from cultural_palette.evaluation.metrics import ALIGNMENTS, TITLES
@@ -62,7 +62,8 @@ from cultural_palette.safe_text import without_html
 FORMAT = "cultural-palette-report/1"
 BEGUN = ".report.begun.json"
 """What a report that is being written is going to hold: left behind, it says whose files these are."""
-PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # as `write_whole` names what is not whole yet
+PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # as `write_whole` names what is not whole yet
+HELD = ".report.lock"
 SUMMARY, PAGE, TEXT = "report.json", "report.html", "report.md"
 AS_PRINTED = "jsd_e"
 
@@ -114,14 +115,27 @@ def recorded(run: Path, name: str) -> str | None:
 
 
 def write_report(request: Request, cultural_map: CulturalMap) -> Written:
-    """Read the run, write tables, figures and the page. Refuses a folder that holds something else."""
-    old = _old_files(request.out)
+    """Read the run, write tables, figures and the page. Refuses a folder that holds something else, or that
+    another report is being written to.
+    """
+    _old_files(request.out)
     made = _semantic_only if recorded(request.run, "kind") == SEMANTIC else _survey
     parts, files, sentences, facts = made(request, cultural_map)
     parts.append(Part("made", "How this was made", facts_html(facts)))
     partial = facts.get("state") == "PARTIAL"
     name = f"Evaluation report: {request.run.resolve().name}"
     files[PAGE] = page(name, parts, subtitle=facts["about"], verdict=sentences, partial=partial)
+    with claim(request.out, inside=HELD):
+        _replace(request, files, sentences, facts)
+    return Written(request.out, (*files, SUMMARY), tuple(sentences))
+
+
+def _replace(
+    request: Request, files: Mapping[str, str | bytes], sentences: list[str], facts: dict[str, str]
+) -> None:
+    """Write a report's files in the place of an older one's."""
+    old = _old_files(request.out)
+    _clear_halves(request.out, old)
     begun = {"format": FORMAT, "files": sorted(old | set(files))}
     write_whole(request.out / BEGUN, json.dumps(begun, ensure_ascii=False) + "\n")
     for stale in old - set(files) - {SUMMARY}:
@@ -130,12 +144,12 @@ def write_report(request: Request, cultural_map: CulturalMap) -> Written:
     for file, data in files.items():
         write_whole(request.out / file, data)
     summary = {
-        "format": FORMAT, "run": request.run.resolve().name, "metric": request.metric, "partial": partial,
+        "format": FORMAT, "run": request.run.resolve().name, "metric": request.metric,
+        "partial": facts.get("state") == "PARTIAL",
         "verdict": sentences, "facts": facts, "files": sorted(files),
     }  # fmt: skip
     write_whole(request.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=2) + "\n")
     (request.out / BEGUN).unlink(missing_ok=True)
-    return Written(request.out, (*files, SUMMARY), tuple(sentences))
 
 
 Made = tuple[list[Part], dict[str, str | bytes], list[str], dict[str, str]]
@@ -331,14 +345,25 @@ def _old_files(out: Path) -> set[str]:
             f"{out} is no folder that can be read ({error.strerror}). Take another --out."
         ) from None
     files = [files for name in (SUMMARY, BEGUN) if (files := _listed(out / name)) is not None]
-    if not files and any(not PART.fullmatch(name) for name in names):
+    if not files and any(not _part_of(name, {BEGUN}) for name in names - {HELD}):
         raise UsageError(f"{out} holds something else than a report. Take another --out, or empty it.")
-    old: set[str] = set().union(*files)
-    for folder in {(out / name).parent for name in (*old, SUMMARY)}:
+    return set().union(*files)
+
+
+def _clear_halves(out: Path, old: set[str]) -> None:
+    """Remove what a stopped report had half written."""
+    places = {out / name for name in (*old, SUMMARY, BEGUN)}
+    for folder in {place.parent for place in places}:
+        own = {place.name for place in places if place.parent == folder}
         for part in folder.glob(".*.part"):
-            if PART.fullmatch(part.name):
+            if _part_of(part.name, own):
                 part.unlink(missing_ok=True)
-    return old
+
+
+def _part_of(name: str, files: Collection[str]) -> bool:
+    """Whether a file is what `write_whole` left of one of these when it was killed."""
+    match = PART.fullmatch(name)
+    return match is not None and match[1] in files
 
 
 def _listed(file: Path) -> set[str] | None:

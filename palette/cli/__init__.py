@@ -20,7 +20,7 @@ from cultural_palette.cli.review import review
 from cultural_palette.cli.serve import serve
 from cultural_palette.cli.studio import mcp, studio
 from cultural_palette.cli.synthesize import synthesize
-from cultural_palette.cli.text import visible
+from cultural_palette.cli.text import echo
 from cultural_palette.cli.train import train
 from cultural_palette.cli.ui import ui
 from cultural_palette.errors import PaletteError
@@ -37,10 +37,10 @@ class Door(click.Group):
         try:
             return super().invoke(ctx)
         except PaletteError as error:
-            click.echo(f"Error: {visible(str(error))}", err=True)
+            echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
 
 

@@ -10,7 +10,7 @@ import click
 from cultural_palette.cli.knob_flags import knob_options
 from cultural_palette.cli.lookup import map_option
 from cultural_palette.cli.refs import refs_of
-from cultural_palette.cli.text import visible
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import ModelError, QuestionError, SettingsError, UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def ask(
     with use_settings(settings):
         make_ready(
             resolve_parts(cultural_map, settings.models, settings.model),
-            lambda line: click.echo(f"{line} ..", err=True),
+            lambda line: echo(f"{line} ..", err=True),
         )
     search = None
     if not as_json and not settings.model and not settings.models:
@@ -122,9 +122,7 @@ def ask(
         finally:
             _tell_of(search)
     if as_json:
-        import json
-
-        click.echo(json.dumps({key: result.get(key) for key in SHOWN}, ensure_ascii=False, indent=2))
+        echo_json({key: result.get(key) for key in SHOWN})
     if result.get("answer") is None:
         raise ModelError(
             f"No readable answer: {' '.join(result.get('degraded') or ['the model gave none.'])}"
@@ -163,7 +161,7 @@ def _tell_of(search: Search | None) -> None:
         from cultural_palette.cli.local_servers import in_words
 
         for server in search.servers():
-            click.echo(visible(in_words(server)), err=True)
+            echo(in_words(server), err=True)
 
 
 def _text(question: str | None) -> str:

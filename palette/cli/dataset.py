@@ -10,6 +10,7 @@ import click
 
 from cultural_palette.cli.dataset_measure import measure
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json
 
 FORMAT_NAMES = ("jsonl", "parquet")
 
@@ -85,7 +86,7 @@ def show(folder: Path, verify: bool, as_json: bool) -> None:
         check_files(folder, manifest)
     _tell(manifest, folder, as_json)
     if verify:
-        click.echo(f"{len(manifest['files'])} files are as they were built", err=as_json)
+        echo(f"{len(manifest['files'])} files are as they were built", err=as_json)
 
 
 @dataset.command()
@@ -103,7 +104,7 @@ def push(folder: Path, repo: str, private: bool, message: str | None, allow_leak
     """
     from cultural_palette.training.pentachromatic.hub import push_to_hub
 
-    click.echo(push_to_hub(folder, repo, private=private, message=message, allow_leakage=allow_leakage))
+    echo(push_to_hub(folder, repo, private=private, message=message, allow_leakage=allow_leakage))
 
 
 @dataset.command()
@@ -114,7 +115,7 @@ def card(folder: Path) -> None:
     from cultural_palette.training.pentachromatic.reports import take_reports
 
     taken = ", ".join(take_reports(folder)["reports"]) or "no reports"
-    click.echo(f"{folder / CARD}: {taken}")
+    echo(f"{folder / CARD}: {taken}")
 
 
 @dataset.command()
@@ -133,7 +134,6 @@ def read(
     JSONL, JSON, CSV or Parquet; the community is in a column `community` or `continent`, else in the file's
     name. OUT is then like a synthesis run: build a dataset of it, or have it reviewed.
     """
-    import json
 
     from cultural_palette.cultural_map import load_map
     from cultural_palette.errors import UsageError
@@ -152,42 +152,41 @@ def read(
     names = {c.key: (c.name, c.adjective) for c in cultural_map.communities}
     manifest = as_run(read_published(paths, names, pairs), out, map_name or cultural_map.key)
     if as_json:
-        click.echo(json.dumps(manifest, indent=2))
+        echo_json(manifest)
         return
     counts = manifest["counts"]
-    click.echo(f"{out}: {counts['rows']:,} rows -> {counts['answers']:,} answers")
+    echo(f"{out}: {counts['rows']:,} rows -> {counts['answers']:,} answers")
     if counts["rejected_of_no_community"]:
-        click.echo(
+        echo(
             f"  {counts['rejected_of_no_community']:,} rejected answers are no community's response; "
             "a dataset built of this rejects the communities' own",
             err=True,
         )
-    click.echo(f"  palette dataset build {out} --out ...")
+    echo(f"  palette dataset build {out} --out ...")
 
 
 dataset.add_command(measure)
 
 
 def _tell(manifest: Mapping[str, Any], out: Path, as_json: bool) -> None:
-    import json
 
     if as_json:
-        click.echo(json.dumps(manifest, ensure_ascii=False, indent=2))
+        echo_json(manifest)
         return
     counts, splits = manifest["counts"], manifest["splits"]["queries"]
-    click.echo(
+    echo(
         f"{out}: {counts['complete']:,} queries ({splits['train']:,} train, {splits['test']:,} test) "
         f"-> {counts['answers']:,} answers -> {counts['pairs_per_community']:,} pairs for each of "
         f"{', '.join(manifest['communities'])}"
     )
     if counts["incomplete"]:
         missing = ", ".join(f"{n:,} {why.replace('_', ' ')}" for why, n in counts["missing_answers"].items())
-        click.echo(f"  {counts['incomplete']:,} queries are incomplete ({missing}): incomplete.jsonl")
+        echo(f"  {counts['incomplete']:,} queries are incomplete ({missing}): incomplete.jsonl")
     if review := manifest["review"]:
         from cultural_palette.training.pentachromatic.card import agreement_line
 
         verdicts = ", ".join(f"{n:,} {name}" for name, n in review["counts"].items() if n)
-        click.echo(f"  review ({'gate on' if manifest['gate'] else 'gate off'}): {verdicts}")
-        click.echo(f"  agreement: {agreement_line(review['agreement'])}")
+        echo(f"  review ({'gate on' if manifest['gate'] else 'gate off'}): {verdicts}")
+        echo(f"  agreement: {agreement_line(review['agreement'])}")
     if "jsonl" in manifest["formats"]:
-        click.echo(f"  train on it: palette train --data {out / 'groups' / 'train'} ...")
+        echo(f"  train on it: palette train --data {out / 'groups' / 'train'} ...")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json
 
 if TYPE_CHECKING:
     from cultural_palette.cultural_map import CulturalMap
@@ -91,14 +91,14 @@ def separation(
             model=model, name=name, hide_names=hide_names, seed=seed, progress=progress,
         )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        echo_json(result)
         return
     for row in result["sets"]:
-        click.echo(row["name"])
+        echo(row["name"])
         _tell_view("as they are", row["as_is"])
         _tell_view("each query's mean taken off", row["query_centred"])
         if row["texts_cut"]:
-            click.echo(
+            echo(
                 f"  {row['texts_cut']:,} texts are longer than the {row['token_limit']} tokens that are read"
             )
     _tell_files(places.out, "separation.json", result)
@@ -130,17 +130,17 @@ def topics(
             model=None if no_topics else model, threshold=confidence, progress=progress,
         )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        echo_json(result)
         return
     if "topics" in result:
-        click.echo(
+        echo(
             f"{result['queries']:,} queries: {result['confident']:,} with confidence {confidence:g} or more, "
             f"{result['uncertain']:,} below; {result['short']:,} are shorter than the classifier is meant for"
         )
         for name, row in sorted(result["topics"].items(), key=lambda pair: -sum(pair[1].values())):
             if sum(row.values()):
-                click.echo(f"  {name:<44}{row['confident']:>7,}{row['uncertain']:>7,}")
-    click.echo("born in: " + ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in result["born"].items()))
+                echo(f"  {name:<44}{row['confident']:>7,}{row['uncertain']:>7,}")
+    echo("born in: " + ", ".join(f"{key.replace('_', ' ')} {n:,}" for key, n in result["born"].items()))
     _tell_files(places.out, "topics.json", result)
 
 
@@ -189,7 +189,7 @@ def leakage(
         thresholds=thresholds, column=survey_column, exclusions=write_exclusions,
     )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        echo_json(result)
     else:
         _tell_leakage(result, place)
     if not result["passed"] and not report_only:
@@ -246,17 +246,17 @@ class _Progress:
 
 def _tell_view(what: str, view: Mapping[str, Any] | None) -> None:
     if view is None:
-        click.echo(f"  {what}: no query has answers of two communities")
+        echo(f"  {what}: no query has answers of two communities")
         return
-    click.echo(f"  {what}: {view['texts']:,} answers to {view['queries']:,} queries")
+    echo(f"  {what}: {view['texts']:,} answers to {view['queries']:,} queries")
     for name in ("silhouette_cosine", "silhouette_cosine_2d", "silhouette_euclidean_2d"):
-        click.echo(f"    {name.replace('_', ' '):<26}{_estimate(view[name])}")
+        echo(f"    {name.replace('_', ' '):<26}{_estimate(view[name])}")
     if (probe := view["probe"]) is None:
-        click.echo("    probe                     too few queries")
+        echo("    probe                     too few queries")
         return
     for name, chance in (("balanced_accuracy", "balanced_chance"), ("accuracy", "chance")):
         label = f"probe, {name.replace('_', ' ')}"
-        click.echo(f"    {label:<26}{_estimate(probe[name])}  chance {probe[chance]:.3f}")
+        echo(f"    {label:<26}{_estimate(probe[name])}  chance {probe[chance]:.3f}")
 
 
 def _estimate(row: Mapping[str, Any]) -> str:
@@ -266,12 +266,12 @@ def _estimate(row: Mapping[str, Any]) -> str:
 
 
 def _tell_leakage(result: Mapping[str, Any], out: Path) -> None:
-    click.echo(
+    echo(
         f"{result['queries_compared']:,} queries, {result['answers_compared']:,} answers; a near-copy from "
         f"Jaccard {result['threshold']:g}, a quotation from containment {result['containment_threshold']:g}"
     )
     for row in result["surveys"]:
-        click.echo(
+        echo(
             f"  {row['name']}: {row['questions']:,} questions, {row['questions_leaked']:,} leaked "
             f"({row['pairs_with_queries']:,} pairs with queries, {row['pairs_with_answers']:,} with answers)"
         )
@@ -279,14 +279,14 @@ def _tell_leakage(result: Mapping[str, Any], out: Path) -> None:
         containment = (
             "no containment" if pair["containment"] is None else f"containment {pair['containment']:.2f}"
         )
-        click.echo(f"  {pair['query_ids'][0]} ({pair['kind']}), Jaccard {pair['jaccard']:.2f}, {containment}")
-        click.echo(f"    survey: {_cut(pair['question'])}")
-        click.echo(f"    text:   {_cut(pair['text'])}")
-    click.echo(f"{'passed' if result['passed'] else 'NOT passed'}: {out / 'leakage.json'}")
+        echo(f"  {pair['query_ids'][0]} ({pair['kind']}), Jaccard {pair['jaccard']:.2f}, {containment}")
+        echo(f"    survey: {_cut(pair['question'])}")
+        echo(f"    text:   {_cut(pair['text'])}")
+    echo(f"{'passed' if result['passed'] else 'NOT passed'}: {out / 'leakage.json'}")
 
 
 def _tell_files(out: Path, name: str, result: Mapping[str, Any]) -> None:
-    click.echo("\n".join(str(out / file) for file in (name, *result["files"])))
+    echo("\n".join(str(out / file) for file in (name, *result["files"])))
 
 
 def _cut(text: str, width: int = 96) -> str:

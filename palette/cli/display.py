@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import click
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,7 +20,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from cultural_palette.cli.text import visible
+from cultural_palette.cli.text import echo, visible
 from cultural_palette.cultural_map import Community, CulturalMap
 from cultural_palette.models.thoughts import without_thoughts
 from cultural_palette.questions import Question
@@ -262,7 +261,7 @@ class TextView(View):
     def loading(self, models: Sequence[str]) -> None:
         """Say so beside the answer."""
         if self.as_it_comes:
-            click.echo(f"Reading {', '.join(models)} into memory ...", err=True)
+            echo(f"Reading {', '.join(models)} into memory ...", err=True)
 
     def result(self, state: Mapping[str, Any]) -> None:
         """Print what is still to be shown."""

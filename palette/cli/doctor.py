@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cultural_palette.cli.lookup import json_option, map_option
-from cultural_palette.cli.text import visible
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import PaletteError
 
 if TYPE_CHECKING:
@@ -64,18 +64,14 @@ def doctor(map_name: str | None, as_json: bool) -> None:
     for finding in examine(map_name):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{MARKS[finding.state]}  {finding.what:<20} {visible(finding.detail)}")
+            echo(f"{MARKS[finding.state]}  {finding.what:<20} {finding.detail}")
             if finding.mend:
-                click.echo(f"{'':<9}{'':<20} -> {visible(finding.mend)}")
+                echo(f"{'':<9}{'':<20} -> {finding.mend}")
     ill = any(finding.state == "missing" for finding in findings)
     if as_json:
-        click.echo(
-            json.dumps({"ok": not ill, "findings": [asdict(finding) for finding in findings]}, indent=2)
-        )
+        echo_json({"ok": not ill, "findings": [asdict(finding) for finding in findings]})
     else:
-        click.echo(
-            "Something is missing; see the arrows." if ill else "All that your settings need is there."
-        )
+        echo("Something is missing; see the arrows." if ill else "All that your settings need is there.")
     sys.exit(1 if ill else 0)
 
 

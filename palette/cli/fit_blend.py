@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ def fit_blend(
     palette fit-blend --survey global_opinions.csv --countries KEN,BRA --out blends.json --figure blends.svg
     """
     import asyncio
-    import json
 
     from cultural_palette.cultural_map import load_map
     from cultural_palette.evaluation.fit_blends import BlendPlan, fit_country
@@ -77,11 +77,13 @@ def fit_blend(
     from cultural_palette.settings import get_settings, use_settings
 
     target = out or _in_palette(model)
+    if figure is not None and figure.suffix not in (".svg", ".png"):
+        raise UsageError(f"--figure {figure}: expected a file that ends in .svg or .png")
     settings = get_settings(map=map_name, model=model)
     with use_settings(settings):
         cultural_map = load_map(settings.map)
         parts = resolve_parts(cultural_map, {}, model)
-        make_ready(parts, lambda line: click.echo(line, err=True))
+        make_ready(parts, lambda line: echo(line, err=True))
         codes = resolve_countries(countries, cultural_map)
         selection = Selection(codes, "substantive", max_options, questions, seed, draw="each")
         survey = load_survey(source, selection)
@@ -110,11 +112,11 @@ def fit_blend(
 
             _draw(figure, draw_blends(blends["countries"], cultural_map))
     if as_json:
-        click.echo(json.dumps(blends, indent=1))
+        echo_json(blends, indent=1)
         return
     for code, one in fitted.items():
-        click.echo(f"{code}: {_words(one)}")
-    click.echo(f"Written to {target}: palette ask --blend fitted:{target}")
+        echo(f"{code}: {_words(one)}")
+    echo(f"Written to {target}: palette ask --blend fitted:{target}")
 
 
 def _words(one: FittedBlend) -> str:
@@ -138,6 +140,6 @@ def _in_palette(model: str) -> Path:
 
 
 def _draw(path: Path, picture: Any) -> None:
-    if path.suffix not in (".svg", ".png"):
-        raise UsageError(f"--figure {path}: expected a file that ends in .svg or .png")
-    path.write_bytes(picture.png if path.suffix == ".png" else picture.svg.encode())
+    from cultural_palette.artifacts import write_whole
+
+    write_whole(path, picture.png if path.suffix == ".png" else picture.svg)

@@ -5,8 +5,10 @@ default.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 
@@ -16,7 +18,7 @@ HOST = "127.0.0.1"
 PORTS: Mapping[str, int] = {"Ollama": 11434, "LM Studio": 1234, "llama.cpp": 8080, "vLLM": 8000}
 OWNERS = {"vllm": "vLLM", "llamacpp": "llama.cpp", "organization_owner": "LM Studio", "library": "Ollama"}
 """What each writes as `owned_by` of its models: another one may sit on its port."""
-TIMEOUT_S = 0.4
+TIMEOUT_S, MOST_S = 0.4, 2.0
 MOST_BYTES = 1_000_000
 
 
@@ -43,7 +45,11 @@ class Search:
 
     def servers(self) -> Sequence[LocalServer]:
         """Those that answered; waits for the last."""
-        servers = (answer.result() for answer in self._answers.values())
+        until = time.monotonic() + MOST_S
+        servers = []
+        for answer in self._answers.values():
+            with suppress(TimeoutError):  # one that drips: a socket's own timeout starts anew with every byte
+                servers.append(answer.result(max(0.0, until - time.monotonic())))
         return [server for server in servers if server is not None]
 
     def _begin(self, name: str, port: int) -> Future[LocalServer | None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+
+from cultural_palette.cli.text import echo, echo_json
 
 if TYPE_CHECKING:
     from cultural_palette.countries import Country
@@ -46,12 +47,12 @@ def countries(text: str | None, map_name: str | None, as_json: bool) -> None:
             }
             for country in matching
         ]
-        click.echo(json.dumps({"map": cultural_map.key, "countries": listed}, ensure_ascii=False, indent=2))
+        echo_json({"map": cultural_map.key, "countries": listed})
         return
     width = max(len(country.name) for country in matching)
     for country in matching:
         home = homes[country.iso3]
-        click.echo(f"{country.iso3}  {country.name:<{width}}  {home.name if home else '-'}")
+        echo(f"{country.iso3}  {country.name:<{width}}  {home.name if home else '-'}")
 
 
 def _matching(text: str, cultural_map: CulturalMap) -> Sequence[Country]:
@@ -90,7 +91,7 @@ def maps(name: str | None, as_json: bool) -> None:
             }
             for cultural_map in loaded
         ]
-        click.echo(json.dumps({"maps": data}, ensure_ascii=False, indent=2))
+        echo_json({"maps": data})
         return
 
     from cultural_palette.cli.display import make_console, map_view
@@ -119,8 +120,8 @@ def graph(variant: str, list_all: bool, map_name: str | None) -> None:
 
     if list_all:
         for name, one in all_variants().items():
-            click.echo(f"{name:<24} {one.source}")
-        click.echo(f"{SINGLE + 'COMMUNITY':<24} control, ours: only that community drafts")
+            echo(f"{name:<24} {one.source}")
+        echo(f"{SINGLE + 'COMMUNITY':<24} control, ours: only that community drafts")
         return
     built = build_variant(variant, load_map(get_settings(map=map_name).map))
     click.echo(built.get_graph().draw_mermaid(), nl=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cultural_palette.cli.lookup import map_option
+from cultural_palette.cli.text import echo
 from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -181,24 +182,20 @@ def _tell(out: Path) -> None:
     import json
 
     report = json.loads((out / "merge_report.json").read_text(encoding="utf-8"))
-    click.echo(
-        f"{out}: {report['method']} of {len(report['members'])} communities, {report['bytes'] / 1e9:.2f} GB"
-    )
+    echo(f"{out}: {report['method']} of {len(report['members'])} communities, {report['bytes'] / 1e9:.2f} GB")
     for key, row in report["members"].items():
         aside = f", {row['left_out']} tensors left out" if row["left_out"] else ""
-        click.echo(f"  {key}: {row['changed']} tensors changed by {row['relative_change']:.2e}{aside}")
+        echo(f"  {key}: {row['changed']} tensors changed by {row['relative_change']:.2e}{aside}")
     if router := report.get("router"):
         mean, bad = router["mean"], router["degenerate_layers"]
-        click.echo(
+        echo(
             f"  router: entropy {mean['entropy']:.3f} of 1, own expert {mean['own_share']:.3f}, "
             f"condition {mean['condition']:.1f}"
         )
         if bad:
-            click.echo(
+            echo(
                 f"  degenerate in {len(bad)} of {len(router['layers'])} layers; see merge_report.json",
                 err=True,
             )
     if stock := report.get("model_stock"):
-        click.echo(
-            f"  model stock: mean cosine {stock['mean']['cosine']:.4f}, mean t {stock['mean']['t']:.4f}"
-        )
+        echo(f"  model stock: mean cosine {stock['mean']['cosine']:.4f}, mean t {stock['mean']['t']:.4f}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import click
 
 from cultural_palette.cli.lookup import json_option
+from cultural_palette.cli.text import echo, echo_json
 
 
 @click.command()
@@ -26,15 +26,15 @@ def pull(palette: str) -> None:
     took = ""
     if not is_ready(manifest):
         started = time.perf_counter()
-        prepare(manifest, lambda line: click.echo(f"{line} ..", err=True))
+        prepare(manifest, lambda line: echo(f"{line} ..", err=True))
         took = f" after {time.perf_counter() - started:.0f} s"
     check_folders(read_palette(palette))
-    click.echo(f"{palette} is ready{took}:")
+    echo(f"{palette} is ready{took}:")
     listed = list(places(manifest))
     for place in listed:
-        click.echo(f"  {place.what:<18} {place.size / 1e6:8.1f} MB  {place.path}")
-    click.echo(f"  {'in all':<18} {sum(place.size for place in listed) / 1e6:8.1f} MB")
-    click.echo(f'Ask it: palette ask --model embedded:{palette} --country IND "What happens at a wedding?"')
+        echo(f"  {place.what:<18} {place.size / 1e6:8.1f} MB  {place.path}")
+    echo(f"  {'in all':<18} {sum(place.size for place in listed) / 1e6:8.1f} MB")
+    echo(f'Ask it: palette ask --model embedded:{palette} --country IND "What happens at a wedding?"')
 
 
 @click.command()
@@ -51,10 +51,10 @@ def examples(palette: str | None, as_json: bool) -> None:
 
     listed = {name: examples_of(name) for name in ([palette] if palette else with_examples())}
     if as_json:
-        click.echo(json.dumps(listed, ensure_ascii=False, indent=2))
+        echo_json(listed)
         return
     for name, rows in listed.items():
         for row in rows:
             options = "".join(f" --option {shlex.quote(option)}" for option in row.get("options", ()))
             question = shlex.quote(row["question"])
-            click.echo(f"palette ask --model embedded:{name} --country {row['country']}{options} {question}")
+            echo(f"palette ask --model embedded:{name} --country {row['country']}{options} {question}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import UsageError
 
 SHOWN = 60
@@ -51,14 +52,13 @@ def rectify(run: Path, human: str, method: str, level: float, map_name: str | No
     selection = Selection(options=chosen.get("options", "all"), max_options=chosen.get("max_options"))
     rows, few = rectify_run(evaluation, method, load_survey(human, selection), level)
     if as_json:
-        import json
         from dataclasses import asdict
 
-        click.echo(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=2))
+        echo_json([asdict(row) for row in rows])
         return
     for row in rows[:SHOWN]:
         made = row.result
-        click.echo(
+        echo(
             f"{row.question[:70]} | {row.option[:30]}: {made.estimate:.3f} [{made.low:.3f}, "
             f"{made.high:.3f}]; the "
             f"{made.asked} asked alone {made.classical:.3f} [{made.classical_low:.3f}, "
@@ -66,6 +66,6 @@ def rectify(run: Path, human: str, method: str, level: float, map_name: str | No
             f"predictions weigh {made.weight:.2f}, worth {made.saved:+.1f} populations"
         )
     if len(rows) > SHOWN:
-        click.echo(f"... and {len(rows) - SHOWN} more (--json lists all)")
+        echo(f"... and {len(rows) - SHOWN} more (--json lists all)")
     if few:
-        click.echo(f"{few} questions were asked of too few populations for an interval.")
+        echo(f"{few} questions were asked of too few populations for an interval.")

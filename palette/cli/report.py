@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from cultural_palette.cli.lookup import map_option
+from cultural_palette.cli.text import echo
 from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def report(
     )  # fmt: skip
     written = write_report(request, _map(run, map_name))
     for line in written.verdict:
-        click.echo(line)
-    click.echo(f"{written.folder / 'report.html'} and {len(written.files) - 1} files more")
+        echo(line)
+    echo(f"{written.folder / 'report.html'} and {len(written.files) - 1} files more")
 
 
 def _map(run: Path, map_name: str | None) -> CulturalMap:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cultural_palette.cli.lookup import json_option
+from cultural_palette.cli.text import echo, echo_json
 
 FORMAT_NAMES = ("html", "csv")
 
@@ -45,9 +46,7 @@ def export(
     chosen = Selection(sample, seed, only_findings).of(index)
     write = export_csv if (form or out.suffix.lstrip(".").lower()) == "csv" else export_html
     count = write(source, chosen, out, reviewer)
-    click.echo(
-        f"{out}: {len(chosen.queries):,} of {len(index.queries):,} queries, {count:,} answers to decide on"
-    )
+    echo(f"{out}: {len(chosen.queries):,} of {len(index.queries):,} queries, {count:,} answers to decide on")
 
 
 @review.command("import")
@@ -72,7 +71,6 @@ def import_(
     Any reject rejects; else an edit replaces the answer (edits that differ stay unresolved and do not pass);
     else it is approved.
     """
-    import json
 
     from cultural_palette.errors import UsageError
     from cultural_palette.training.pentachromatic.card import agreement_line
@@ -88,13 +86,13 @@ def import_(
     path = review.write(out)
     summary = review.summary()
     if as_json:
-        click.echo(json.dumps(summary, ensure_ascii=False, indent=2))
+        echo_json(summary)
         return
     for file in read:
         blank = f", {file.undecided:,} left blank" if file.undecided else ""
-        click.echo(f"{file.path}: {file.reviewer}, {len(file.decisions):,} decisions{blank}")
+        echo(f"{file.path}: {file.reviewer}, {len(file.decisions):,} decisions{blank}")
     counts = ", ".join(f"{n:,} {name}" for name, n in summary["counts"].items() if n)
-    click.echo(f"{path}: {counts}")
-    click.echo(f"  agreement: {agreement_line(summary['agreement'])}")
+    echo(f"{path}: {counts}")
+    echo(f"  agreement: {agreement_line(summary['agreement'])}")
     if review.unhashed:
-        click.echo(f"  {review.unhashed:,} decisions do not say which text they are about", err=True)
+        echo(f"  {review.unhashed:,} decisions do not say which text they are about", err=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from http.client import HTTPException
 from typing import TYPE_CHECKING
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.error import URLError
 
 from cultural_palette.errors import ModelError
 from cultural_palette.jsonl import parse_json
+from cultural_palette.plain_get import plain_get
 
 if TYPE_CHECKING:
     from cultural_palette.settings import Settings
@@ -21,14 +21,9 @@ HINTS = {401: WANTS_KEY, 403: WANTS_KEY, 404: " Such an address mostly ends in /
 def served_models(base_url: str, settings: Settings, timeout_s: float = TIMEOUT_S) -> list[str]:
     """Names from `GET {base_url}/models`. Raises ModelError: down, slow, no access, or no such API."""
     url = f"{base_url.rstrip('/')}/models"
-    request = Request(url, headers={"Accept": "application/json"})
-    if key := settings.key_for(base_url):
-        request.add_unredirected_header("Authorization", f"Bearer {key.get_secret_value()}")
+    key = settings.key_for(base_url)
     try:
-        with urlopen(request, timeout=timeout_s) as response:
-            body = response.read(2_000_000)
-    except HTTPError as error:
-        raise ModelError(f"{url} answered HTTP {error.code}.{HINTS.get(error.code, '')}") from None
+        status, body = plain_get(url, key.get_secret_value() if key else None, timeout_s)
     except TimeoutError:
         raise ModelError(f"{url} did not answer within {timeout_s:g} s.") from None
     except (URLError, HTTPException, OSError, ValueError) as error:
@@ -36,6 +31,8 @@ def served_models(base_url: str, settings: Settings, timeout_s: float = TIMEOUT_
         if isinstance(reason, TimeoutError):
             raise ModelError(f"{url} did not answer within {timeout_s:g} s.") from None
         raise ModelError(f"Can not reach {url} ({reason}). Is the server up?") from None
+    if status >= 300:
+        raise ModelError(f"{url} answered HTTP {status}.{HINTS.get(status, '')}")
     try:
         return [str(model["id"]) for model in parse_json(body)["data"]]
     except (ValueError, KeyError, TypeError):

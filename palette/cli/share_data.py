@@ -72,6 +72,7 @@ def write_share_data(
     import json
 
     from cultural_palette.artifacts import write_whole
+    from cultural_palette.errors import ArtifactError
     from cultural_palette.evaluation.selection import Selection, resolve_countries
     from cultural_palette.evaluation.share_data import as_jsonl, draw_rows, share_rows, split_shares
     from cultural_palette.evaluation.surveys import load_survey
@@ -92,7 +93,14 @@ def write_share_data(
         "test_items": sorted(item.id for item in split.test),
         "calibration_items": sorted(item.id for item in split.calibration),
     }
-    write_whole(out / SHARES, as_jsonl(sample))
+    learned, file = as_jsonl(sample), out / SHARES
+    there = file.read_bytes() if any(out.glob("run-*")) and file.is_file() else None
+    if there not in (None, learned.encode("utf-8", "backslashreplace")):
+        raise ArtifactError(
+            f"{file} is what jobs in {out} learn from, and these flags or this survey give something else. "
+            "Use the same, or take another --out."
+        )
+    write_whole(file, learned)
     write_whole(out / SPLIT, json.dumps(manifest, indent=1) + "\n")
     answers = sum(len(some) for row in sample for some in row["shares"].values())
     return (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from cultural_palette.cli.text import echo
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Another one needs PALETTE_SERVER_KEY.")
@@ -22,8 +24,8 @@ def studio(host: str, port: int, ablations: bool, open_browser: bool) -> None:
     planned = plan(
         get_settings(), host=host, port=port, ablations=ablations, open_browser=open_browser, origins=[STUDIO]
     )
-    click.echo(f"Serving {', '.join(planned.arguments['graphs'])} at http://{host}:{port}", err=True)
-    click.echo(f"Studio: {STUDIO}/studio/?baseUrl=http://{host}:{port}   Ctrl-C stops.", err=True)
+    echo(f"Serving {', '.join(planned.arguments['graphs'])} at http://{host}:{port}", err=True)
+    echo(f"Studio: {STUDIO}/studio/?baseUrl=http://{host}:{port}   Ctrl-C stops.", err=True)
     serve(planned)
 
 

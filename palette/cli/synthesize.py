@@ -14,6 +14,7 @@ import click
 from cultural_palette.cli.cluster import Place, check_where, local_path, on_option, on_storage, shard_option
 from cultural_palette.cli.flag_groups import flag_groups
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json, visible
 from cultural_palette.errors import PaletteError, UsageError
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def synthesize(
         if mode.preview:
             _preview(spec, folder, sitting, mode.preview)
         elif manifest := finished_manifest(spec, folder):
-            click.echo(f"{folder} is finished; nothing is left to ask.", err=True)
+            echo(f"{folder} is finished; nothing is left to ask.", err=True)
             _print_manifest(folder, manifest, as_json)
         elif mode.batch:
             _batch(spec, folder, sitting, mode, as_json)
@@ -256,21 +257,19 @@ def _read(flags: QueryFlags, cultural_map: CulturalMap) -> Queries:
 
 def _say_queries(queries: Queries, spec: SynthesisSpec) -> None:
     counts = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in queries.counts.items())
-    click.echo(f"{queries.origin['dataset']}: {counts}", err=True)
+    echo(f"{queries.origin['dataset']}: {counts}", err=True)
     for fault in queries.faults[:5]:
-        click.echo(f"set aside: {fault}", err=True)
+        echo(f"set aside: {fault}", err=True)
     if (more := queries.counts["unreadable"] - 5) > 0:
-        click.echo(f"set aside: {more:,} more rows that can not be read", err=True)
+        echo(f"set aside: {more:,} more rows that can not be read", err=True)
 
 
 def _print_estimate(estimate: SynthesisEstimate, cultural_map: CulturalMap, as_json: bool) -> None:
     if as_json:
-        import json
-
-        click.echo(json.dumps(estimate.as_json(), indent=2))
+        echo_json(estimate.as_json())
         return
     for line in estimate.lines("continent" if cultural_map.key == "continents" else "community"):
-        click.echo(line)
+        echo(line)
 
 
 class _Ticker:
@@ -298,15 +297,15 @@ class _Ticker:
             import shutil
 
             text = text[: shutil.get_terminal_size().columns - 1]
-            click.echo(f"\r\x1b[2K{text}", err=True, nl=False)
+            click.echo(f"\r\x1b[2K{visible(text)}", err=True, nl=False)
             self.shown = True
         else:
-            click.echo(text, err=True)
+            echo(text, err=True)
 
     def end(self) -> None:
         """Leave the line."""
         if self.shown:
-            click.echo("", err=True)
+            echo("", err=True)
 
 
 def _run(spec: SynthesisSpec, out: Path, sitting: Sitting, as_json: bool) -> None:
@@ -316,13 +315,13 @@ def _run(spec: SynthesisSpec, out: Path, sitting: Sitting, as_json: bool) -> Non
 
     ticker = _Ticker()
     try:
-        outcome = sit(spec, out, sitting, ticker, lambda text: click.echo(f"\n{text}", err=True))
+        outcome = sit(spec, out, sitting, ticker, lambda text: echo(f"\n{text}", err=True))
     finally:
         ticker.end()
     if outcome.finished:
         _print_manifest(out, RunFolder(out).manifest, as_json)
         return
-    click.echo(_so_far(outcome), err=True)
+    echo(_so_far(outcome), err=True)
     if outcome.stopped == INTERRUPTED:
         raise KeyboardInterrupt
     raise PaletteError(_unfinished(out, outcome))
@@ -339,7 +338,7 @@ def _run_on_cluster(
 
     shard = cluster.shard_size or QUERIES_A_SHARD
     if manifest := finished_manifest(spec, out, shard):
-        click.echo(f"{out} is finished; nothing is left to ask.", err=True)
+        echo(f"{out} is finished; nothing is left to ask.", err=True)
         _print_manifest(out, manifest, as_json)
         return
     ticker = _Ticker()
@@ -348,7 +347,7 @@ def _run_on_cluster(
     finally:
         ticker.end()
     if not outcome.finished:
-        click.echo(_so_far(outcome), err=True)
+        echo(_so_far(outcome), err=True)
         raise PaletteError(_unfinished(out, outcome))
     _print_manifest(out, finished_manifest(spec, out, shard) or {}, as_json)
 
@@ -374,23 +373,19 @@ def _unfinished(out: Path | str, outcome: Outcome) -> str:
 
 def _print_manifest(out: Path | str, manifest: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        import json
-
-        click.echo(json.dumps(manifest, ensure_ascii=False, indent=2))
+        echo_json(manifest)
         return
     counts, tokens, cost = manifest["counts"], manifest["tokens"], manifest["cost_usd"]
-    click.echo(
+    echo(
         f"{out}: {counts['rows']:,} answers to {counts['queries']:,} queries, {counts['ok']:,} ok, "
         f"{counts['set_aside']:,} set aside"
     )
     for key, by_status in counts["by_community"].items():
         statuses = ", ".join(f"{number:,} {status.replace('_', ' ')}" for status, number in by_status.items())
-        click.echo(f"  {manifest['map']['communities'].get(key, key):<10} {statuses}")
+        echo(f"  {manifest['map']['communities'].get(key, key):<10} {statuses}")
     if counts["findings"]:
-        click.echo(
-            "findings: " + ", ".join(f"{name} {number:,}" for name, number in counts["findings"].items())
-        )
-    click.echo(
+        echo("findings: " + ", ".join(f"{name} {number:,}" for name, number in counts["findings"].items()))
+    echo(
         f"{tokens['input']:,} tokens read, {tokens['output']:,} written; "
         + (f"{cost:,.2f} USD" if cost is not None else "cost unknown (no price)")
     )
@@ -423,7 +418,7 @@ def _preview(spec: SynthesisSpec, out: Path, sitting: Sitting, number: int) -> N
                     border_style=community.colour,
                 )
             )
-    click.echo(f"The calls are kept in {out}; the run will not ask them again.", err=True)
+    echo(f"The calls are kept in {out}; the run will not ask them again.", err=True)
 
 
 def _batch(spec: SynthesisSpec, out: Path, sitting: Sitting, mode: ModeFlags, as_json: bool) -> None:
@@ -437,20 +432,20 @@ def _batch(spec: SynthesisSpec, out: Path, sitting: Sitting, mode: ModeFlags, as
     ticker.end()
     if isinstance(answering, ResultsFiles):
         counts = ", ".join(f"{number:,} {name}" for name, number in answering.counts.items())
-        click.echo(f"results: {counts}", err=True)
+        echo(f"results: {counts}", err=True)
         for fault in answering.faults[:5]:
-            click.echo(f"  {fault}", err=True)
+            echo(f"  {fault}", err=True)
     if outcome.finished:
         _print_manifest(out, RunFolder(out).manifest, as_json)
         return
-    click.echo(_so_far(outcome), err=True)
+    echo(_so_far(outcome), err=True)
     if isinstance(answering, RequestsFile):
         for file in answering.close():
-            click.echo(str(file))
-        click.echo(
+            echo(str(file))
+        echo(
             f"{answering.requests:,} requests. Give each file to the provider as a batch for {ENDPOINT}; "
             "then the same command with --batch read --results FILE.",
             err=True,
         )
     else:
-        click.echo("Go on with --batch write: the next step of every unfinished answer.", err=True)
+        echo("Go on with --batch write: the next step of every unfinished answer.", err=True)

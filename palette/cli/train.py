@@ -12,6 +12,7 @@ import click
 from cultural_palette.cli.cluster import check_where, on_option
 from cultural_palette.cli.lookup import json_option, map_option
 from cultural_palette.cli.share_data import SHARES, HeldOut, share_options, write_share_data
+from cultural_palette.cli.text import echo, echo_json
 
 if TYPE_CHECKING:
     from cultural_palette.training.jobs import Job
@@ -115,9 +116,7 @@ def train(
     jobs = lay_out_jobs(model, data, out, keys, settings, runs, only, joint, shares, distances)
     if survey:
         held_out = HeldOut(hold_out, calibration, hold_out_countries, split_seed)
-        click.echo(
-            write_share_data(survey, cultural_map, out, held_out, survey_questions, max_options), err=True
-        )
+        echo(write_share_data(survey, cultural_map, out, held_out, survey_questions, max_options), err=True)
     check_data(jobs)
 
     from cultural_palette.training.bases import check_base, check_tokens  # from here on with torch
@@ -127,7 +126,7 @@ def train(
     if dry_run:
         _print_estimate(jobs, as_json)
         return
-    announce = partial(click.echo, err=as_json)
+    announce = partial(echo, err=as_json)
     if where:
         from cultural_palette.training.on_cluster import train_on_cluster
 
@@ -137,15 +136,12 @@ def train(
 
         run_jobs(jobs, announce, gpus_per_job, accelerate_config)
     if as_json:
-        import json
-
         from cultural_palette.artifacts import RunFolder
 
-        click.echo(json.dumps({job.name: RunFolder(job.out).manifest for job in jobs}, indent=2))
+        echo_json({job.name: RunFolder(job.out).manifest for job in jobs})
 
 
 def _print_estimate(jobs: Sequence[Job], as_json: bool) -> None:
-    import json
     from dataclasses import asdict
 
     from cultural_palette.training.durations import duration_words
@@ -157,11 +153,11 @@ def _print_estimate(jobs: Sequence[Job], as_json: bool) -> None:
             {"job": estimate.job.name, **{k: v for k, v in asdict(estimate).items() if k != "job"}}
             for estimate in estimates
         ]
-        click.echo(json.dumps({"jobs": rows}, indent=2))
+        echo_json({"jobs": rows})
         return
     for estimate in estimates:
-        click.echo(estimate.line())
-    click.echo(
+        echo(estimate.line())
+    echo(
         f"{len(estimates)} jobs, {sum(estimate.tokens for estimate in estimates):,} tokens, "
         f"{duration_words(sum(estimate.seconds for estimate in estimates))} one after the other (estimated)"
     )

@@ -6,6 +6,7 @@ import click
 
 from cultural_palette.cli.lookup import map_option
 from cultural_palette.cli.refs import refs_of
+from cultural_palette.cli.text import echo
 
 
 @click.command()
@@ -67,11 +68,11 @@ def ui(
     }
 
     def ready(url: str) -> None:
-        click.echo(f"Cultural Palette: {url}  (Ctrl+C stops it)")
+        echo(f"Cultural Palette: {url}  (Ctrl+C stops it)")
         if open_page:
             click.launch(url)
 
-    click.echo("Starting the server ...")
+    echo("Starting the server ...")
     serve_page(settings, port, {name: value for name, value in given.items() if value is not None}, ready)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -17,6 +17,7 @@ from cultural_palette.models.http import (
     PACKED,
     TOO_LONG,
     BrokenOff,
+    Refused,
     Unreadable,
     encoded_by,
     error_in,
@@ -33,25 +34,54 @@ def hooks() -> dict[str, list[Any]]:
     return {"request": [_ask_plainly], "response": [_bound]}
 
 
-async def _ask_plainly(request: Any) -> None:
+def plain_hooks() -> dict[str, list[Any]]:
+    """The same for a client without an event loop."""
+    return {"request": [_unpacked], "response": [_bound_plainly]}
+
+
+def _unpacked(request: Any) -> None:
     request.headers["Accept-Encoding"] = "identity"
 
 
+async def _ask_plainly(request: Any) -> None:
+    _unpacked(request)
+
+
 async def _bound(response: Any) -> None:
+    response.stream = Bounded(response.stream, _most(response))
+    if _is_whole(response):
+        _judge(response, await response.aread())
+
+
+def _bound_plainly(response: Any) -> None:
+    response.stream = PlainlyBounded(response.stream, _most(response))
+    if _is_whole(response):
+        _judge(response, response.read())
+
+
+def _most(response: Any) -> int:
+    """Bytes that this answer may have. Raises Unreadable for a packed one."""
     if encoding := encoded_by(response.headers):
         raise Unreadable(PACKED.format(encoding=encoding))
     sent = response.request.content
-    response.stream = Bounded(response.stream, most_bytes(json.loads(sent or b"null"), len(sent)))
-    kind = response.headers.get("Content-Type", "")
-    if response.status_code == 200 and "event-stream" not in kind:
-        raw = await response.aread()
-        try:
-            body = parse_json(raw, half_pairs=True)
-        except JsonFault as error:
-            raise Unreadable(f"what is {error}: {raw[:60]!r}") from None
-        fault = error_in(body) if isinstance(body, dict) else None
-        if fault is not None:  # as the status says it, openai reads the reason
-            response.status_code = fault[0]
+    return most_bytes(json.loads(sent or b"null"), len(sent))
+
+
+def _is_whole(response: Any) -> bool:
+    return response.status_code == 200 and "event-stream" not in response.headers.get("Content-Type", "")
+
+
+def _judge(response: Any, raw: bytes) -> None:
+    """Give an error that came as a success the status that it tells."""
+    try:
+        body = parse_json(raw, half_pairs=True)
+    except JsonFault as error:
+        raise Unreadable(f"what is {error}: {raw[:60]!r}") from None
+    fault = error_in(body) if isinstance(body, dict) else None
+    if fault is not None:
+        if "error" not in body:  # openai looks for its reason there only
+            raise Refused(*fault)
+        response.status_code = fault[0]  # as the status says it, openai reads the reason
 
 
 class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
@@ -75,3 +105,23 @@ class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
     async def aclose(self) -> None:
         """Let the connection go."""
         await self.stream.aclose()
+
+
+class PlainlyBounded(httpx.SyncByteStream):  # type: ignore[misc]
+    """The same without an event loop, and without a budget."""
+
+    def __init__(self, stream: Any, most: int) -> None:
+        self.stream = stream
+        self.most = most
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for chunk in self.stream:
+            size += len(chunk)
+            if size > self.most:
+                raise Unreadable(TOO_LONG.format(kib=self.most / 1024))
+            yield chunk
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self.stream.close()

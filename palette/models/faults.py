@@ -82,6 +82,7 @@ def _causes(error: BaseException) -> Iterator[Exception]:
 
 def _server_words(error: Exception) -> str:
     body = getattr(error, "body", None)
+    body = body[0] if isinstance(body, list) and body else body
     text = body.get("message") if isinstance(body, Mapping) else body if isinstance(body, str) else None
     text = " ".join(str(text or error).split())
     key = current_settings().api_key

@@ -295,10 +295,16 @@ def most_bytes(body: Any, sent: int) -> int:
 
 
 def error_in(sent: Mapping[str, Any]) -> tuple[int, Any] | None:
-    """The status and the error of a body that is one, whatever status it came with; None for others."""
-    fault = sent.get("error")
+    """The status and the error of a body that is one, whatever status it came with; None for others. OpenAI's
+    {"error"}, FastAPI's {"detail"}, and {"message"} as older vLLM and gateways have it.
+    """
+    fault = sent.get("error") or sent.get("detail") or (isinstance(sent.get("message"), str) and sent)
     if not fault or sent.get("choices"):
         return None
+    if isinstance(fault, list):
+        fault = fault[0]
+    if isinstance(fault, Mapping) and "message" not in fault:
+        fault = fault.get("msg", fault)
     code = str(fault.get("code")) if isinstance(fault, Mapping) else ""
     return int(code) if code in HTTP_ERRORS else 500, fault
 

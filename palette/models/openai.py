@@ -44,11 +44,13 @@ def chat_model(ref: ModelRef, sampling: Sampling, client: Any = None) -> ChatOpe
 
 def clients_of_ones_own() -> dict[str, Any]:
     """openai's HTTP clients, as ChatOpenAI takes them, for code of any loop or none; redirects are not
-    followed.
+    followed, and answers are bounded.
     """
+    from cultural_palette.models.bounds import hooks, plain_hooks
+
     return {
-        "http_client": openai.DefaultHttpxClient(follow_redirects=False),
-        "http_async_client": openai.DefaultAsyncHttpxClient(follow_redirects=False),
+        "http_client": openai.DefaultHttpxClient(follow_redirects=False, event_hooks=plain_hooks()),
+        "http_async_client": openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks=hooks()),
     }
 
 

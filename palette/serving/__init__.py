@@ -15,7 +15,7 @@ for a mixture that is written out, one with the base and its adapters and one wi
 | `kubernetes.py` | several replicas on Kubernetes: manifests |
 | `ray_serve_config.py` | several replicas under Ray Serve: its configuration |
 | `ray_serve.py` | run by Ray Serve: replicas and the address before them |
-| `guard.py` | ends a replica's server when its parent is killed |
+| `guard.py` | ends a server when the process that keeps it is killed |
 | `processes.py` | a process and its group: started, recognised again, ended whole |
 | `probe.py` | whether a server answers, and with which models |
 | `state.py` | what was started, on the disk |

@@ -64,11 +64,13 @@ class Fleet:
         *,
         timeout_s: float = 1800.0,
         progress: Progress = lambda name, news: None,
+        guarded: bool = False,
     ) -> list[str]:
         """Start what does not run yet, wait until everything answers; the names of what was started.
 
         `command`: what comes before `serve`. Running servers stay as they are. When one can not be started,
-        those that this call started are ended again. Raises ServingError.
+        those that this call started are ended again. `guarded`: they end with this process. Raises
+        ServingError.
         """
         started: list[str] = []
         try:
@@ -79,7 +81,7 @@ class Fleet:
                         timeout_s,
                         progress,
                     )
-                if self._start(plan, server, command, progress):
+                if self._start(plan, server, command, progress, guarded):
                     started.append(server.name)
             self._wait(plan.servers, timeout_s, progress)
         except BaseException:
@@ -106,7 +108,12 @@ class Fleet:
     # -- starting ---
 
     def _start(
-        self, plan: ServingPlan, server: ServerSpec, command: Sequence[str], progress: Progress
+        self,
+        plan: ServingPlan,
+        server: ServerSpec,
+        command: Sequence[str],
+        progress: Progress,
+        guarded: bool,
     ) -> bool:
         """Start a server unless it runs; whether it had to be started."""
         with self._locked():
@@ -124,7 +131,7 @@ class Fleet:
             if log.exists():
                 log.replace(log.with_suffix(".log.old"))
             try:
-                process = start(full_command, self._environment(server), log)
+                process = start(full_command, self._environment(server), log, guarded=guarded)
             except OSError as error:
                 raise ServingError(f"The server {server.name!r} can not be started: {error}.") from error
             record = Record(
@@ -132,7 +139,11 @@ class Fleet:
                 models=server.models, log=str(log), command=full_command,
                 environment=dict(server.environment), asks_key=self.key is not None,
             )  # fmt: skip
-            self._state.put(record, [planned.name for planned in plan.servers])
+            try:
+                self._state.put(record, [planned.name for planned in plan.servers])
+            except BaseException:  # nobody would know of it
+                end([process], GRACE_S)
+                raise
         progress(server.name, f"starts at {server.url}, process {process.pid}")
         return True
 

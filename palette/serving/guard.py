@@ -1,6 +1,7 @@
 """`python guard.py PID COMMAND...`: run a command, and end its whole process group once process PID is gone.
 
-For a server whose parent may be killed without a word, as Ray kills an actor: it must not keep its GPU.
+For a server whose parent may be killed without a word, as Ray kills an actor, or a supervisor `palette serve
+up --foreground`: it must not keep its GPU.
 """
 
 from __future__ import annotations

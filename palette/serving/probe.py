@@ -8,15 +8,12 @@ import socket
 from collections.abc import Sequence
 from http.client import HTTPException
 from typing import Literal, NamedTuple
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
 
 from cultural_palette.jsonl import parse_json
+from cultural_palette.plain_get import plain_get
 
 TIMEOUT_S = 5.0
 LOCKED = "asks for another key"
-# Servers on this machine are reached without a proxy.
-OPENER = build_opener(ProxyHandler({}))
 
 
 class ProbeResult(NamedTuple):
@@ -87,14 +84,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def _get(url: str, key: str | None, timeout_s: float) -> tuple[int | None, bytes]:
-    request = Request(url)
-    if key:
-        request.add_unredirected_header("Authorization", f"Bearer {key}")
     try:
-        with OPENER.open(request, timeout=timeout_s) as response:
-            return response.status, response.read(2_000_000)
-    except HTTPError as error:
-        with error:
-            return error.code, b""
+        return plain_get(url, key, timeout_s, proxies=False)
     except (OSError, HTTPException, ValueError):
         return None, b""

@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PROC = Path("/proc")
+GUARD = Path(__file__).with_name("guard.py")
 POLL_S = 0.1
 
 
@@ -48,11 +50,17 @@ class Process:
                 os.killpg(self.pid, number)
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Process:
-    """Start a command in a session of its own, its output appended to `log`. Raises OSError."""
+def start(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, *, guarded: bool = False
+) -> Process:
+    """Start a command in a session of its own, its output appended to `log`. Raises OSError.
+
+    `guarded`: it ends with this process, even when that is killed without a word.
+    """
+    guard = [sys.executable, str(GUARD), str(os.getpid())] if guarded else []
     with log.open("ab") as output:
         child = subprocess.Popen(
-            list(command), env=dict(environment), stdin=subprocess.DEVNULL, stdout=output,
+            [*guard, *command], env=dict(environment), stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     _CHILDREN[child.pid] = child

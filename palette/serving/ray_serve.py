@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -30,18 +29,18 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from cultural_palette.plain_get import plain_get
 from cultural_palette.serving.install import find_vllm
 from cultural_palette.serving.kubernetes import BLENDS
 from cultural_palette.serving.manifest import ServingError
 from cultural_palette.serving.plan import KEY_VARIABLE, SITE
-from cultural_palette.serving.probe import OPENER, free_ports
+from cultural_palette.serving.probe import free_ports
 from cultural_palette.serving.processes import Process, end, exit_code, start
 
 SERVER, ADDRESS = "server", "address"
 """The deployments, as the configuration names them."""
 POLL_S = 0.5
 GRACE_S = 30.0
-GUARD = Path(__file__).with_name("guard.py")
 PREFIX_ROUTER = "ray.serve.llm.request_router:PrefixCacheAffinityRouter"
 """Ray Serve LLM's: the replica that has seen most of a prompt. It wants vLLM in Ray's own environment."""
 HOP_BY_HOP = frozenset(
@@ -96,16 +95,15 @@ class ServerReplica:
             paths = [str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
             environment["PYTHONPATH"] = os.pathsep.join(paths)
         self._log = Path(self._folder) / "server.log"
-        guarded = [sys.executable, str(GUARD), str(os.getpid()), *command, *arguments]
-        self._process: Process = start(guarded, environment, self._log)
+        self._process: Process = start([*command, *arguments], environment, self._log, guarded=True)
         self._session: aiohttp.ClientSession | None = None
         self._wait(settings.start_timeout_s)
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while True:
-            with contextlib.suppress(OSError), OPENER.open(f"{self.url}/health", timeout=5) as response:
-                if response.status == 200:
+            with contextlib.suppress(OSError):
+                if plain_get(f"{self.url}/health", None, 5, proxies=False).status == 200:
                     return
             if (code := exit_code(self._process)) is not None:
                 raise ServingError(f"The server ended while it started (exit code {code}):\n{self._tail()}")

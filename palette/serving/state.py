@@ -9,10 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from cultural_palette.artifacts import write_whole
+from cultural_palette.errors import ArtifactError
 from cultural_palette.jsonl import read_object
 from cultural_palette.serving.manifest import ServingError
 from cultural_palette.serving.processes import Process
+from cultural_palette.shapes import of_shape
 
 FORMAT = "cultural-palette-serve/1"
 
@@ -56,10 +60,10 @@ class StateFile:
             content = read_object(self.path)
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}, expected {FORMAT!r}")
-            return {name: Record(**_tuples(row)) for name, row in content["servers"].items()}
+            return {name: _record(row) for name, row in content["servers"].items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArtifactError) as error:
             raise ServingError(
                 f"{self.path} can not be read: {error!r}. Stop its servers by hand and remove it."
             ) from None
@@ -94,6 +98,30 @@ class StateFile:
 def timestamp() -> str:
     """Now, in ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class _StoredRecord(TypedDict):
+    """A record as JSON has it."""
+
+    name: str
+    pid: int
+    began: str
+    started: str
+    url: str
+    models: list[str]
+    log: str
+    command: list[str]
+    environment: dict[str, str]
+    asks_key: bool
+    ready: str | None
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    of_shape(row, _StoredRecord, "a server")
+    record = Record(**_tuples(row))
+    if datetime.fromisoformat(record.started).tzinfo is None or record.pid < 1:
+        raise ValueError(f"a time without a zone ({record.started}), or no process ({record.pid})")
+    return record
 
 
 def _tuples(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,3 +128,24 @@ def test_the_command_makes_one_table_and_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "rows.jsonl").read_bytes() == before
     wrong = CliRunner().invoke(main, [*command, "--readouts", "guess"])
     assert wrong.exit_code == 2 and "no 'guess'" in wrong.output
+    more = CliRunner().invoke(main, [*command, "--readouts", "labels,prefilled"])
+    assert more.exit_code == 1 and "is finished, without prefilled" in more.output
+
+    def refused(*changes: str) -> str:
+        result = CliRunner().invoke(main, [*command, *changes])
+        assert result.exit_code == 1, result.output
+        return result.output
+
+    for state in ("finished", "begun"):
+        if state == "begun":
+            (tmp_path / "run" / "manifest.json").unlink()
+        assert " seed 0, now 1" in refused("--seed", "1", "--calibrate", "0")
+        assert " weights " in refused("--model", "embedded:nano/africa")
+        assert " prompt_sha256 " in refused("--prompt", "survey/shares")
+        survey.write_text(survey.read_text().replace("food", "rain"))  # under the same ids
+        assert " questions_sha256 " in refused()
+        survey.write_text(survey.read_text().replace("rain", "food"))
+    rows_file = tmp_path / "run" / "rows.jsonl"
+    for odd in ({}, {"item": 1}, {**json.loads(before.splitlines()[0]), "order": [5, 7]}):
+        rows_file.write_bytes(before + json.dumps(odd).encode() + b"\n")
+        assert "rows.jsonl:9: " in refused()

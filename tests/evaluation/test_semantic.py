@@ -175,6 +175,7 @@ def test_a_run_that_was_stopped_goes_on_without_asking_again(tmp_path: Path, scr
 
     assert rows("torn") == rows("whole")
     assert again["scores"] == whole["scores"]
+    assert again["calls"] == whole["calls"] == {"needed": 80, "asked": asked, "saved": 80 - asked}
     assert asyncio.run(evaluate_semantic(wanted, Words(), tmp_path / "torn")) == again
     with pytest.raises(ArtifactError, match="another config"):
         asyncio.run(evaluate_semantic(plan(folder, prompting="base"), Words(), tmp_path / "torn"))

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cultural_palette.cli import main
 from cultural_palette.cultural_map import Community, CulturalMap, load_map
 from cultural_palette.errors import MapError, SettingsError
 from cultural_palette.evaluation.report.csv_files import to_csv
+from cultural_palette.evaluation.report.layout import (
+    Cell,
+    Column,
+    Line,
+    Section,
+    Table,
+    to_html,
+    to_latex,
+    to_markdown,
+)
+from cultural_palette.evaluation.report.page import facts_html
 from cultural_palette.models import ModelRef
 from cultural_palette.safe_text import (
     as_code,
+    escaped,
     guarded_cell,
     hidden_in,
     unguarded_cell,
     visible,
     without_html,
 )
+from cultural_palette.training.merge.palette_folder import _card as palette_card
 from cultural_palette.training.merge.report import card
+from cultural_palette.training.pentachromatic.separation.measure import _csv as write_csv
 
 HIDDEN = {
     "an escape sequence": "\x1b[31mred",
@@ -181,3 +199,82 @@ def test_make_asks_small_and_nano_where_small_can_not_be_had(root, tmp_path, arg
     done = run_make(root, tmp_path, "" if there else absent, arguments)
     assert done.stdout.startswith(f"<-m>\n<cultural_palette>\n<ask>\n<--model>\n<{model}>\n")
     assert ("The nano palette answers instead." in done.stderr) == (not there and not arguments)
+
+
+@given(st.recursive(st.text() | st.none() | st.floats(allow_nan=False), st.lists, max_leaves=5))
+def test_printed_json_says_the_same_and_hides_nothing(value):
+    text = escaped(json.dumps(value, ensure_ascii=False))
+    assert json.loads(text) == value and hidden_in(text) is None
+
+
+PRINTERS = {"click.echo": ("text.py", "page.py", "up.py", "lookup.py", "synthesize.py"), "print(": ()}
+"""Who prints without `echo`: it itself, files (a page, configurations), a picture, a line written over."""
+
+
+@pytest.mark.parametrize("call", PRINTERS)
+def test_commands_print_by_one_function(root, call):
+    used = {
+        path.name
+        for path in (root / "palette" / "cli").rglob("*.py")
+        if re.search(rf"(?<![\w.]){re.escape(call)}", path.read_text(encoding="utf-8"))
+    }
+    assert used == set(PRINTERS[call])
+
+
+NASTY = "\x1b[2Jtea\u202e\u009b31m"
+ODD_NAMES = {
+    "evaluate floors": ["evaluate", "floors", "--survey", "{survey}"],
+    "evaluate floors --json": ["evaluate", "floors", "--survey", "{survey}", "--json"],
+    "evaluate items": ["evaluate", "items", "--survey", "{survey}"],
+    "evaluate surveys": [
+        "evaluate",
+        "surveys",
+        "--survey",
+        "{survey}",
+        "--methods",
+        "floors",
+        "--out",
+        "{out}",
+    ],
+    "synthesize --dry-run": ["synthesize", "--queries", "{queries}", "--teacher", "openai:x", "--dry-run"],
+    "report": ["report", "{run}", "--partial"],
+    "an unknown country": ["ask", "Is tea good?", "--country", NASTY],
+    "an unknown file": ["review", "import", NASTY, NASTY, "--out", NASTY],
+    "serve status": ["serve", "status", "{run}"],
+}
+
+
+@pytest.mark.parametrize("command", ODD_NAMES)
+def test_no_name_in_a_file_reaches_the_terminal_raw(command, tmp_path):
+    survey, queries, run = tmp_path / "s.jsonl", tmp_path / "q.jsonl", tmp_path / "run"
+    row = {"question": f"Is {NASTY} good?", "options": ["Yes", NASTY], "distribution": [0.5, 0.5]}
+    survey.write_text("".join(json.dumps(row | {"country": name}) + "\n" for name in ("Kenya", NASTY)))
+    queries.write_text(
+        json.dumps({"query": "Is tea good?"}) + "\n" + json.dumps({"query": 1, NASTY: NASTY}) + "\n"
+    )
+    run.mkdir()
+    (run / "rows.jsonl").write_text(json.dumps({"method": NASTY, NASTY: 1}) + "\n")
+    server = {"name": NASTY, "log": NASTY, "models": [NASTY], "began": NASTY, "url": "http://127.0.0.1:9"}
+    server |= {"pid": 2**22, "started": "2026-01-01T00:00:00+00:00", "command": [], "environment": {}}
+    servers = {"x": server | {"asks_key": False, "ready": None}}
+    (run / "state.json").write_text(json.dumps({"format": "cultural-palette-serve/1", "servers": servers}))
+    places = {"survey": survey, "queries": queries, "run": run, "out": tmp_path / "out"}
+    done = CliRunner().invoke(main, [word.format(**places) for word in ODD_NAMES[command]])
+    assert done.output and hidden_in(done.output) is None, done.output
+    assert not done.exception or isinstance(done.exception, SystemExit), done.exception
+
+
+def test_tables_pages_and_spreadsheets_hide_nothing(tmp_path):
+    table = Table(
+        "t", NASTY, (Column(NASTY, NASTY),), (Section(NASTY, (Line(NASTY, (Cell(NASTY),)),)),), (NASTY,)
+    )
+    for text in (to_markdown(table), to_latex(table), to_html(table), facts_html({NASTY: NASTY})):
+        assert hidden_in(text) is None and "tea" in text
+    write_csv(tmp_path / "x.csv", ("a", "b"), [("=1+1", "-0.5"), (NASTY, "-x")])
+    assert (tmp_path / "x.csv").read_text() == "a,b\n'=1+1,-0.5\n" + f"{visible(NASTY)},'-x\n"
+
+
+def test_a_palettes_card_runs_nothing():
+    manifest = {"name": "<script>x</script>", "map": "`<img>", "base": "<b>`"}
+    text = palette_card(manifest, {"members": {}})
+    assert "&lt;script&gt;" in text and "<script>" not in text and "`<b>`" in text

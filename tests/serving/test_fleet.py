@@ -343,14 +343,20 @@ def in_the_foreground(home: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_in_the_foreground_the_servers_end_with_the_command(home: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_in_the_foreground_the_servers_end_with_the_command(home: Path, ending: signal.Signals) -> None:
     staying = in_the_foreground(home)
     fleet = Fleet(home / "runs/serve/toy")
     before = processes(fleet)
-    staying.send_signal(signal.SIGTERM)
-    assert staying.wait(20) == 130
+    staying.send_signal(ending)
+    killed = ending == signal.SIGKILL
+    assert staying.wait(20) == (-ending if killed else 130)
     staying.communicate()
-    assert [each.members for each in before.values()] == [[], []] and fleet.records() == []
+    end = time.monotonic() + (20 if killed else 0)
+    while any(each.members for each in before.values()) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert [each.members for each in before.values()] == [[], []]
+    assert killed or fleet.records() == []
 
 
 @pytest.mark.slow

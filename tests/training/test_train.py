@@ -434,7 +434,7 @@ def children_of(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal of a parent's death is Linux's")
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_jobs_end_with_the_command_that_started_them(
     tiny: Any, data: Path, tmp_path: Path, ending: signal.Signals
 ) -> None:
@@ -448,7 +448,7 @@ def test_jobs_end_with_the_command_that_started_them(
     second = CliRunner().invoke(main, command)  # while the first is at work
     assert second.exit_code == 1 and f"{out} is in use by another run" in second.output
     process.send_signal(ending)
-    assert process.wait(30) == (128 + signal.SIGTERM if ending == signal.SIGTERM else -signal.SIGKILL)
+    assert process.wait(30) == (-ending if ending == signal.SIGKILL else 128 + ending)
     assert wait_for(lambda: not Path(f"/proc/{job}").exists() or "(zombie)" in status_of(job), 10)
     rows = (out / "rows.jsonl").stat().st_size
     time.sleep(1)

@@ -86,7 +86,8 @@ def test_the_command_splits_trains_and_leaves_a_manifest(tiny: Any, tmp_path: Pa
     )
     assert "finished before; left as it is" in again.output
     other = CliRunner().invoke(main, command(tiny, tmp_path, "--split-seed", "3", "--only", "north"))
-    assert other.exit_code == 2 and "with another shares" in other.output
+    assert other.exit_code == 1 and "shares.jsonl is what jobs in" in other.output
+    assert read_share_questions(tmp_path / "out" / "shares.jsonl", KEYS) == learned  # as the jobs have it
 
 
 @pytest.mark.parametrize(

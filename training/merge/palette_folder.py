@@ -21,7 +21,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from cultural_palette.artifacts import whole_folder
+from cultural_palette.artifacts import whole_folder, write_whole
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.errors import ArtifactError
@@ -31,6 +31,7 @@ from cultural_palette.moerges.peft_settings import AdapterError, read_config
 from cultural_palette.moerges.prompts import FIT, router_prompts, texts_of
 from cultural_palette.moerges.router import PAPER, Router, RouterError, save_routers
 from cultural_palette.provenance import file_sha256, installed_versions
+from cultural_palette.safe_text import as_code, without_html
 from cultural_palette.training.merge.checkpoint import MergeError
 from cultural_palette.training.merge.fitted import with_fitted
 from cultural_palette.training.merge.members import refuse_quantised
@@ -136,7 +137,7 @@ def _write(
         "versions": installed_versions(PACKAGES),
     }
     _json(work / "merge_report.json", report)
-    (work / "README.md").write_text(_card(manifest, report), encoding="utf-8")
+    write_whole(work / "README.md", _card(manifest, report))
     _json(work / "manifest.json", manifest)  # last: it makes the folder a palette
     return report
 
@@ -172,7 +173,7 @@ def _squared_norm(a: Tensor, b: Tensor) -> float:
 
 
 def _json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def _card(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -180,10 +181,10 @@ def _card(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> str:
         f"| {key} | {row['changed']} | {row['relative_change']:.2e} | {row['left_out']} |"
         for key, row in report["members"].items()
     )
-    return f"""# {manifest["name"]}
+    text = f"""# {manifest["name"]}
 
-A palette: one base, a LoRA adapter for each community of the map `{manifest["map"]}`, and routers of
-their mixture. Its base, `{manifest["base"]}`, is not in this folder.
+A palette: one base, a LoRA adapter for each community of the map {as_code(manifest["map"])}, and routers of
+their mixture. Its base, {as_code(manifest["base"])}, is not in this folder.
 
 | community | projections changed | change of the FFN's weights | left out of MoErges |
 |---|---|---|---|
@@ -192,3 +193,4 @@ their mixture. Its base, `{manifest["base"]}`, is not in this folder.
     palette ask --model embedded:FOLDER --country KEN "What is a good life?"
     palette serve up FOLDER
 """
+    return without_html(text)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cultural_palette.artifacts import write_whole
 from cultural_palette.provenance import installed_versions
 from cultural_palette.safe_text import as_code, without_html
 from cultural_palette.training.merge.checkpoint import Checkpoint
@@ -37,8 +38,8 @@ def write(
         **figures, "versions": installed_versions(PACKAGES),
     }  # fmt: skip
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
-    (folder / CARD).write_text(card(report), encoding="utf-8")
+    write_whole(folder / REPORT, text + "\n")
+    write_whole(folder / CARD, card(report))
     return report
 
 

@@ -8,13 +8,14 @@ rejected answer; they need not stand together.
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cultural_palette.artifacts import RunFolder
+from cultural_palette.artifacts import RunFolder, whole_folder
 from cultural_palette.errors import UsageError
 from cultural_palette.jsonl import JsonFault, read_json, read_rows, refuse
 from cultural_palette.provenance import short_sha256
@@ -108,17 +109,17 @@ def read_published(
 
 
 def as_run(published: Published, out: Path, map_key: str) -> dict[str, Any]:
-    """Write them as a folder like that of a synthesis, which `build` and the review read; its manifest.
+    """Write them as a folder like that of a synthesis, which `build` and the review read; its manifest. The
+    folder is there when it is whole, or not at all.
 
     What the published columns do not say (steps, validation, teacher) is None there, or "unknown".
     """
-    folder = RunFolder(out)
-    if folder.finished or any(folder.rows()):
-        raise UsageError(f"{out} holds a run already. Take another --out.")
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} is there already, and no empty folder. Take another --out.")
     if lost := [key for key, groups in published.groups.items() if not groups]:
         raise PublishedError(f"No rows of {', '.join(lost)}: give the files of every community.")
     answers = 0
-    with folder:
+    with whole_folder(out) as part, RunFolder(part) as folder:
         for key, group in published.answers():
             folder.append(_run_row(key, group))
             answers += 1

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,23 @@ def _start(spec: SynthesisSpec, out: Path, sitting: Sitting, index: int) -> _Wor
     # the parent keeps the budget: it alone sees what all have used
     share = Share(spec, out, replace(sitting, concurrency=calls, budget=None), index, sitting.processes)
     process = context.Process(target=_work, args=(share, theirs), name=f"synthesis-{index}")
-    process.start()
+    with _holding_back(
+        signal.SIGINT
+    ):  # Ctrl-C reaches all: a child amid its imports would end in a traceback
+        process.start()
     theirs.close()
     return _Worker(process, ours)
+
+
+@contextmanager
+def _holding_back(number: signal.Signals) -> Iterator[None]:
+    """A signal waits until the block ends; in a process that the block starts, until that lets it through."""
+    resource_tracker.ensure_running()  # as it starts, it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _mind_the_dead(worker: _Worker, stopped: str | None) -> None:
@@ -165,6 +180,7 @@ def _minding_interrupts(
 
 def _work(share: Share, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent tells when to stop
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with suppress(BrokenPipeError):
         asyncio.run(_answer_share(share, pipe))
 

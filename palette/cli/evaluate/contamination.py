@@ -9,6 +9,7 @@ import click
 
 from cultural_palette.cli.evaluate.floors import load_selected, survey_options
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json
 
 if TYPE_CHECKING:
     from cultural_palette.evaluation.contamination import Signs
@@ -55,23 +56,18 @@ def contamination(
         other = load_survey(control)
         results[f"{other.name} (control)"] = signs_of(other.questions, likelihood)
     if as_json:
-        import json
         from dataclasses import asdict
 
-        click.echo(json.dumps({name: asdict(signs) for name, signs in results.items()}, indent=2))
+        echo_json({name: asdict(signs) for name, signs in results.items()})
         return
-    click.echo("Log-probability per token that the printed form gains; 95 % over batteries\n")
+    echo("Log-probability per token that the printed form gains; 95 % over batteries\n")
     for name, signs in results.items():
         _print(name, signs)
 
 
 def _print(name: str, signs: Signs) -> None:
-    click.echo(
-        f"{name}: wording {_cell(signs.wording)}, {signs.without_paraphrase} questions without a paraphrase"
-    )
-    click.echo(
-        f"{name}: order of options {_cell(signs.order)}, {signs.without_order} questions without another"
-    )
+    echo(f"{name}: wording {_cell(signs.wording)}, {signs.without_paraphrase} questions without a paraphrase")
+    echo(f"{name}: order of options {_cell(signs.order)}, {signs.without_order} questions without another")
 
 
 def _cell(interval: Interval | None) -> str:

@@ -9,6 +9,7 @@ import click
 
 from cultural_palette.cli.evaluate.floors import load_selected, survey_options
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ def elicitation(
     \b
     palette evaluate elicitation --survey global_opinions.csv --questions 4 --out runs/e
     """
-    import json
 
     from cultural_palette.evaluation.elicit_survey import ElicitPlan, best_readout, elicit_survey
     from cultural_palette.evaluation.splits import split
@@ -73,21 +73,21 @@ def elicitation(
     plan = ElicitPlan(
         palette, part, prompt, test.items, fitting.items if fitting else (), names, orders, seed
     )
-    table = elicit_survey(plan, out, lambda line: click.echo(line, err=True))
+    table = elicit_survey(plan, out, lambda line: echo(line, err=True))
     if as_json:
-        click.echo(json.dumps(table, indent=1))
+        echo_json(table, indent=1)
         return
-    click.echo(f"{model}: 1 - JS distance (base e), 0 to 100, {len(test.items)} items, {orders} orders\n")
-    click.echo(f"{'readout':<12}{'read':>9}{'as it is':>22}{'calibrated':>22}{'tokens':>9}{'seconds':>9}")
+    echo(f"{model}: 1 - JS distance (base e), 0 to 100, {len(test.items)} items, {orders} orders\n")
+    echo(f"{'readout':<12}{'read':>9}{'as it is':>22}{'calibrated':>22}{'tokens':>9}{'seconds':>9}")
     for row in table:
         read = f"{row['read']}/{row['items']}"
-        click.echo(
+        echo(
             f"{row['readout']:<12}{read:>9}{_words(row['plain']):>22}{_words(row['calibrated']):>22}"
             f"{row['tokens']:>9.0f}{row['seconds']:>9.2f}"
         )
     for key, label in (("plain", "as it is"), ("calibrated", "calibrated")):
         if best := best_readout(table, key):
-            click.echo(f"best {label} among those that read every item: {best}")
+            echo(f"best {label} among those that read every item: {best}")
 
 
 def _words(score: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json
 
 if TYPE_CHECKING:
     from cultural_palette.evaluation.floors import FloorTable
@@ -141,9 +142,7 @@ def floors(
         raise UsageError(nothing_left(survey))
     table = score_floors(survey)
     if as_json:
-        import json
-
-        click.echo(json.dumps(_as_json(survey, table), ensure_ascii=False, indent=2))
+        echo_json(_as_json(survey, table))
     else:
         _print(survey, table)
 
@@ -177,41 +176,37 @@ def _print(survey: Survey, table: FloorTable) -> None:
     from cultural_palette.evaluation.metrics import TITLES as METRICS
 
     selection = survey.selection
-    click.echo(
+    echo(
         f"{survey.source}: {len(survey.items):,} items, {len(survey.questions):,} questions, "
         f"{len(table.countries)} countries; options {selection.options}"
         + (f", {selection.max_options} at most" if selection.max_options else "")
         + f"; selection {selection.digest}\n"
     )
     width = max(len(title) for floor, title in TITLES.items() if floor in table.per_item)
-    click.echo(f"Mean over {len(table.countries)} countries, 0 to 100")
-    click.echo(" " * width + "".join(f"{key:>10}" for key in METRIC_ORDER))
+    echo(f"Mean over {len(table.countries)} countries, 0 to 100")
+    echo(" " * width + "".join(f"{key:>10}" for key in METRIC_ORDER))
     there = {floor: title for floor, title in TITLES.items() if floor in table.per_item}
     for floor, title in there.items():
-        click.echo(
-            f"{title:<{width}}" + "".join(_cell(table.means.get(floor), key, 10) for key in METRIC_ORDER)
-        )
+        echo(f"{title:<{width}}" + "".join(_cell(table.means.get(floor), key, 10) for key in METRIC_ORDER))
         if table.whole:
             whole = "".join(_cell(table.whole.get(floor), key, 10) for key in METRIC_ORDER)
-            click.echo(f"{'  on the whole selection':<{width}}{whole}")
+            echo(f"{'  on the whole selection':<{width}}{whole}")
     for key in METRIC_ORDER:
-        click.echo(f"  {key}: {METRICS[key]}")
-    click.echo(f"\njsdist_e by country\n{'':5}{'n':>6}" + "".join(f"{floor:>16}" for floor in there))
+        echo(f"  {key}: {METRICS[key]}")
+    echo(f"\njsdist_e by country\n{'':5}{'n':>6}" + "".join(f"{floor:>16}" for floor in there))
     for code, country in table.countries.items():
         cells = "".join(_cell(country.floors.get(floor), "jsdist_e", 16) for floor in there)
-        click.echo(f"{code:<5}{country.n:6}{cells}")
+        echo(f"{code:<5}{country.n:6}{cells}")
     for floor, count in table.missing.items():
         if count:
-            click.echo(
-                f"\n{TITLES[floor]}: {count} items have none, for nobody else answered such a question."
-            )
+            echo(f"\n{TITLES[floor]}: {count} items have none, for nobody else answered such a question.")
     if flagged := survey.counts.get("items under half answered"):
-        click.echo(f"\n{flagged} items had an opinion from less than half of those who were asked.")
+        echo(f"\n{flagged} items had an opinion from less than half of those who were asked.")
     if percent := percent_words(survey):
-        click.echo(percent, err=True)
+        echo(percent, err=True)
     if survey.without_data:
-        click.echo(f"No items: {', '.join(survey.without_data)}", err=True)
+        echo(f"No items: {', '.join(survey.without_data)}", err=True)
     for line in survey.set_aside[:SHOWN_ASIDE]:
-        click.echo(f"Set aside: {line}", err=True)
+        echo(f"Set aside: {line}", err=True)
     if len(survey.set_aside) > SHOWN_ASIDE:
-        click.echo(f"... and {len(survey.set_aside) - SHOWN_ASIDE} more (--json lists all)", err=True)
+        echo(f"... and {len(survey.set_aside) - SHOWN_ASIDE} more (--json lists all)", err=True)

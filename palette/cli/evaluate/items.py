@@ -8,6 +8,7 @@ import click
 
 from cultural_palette.cli.evaluate.floors import load_selected, survey_options
 from cultural_palette.cli.lookup import map_option
+from cultural_palette.cli.text import echo
 
 
 @click.command()
@@ -34,7 +35,7 @@ def items(
 
     text = items_text(survey)
     if out is None:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
     else:
         write_whole(out, text)
-        click.echo(f"{len(survey.items):,} items: {out}")
+        echo(f"{len(survey.items):,} items: {out}")

@@ -10,6 +10,7 @@ import click
 
 from cultural_palette.cli.evaluate.floors import load_selected, survey_options
 from cultural_palette.cli.lookup import json_option, map_option
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def plan(
         raise UsageError(nothing_left(survey))
     made = plan_power(survey, difference, assumptions, comparisons=comparisons)
     if as_json:
-        import json
-
-        click.echo(json.dumps(asdict(made), indent=2))
+        echo_json(asdict(made))
     else:
         _print(made)
 
@@ -116,13 +115,13 @@ def _print(made: PowerPlan) -> None:
     from cultural_palette.evaluation.power import described
 
     heads = ("questions", "items", "batteries", "effective", "smallest p", "detectable")
-    click.echo("".join(f"{head:>12}" for head in heads))
+    echo("".join(f"{head:>12}" for head in heads))
     for row in made.rows:
         detectable = "none" if row.detectable is None else f"{row.detectable:.2f}"
-        click.echo(
+        echo(
             f"{row.questions:12,}{row.items:12,}{row.batteries:12,}{row.effective:12.1f}"
             f"{row.smallest_p:12.4f}{detectable:>12}"
         )
-    click.echo()
+    echo()
     for line in described(made):
-        click.echo(line)
+        echo(line)

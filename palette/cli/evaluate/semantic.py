@@ -9,6 +9,7 @@ import click
 
 from cultural_palette.cli.lookup import json_option, map_option
 from cultural_palette.cli.refs import refs_of
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ def semantic(
         scorer = load_entailment(nli, revision=nli_revision)
         manifest = asyncio.run(evaluate_semantic(plan, scorer, out, tell=_tell))
     if as_json:
-        import json
-
-        click.echo(json.dumps(manifest, ensure_ascii=False, indent=2))
+        echo_json(manifest)
     else:
         _print(manifest, out)
 
@@ -110,7 +109,7 @@ def _models(methods: str | None, refs: Sequence[str], parts: Parts) -> Mapping[s
 
 
 def _tell(done: int, total: int) -> None:
-    click.echo(f"{done:,} of {total:,} answers", err=True)
+    echo(f"{done:,} of {total:,} answers", err=True)
 
 
 def _print(manifest: Mapping[str, Any], out: Path) -> None:
@@ -118,16 +117,16 @@ def _print(manifest: Mapping[str, Any], out: Path) -> None:
     scores = manifest["scores"]
     columns = [name for name in (*names, "all") if any(name in row for row in scores.values())]
     width = max(len(name) for name in (*manifest["methods"], *manifest["floors"]))
-    click.echo(f"S_semantic, 0 to 100, by {manifest['nli']['model']}; 95 % intervals over queries\n")
-    click.echo(" " * width + "".join(f"{name:>22}" for name in columns))
+    echo(f"S_semantic, 0 to 100, by {manifest['nli']['model']}; 95 % intervals over queries\n")
+    echo(" " * width + "".join(f"{name:>22}" for name in columns))
     for method in manifest["methods"]:
         cells = "".join(f"{_cell(scores[method].get(name)):>22}" for name in columns)
         failed = manifest["outcomes"][method]["failed"]
-        click.echo(f"{method:<{width}}{cells}" + (f"   {failed} failed" if failed else ""))
+        echo(f"{method:<{width}}{cells}" + (f"   {failed} failed" if failed else ""))
     for floor in manifest["floors"]:
         cells = "".join(f"{_cell(manifest['floors'][floor].get(name)):>22}" for name in columns)
-        click.echo(f"{floor:<{width}}{cells}   a floor")
-    click.echo(f"\n{manifest['items']} held-out answers; rows and manifest in {out}")
+        echo(f"{floor:<{width}}{cells}   a floor")
+    echo(f"\n{manifest['items']} held-out answers; rows and manifest in {out}")
 
 
 def _cell(score: Mapping[str, Any] | None) -> str:

@@ -12,6 +12,7 @@ from cultural_palette.cli.cluster import Place, check_where, local_path, on_opti
 from cultural_palette.cli.evaluate.floors import load_selected, percent_words, survey_options
 from cultural_palette.cli.lookup import json_option, map_option
 from cultural_palette.cli.refs import refs_of
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import SettingsError
 
 READOUTS = ("auto", "exact", "top_logprobs", "sampling")
@@ -166,43 +167,39 @@ def surveys(
             )
         )
     if as_json:
-        import json
-
-        click.echo(json.dumps(manifest, ensure_ascii=False, indent=2))
+        echo_json(manifest)
     else:
         _summary(out, manifest)
 
 
 def _announce(plan: Any) -> None:
     survey = plan.survey
-    click.echo(
+    echo(
         f"{survey.name}: {len(survey.items):,} items, {len(survey.questions):,} questions, "
         f"{len(survey.countries)} countries; {len(plan.methods)} methods, {plan.runs} runs",
         err=True,
     )
     if survey.without_data:
-        click.echo(f"No items: {', '.join(survey.without_data)}", err=True)
+        echo(f"No items: {', '.join(survey.without_data)}", err=True)
     if percent := percent_words(survey):
-        click.echo(percent, err=True)
+        echo(percent, err=True)
     if survey.set_aside:
-        click.echo(f"{len(survey.set_aside)} rows were set aside; the manifest lists them.", err=True)
+        echo(f"{len(survey.set_aside)} rows were set aside; the manifest lists them.", err=True)
     for name, why in plan.left_out.items():
-        click.echo(f"Not available: {name} {why}", err=True)
+        echo(f"Not available: {name} {why}", err=True)
 
 
 def _summary(out: Path | str, manifest: Mapping[str, Any]) -> None:
     width = max(len(name) for name in manifest["outcomes"])
-    click.echo(f"{'':{width}} {'ok':>8} {'unreadable':>10} {'failed':>8}")
+    echo(f"{'':{width}} {'ok':>8} {'unreadable':>10} {'failed':>8}")
     for name, counts in manifest["outcomes"].items():
-        click.echo(f"{name:{width}} {counts['ok']:8,} {counts['unreadable']:10,} {counts['failed']:8,}")
+        echo(f"{name:{width}} {counts['ok']:8,} {counts['unreadable']:10,} {counts['failed']:8,}")
     calls = manifest["calls"]
     share = f" ({calls['asked'] / calls['needed']:.1%})" if calls["needed"] else ""
-    click.echo(
-        f"\nCalls: {calls['needed']:,} needed, {calls['asked']:,} asked{share}, {calls['saved']:,} saved"
-    )
+    echo(f"\nCalls: {calls['needed']:,} needed, {calls['asked']:,} asked{share}, {calls['saved']:,} saved")
     for kind, counts in calls["by_kind"].items():
-        click.echo(f"  {kind}: {counts['needed']:,} needed, {counts['asked']:,} asked")
-    click.echo(f"{out}/rows.jsonl; next: palette report {out}")
+        echo(f"  {kind}: {counts['needed']:,} needed, {counts['asked']:,} asked")
+    echo(f"{out}/rows.jsonl; next: palette report {out}")
 
 
 def _at_once(models: Mapping[str, str]) -> int:

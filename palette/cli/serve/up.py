@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from cultural_palette.cli.serve.folder import HOME, folder_option, open_fleet
+from cultural_palette.cli.text import echo
 from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def up(
     served = replace(served, knobs=knobs)
     if not only_print:
         if served.parts is not None:
-            prepare_part(served.parts, lambda line: click.echo(line, err=True))
+            prepare_part(served.parts, lambda line: echo(line, err=True))
         check_folders(served)
     folder = out or HOME / served.name
     fleet = open_fleet(folder, settings, no_key=no_key)
@@ -160,7 +161,9 @@ def _up(
     ready: Callable[[], None],
     foreground: bool,
 ) -> None:
-    """Start, wait, and with `foreground` stay. A SIGTERM is as good as Ctrl-C: what was started is ended."""
+    """Start, wait, and with `foreground` stay. SIGTERM, and the terminal's end, are as good as Ctrl-C: what
+    was started is ended.
+    """
     import signal
 
     from cultural_palette.serving.install import find_vllm
@@ -175,9 +178,11 @@ def _up(
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    click.echo(f"{palette.name} on {plan.device}, vLLM {vllm.version}; logs in {fleet.folder}", err=True)
-    fleet.up(plan, vllm.command, timeout_s=timeout, progress=_progress)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
+    echo(f"{palette.name} on {plan.device}, vLLM {vllm.version}; logs in {fleet.folder}", err=True)
+    fleet.up(plan, vllm.command, timeout_s=timeout, progress=_progress, guarded=foreground)
     try:
         ready()
         if foreground:
@@ -214,13 +219,13 @@ def _ready(
         click.echo(text, nl=False)
     else:
         write_whole(write, text)
-        click.echo(f"Settings written to {write}: 'palette ask' in that folder asks these servers.", err=True)
+        echo(f"Settings written to {write}: 'palette ask' in that folder asks these servers.", err=True)
     end = "Ctrl-C" if foreground else "'palette serve stop'"
-    click.echo(f"'palette serve status' shows the servers, {end} ends them.", err=True)
+    echo(f"'palette serve status' shows the servers, {end} ends them.", err=True)
 
 
 def _progress(name: str, news: str) -> None:
-    click.echo(f"  {name:<8} {news}", err=True)
+    echo(f"  {name:<8} {news}", err=True)
 
 
 def _print(
@@ -254,7 +259,7 @@ def _print(
         command = ("vllm",) if plan.device.kind == "cuda" else ("python", str(LAUNCHER))
     for server in plan.servers:
         wait = f", once {server.starts_after} answers" if server.starts_after else ""
-        click.echo(f"# {server.name}: {', '.join(server.models)} at {server.url}{wait}")
+        echo(f"# {server.name}: {', '.join(server.models)} at {server.url}{wait}")
         click.echo(shell(server, command, asks_key=asks_key))
 
 

@@ -9,6 +9,7 @@ import click
 
 from cultural_palette.cli.lookup import json_option
 from cultural_palette.cli.serve.folder import folder_option, folders, open_fleet
+from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,21 +33,20 @@ def status(palette: str | None, out: Path | None, as_json: bool) -> None:
     rows = {folder: open_fleet(folder, settings).status() for folder in folders(palette, out)}
     healths_shown = [health for healths in rows.values() for health in healths]
     if as_json:
-        import json
         from dataclasses import asdict
 
         listed = [
             asdict(health) | {"folder": str(folder)} for folder, healths in rows.items() for health in healths
         ]
-        click.echo(json.dumps({"servers": listed}, indent=2))
+        echo_json({"servers": listed})
     else:
         for folder, healths in rows.items():
             if healths:
-                click.echo(f"{folder}")
+                echo(f"{folder}")
             for health in healths:
                 _show(health)
         if not healths_shown:
-            click.echo("No server was started. 'palette serve up' starts them.")
+            echo("No server was started. 'palette serve up' starts them.")
     sys.exit(0 if healths_shown and all(health.state == "up" for health in healths_shown) else 1)
 
 
@@ -75,13 +75,13 @@ def stop(palette: str | None, out: Path | None, grace: float) -> None:
         names = ", ".join(fleet.folder.name for fleet in started)
         raise UsageError(f"Several palettes are served: {names}. Say which.")
     stopped = [name for fleet in started for name in fleet.stop(grace)]
-    click.echo(f"Stopped {' and '.join(stopped)}." if stopped else "No server was started.", err=not stopped)
+    echo(f"Stopped {' and '.join(stopped)}." if stopped else "No server was started.", err=not stopped)
 
 
 def _show(health: Health) -> None:
     since = health.uptime_s
     age = "" if since is None else f"{since:.0f} s" if since < 120 else f"{since / 60:.0f} min"
     where = f"process {health.pid}  {health.url}  {', '.join(health.models)}"
-    click.echo(f"  {health.name:<8} {health.state:<9}{age:<8} {where}")
+    echo(f"  {health.name:<8} {health.state:<9}{age:<8} {where}")
     if health.state != "up":
-        click.echo(f"  {'':<8} {health.detail + '; ' if health.detail else ''}see {health.log}")
+        echo(f"  {'':<8} {health.detail + '; ' if health.detail else ''}see {health.log}")

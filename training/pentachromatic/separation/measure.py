@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from cultural_palette.training.pentachromatic.separation.texts import (
 from cultural_palette.training.pentachromatic.separation.vectors import Progress, encode_all
 
 FIGURES = "figures"
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -215,8 +217,7 @@ def _points(sets: Sequence[TextSet], separations: Sequence[Any]) -> Iterable[tup
             if view is not None:
                 for index, (x, y) in zip(view.texts, view.points, strict=True):
                     text = text_set.texts[index]
-                    words = (text_set.name, name, text.id, text.label)
-                    yield *(guarded_cell(visible(word)) for word in words), f"{x:.5f}", f"{y:.5f}"
+                    yield text_set.name, name, text.id, text.label, f"{x:.5f}", f"{y:.5f}"
 
 
 def _short(model: str) -> str:
@@ -225,11 +226,13 @@ def _short(model: str) -> str:
     return path.resolve().name if path.is_dir() else model
 
 
-def _csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Words and numbers; no word is a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow([cell if NUMBER.fullmatch(cell) else guarded_cell(visible(cell)) for cell in row])
     write_whole(file, text.getvalue().encode("utf-8", "replace"))
 
 
