@@ -23,7 +23,7 @@ from cultural_palette.training.small.build import (
 
 Row = Mapping[str, Any]
 DRAWS, BOOT_SEED = 2000, 0
-JUDGED: tuple[int, int] | None = (4, 20)
+JUDGED: tuple[int, int] | None = None
 """How many answers are on the question, in whole sentences and without anything false or demeaning, of how
 many that one reader has read; None: none has been read."""
 
