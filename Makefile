@@ -16,10 +16,10 @@ UV_SOURCE := $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX='$(PIP_INDEX_URL)') $(if $(P
 # `make ask COUNTRY=KEN QUESTION="..." OPTIONS="One;Other"`. One's own question without OPTIONS gets a free answer.
 # $(value ...) keeps a dollar sign in a question as it stands; the shell sees all three as variables, never as code;
 # make would export those of its command line, and expand them for it.
-COUNTRY ?= NZL
+COUNTRY ?= NOR
 ifeq ($(origin QUESTION),undefined)
-QUESTION := Which matters more to people: freedom or equality?
-OPTIONS ?= Freedom;Equality;Don't know
+QUESTION := Should I tell my boss that I disagree with her?
+OPTIONS ?= Yes, openly;Yes, in private;No
 endif
 # Where the small palette can not be had, nano answers.
 MODEL ?= embedded:small

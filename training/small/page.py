@@ -23,7 +23,7 @@ from cultural_palette.training.small.build import (
 
 Row = Mapping[str, Any]
 DRAWS, BOOT_SEED = 2000, 0
-JUDGED: tuple[int, int] | None = None
+JUDGED: tuple[int, int] | None = (8, 20)
 """How many answers are on the question, in whole sentences and without anything false or demeaning, of how
 many that one reader has read; None: none has been read."""
 
@@ -117,12 +117,13 @@ TAIL = """
 ## Known limits
 
 - The data were written by a language model and read by no person of the communities.
-- **The agents are undertrained**: each has read 100 of 263 training questions, with one rejected answer of
+- **The agents are undertrained**: each has read 180 of 263 training questions, with one rejected answer of
   four. `ROUNDS` and `REJECTED` in `training/small/build.py` take more.
 - The joint model has a stage (`python -m training.small joint`) and was not trained.
 - The neutral paragraphs are of the same hand as the data, so a lower perplexity there is no gain in ability.
 - Neither of the paper's tasks has been measured on it yet. `palette evaluate surveys --model embedded:small`
-  is the command for the second; it takes some 15 s of processor time an item.
+  is the command for the second; on one core it takes some 20 s of processor time for a method's answer to an
+  item, since replies that are kept decode alone. `palette serve up small` decodes many at once.
 - That `python -m training.small all` gives the same hashes again has not been tried: the first round was made
   by an earlier state of this code, from data of the same hashes.
 - One run, one seed; the intervals of so few held-out questions are wide.
