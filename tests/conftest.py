@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    """Under nohup, or in the background of a shell, signals are ignored, and children inherit that: the tests
+    of signals are about commands that hear them.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in usual.items():
+            if signal.getsignal(number) == signal.SIG_IGN:
+                signal.signal(number, handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

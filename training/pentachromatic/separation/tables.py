@@ -12,6 +12,7 @@ from cultural_palette.jsonl import JsonFault, read_json, read_rows, refuse
 
 Row = Mapping[str, Any]
 ADVICE = ". Mend it, or take it out."
+LONGEST_LIST = 200  # characters
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 
@@ -46,9 +47,8 @@ def column(row: Row, place: str, wanted: str | None, known: Sequence[str], what:
         if name in row:
             return name
     expected = repr(wanted) if wanted else " or ".join(repr(name) for name in known)
-    raise TableError(
-        f"{place}: no column {expected} for the {what}; there are {', '.join(map(str, row)) or 'none'}."
-    )
+    there = ", ".join(map(str, row))[:LONGEST_LIST] or "none"
+    raise TableError(f"{place}: no column {expected} for the {what}; there are {there}.")
 
 
 def _separated(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
