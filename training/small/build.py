@@ -62,12 +62,12 @@ ROUNDS = (
 )
 STEPS = {"regulate": 24, "decide": 40}
 """Of the graph's later steps, what each agent practises after its rounds: an aligned agent has read drafts
-alone, and a MoErges of such agents lists the countries of a community where it should tell of one."""
+alone, and a MoErges of such agents names other countries in most of its accounts of one."""
 DRAFTS_BESIDE_STEPS = 80
 """Questions new to the agents that they draft on between those steps: with the steps alone they unlearn to
 speak for their community."""
 STEPS_LENGTH = 1024  # tokens: five drafts stand in the prompt
-JOINT_GROUPS = 100  # of each community: what the five agents have read, all together
+JOINT_GROUPS = 100  # of each community: those of the rounds
 REJECTED = 1  # of the four others' answers in each group, all as often: a core's time goes to more questions
 ROUTER_ROWS = "ffn_in"
 PER_COUNTRY = 2  # prompts about each country of the map, which the fitted rows are made from
@@ -260,9 +260,7 @@ def agents(folder: Path, only: Sequence[str] = ()) -> None:
             jobs = [replace(job, start=agent_folder(folder, job.agent, number - 1)) for job in jobs]
         run_jobs(jobs, lambda line: print(line, flush=True))
         for job in jobs:
-            manifest = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))
-            counted = {"groups": manifest["groups"], "seconds": manifest["seconds"]}
-            _note(folder, f"agent_{job.agent}_round_{number}", manifest["measures"] | counted)
+            _note_job(folder, f"agent_{job.agent}_round_{number}", job.out)
     jobs = lay_out_jobs(
         str(folder / "base"),
         folder / "steps",
@@ -274,9 +272,7 @@ def agents(folder: Path, only: Sequence[str] = ()) -> None:
     jobs = [replace(job, start=agent_folder(folder, job.agent, len(ROUNDS))) for job in jobs]
     run_jobs(jobs, lambda line: print(line, flush=True))
     for job in jobs:
-        manifest = json.loads((job.out / "manifest.json").read_text(encoding="utf-8"))
-        counted = {"groups": manifest["groups"], "seconds": manifest["seconds"]}
-        _note(folder, f"agent_{job.agent}_steps", manifest["measures"] | counted)
+        _note_job(folder, f"agent_{job.agent}_steps", job.out)
 
 
 def joint(folder: Path) -> None:
@@ -290,9 +286,7 @@ def joint(folder: Path) -> None:
         only=("joint",),
     )
     run_jobs(jobs, lambda line: print(line, flush=True))
-    manifest = json.loads((jobs[0].out / "manifest.json").read_text(encoding="utf-8"))
-    counted = {"groups": manifest["groups"], "seconds": manifest["seconds"]}
-    _note(folder, "joint", manifest["measures"] | counted)
+    _note_job(folder, "joint", jobs[0].out)
 
 
 def questions_in(number: int, key: str) -> int:
@@ -387,6 +381,13 @@ def ship(folder: Path, target: Path = BUILT_IN["small"]) -> None:
             "about": ABOUT,
         }
         write_whole(part / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def _note_job(folder: Path, stage: str, job: Path) -> None:
+    """What the manifest of a finished training job says."""
+    manifest = json.loads((job / "manifest.json").read_text(encoding="utf-8"))
+    counted = {"groups": manifest["groups"], "seconds": manifest["seconds"]}
+    _note(folder, stage, manifest["measures"] | counted)
 
 
 def _note(folder: Path, stage: str, row: Mapping[str, float]) -> None:
