@@ -164,9 +164,9 @@ def _what_it_took(notes: Row) -> list[str]:
         f"five drafts, {STEPS['decide']} answers; ours against another community's draft) between drafts on "
         f"{DRAFTS_BESIDE_STEPS} more questions, for MoErges filled its accounts of one country with others. "
         "Of the accounts of the twenty questions below, 18 named a country that was not asked about before "
-        "these steps and the router's present fit, 13 do now; with the steps, the former router and no drafts "
-        "between them none did, but only 54 of the 100 drafts kept to their community, and now all do. One "
-        "run of each, no test."
+        "these steps and the router's present fit, 13 do now; with the steps, the former router and no "
+        "drafts between them none did, but only 54 of the 100 drafts kept to their community, and now all "
+        "do. One run of each, no test."
     )
     return ["## What it took", "", text, "", *_table(("stage", "size", "seconds"), rows)]
 
