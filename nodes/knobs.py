@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from langgraph.runtime import Runtime
 from pydantic import (
@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import PaletteError, SettingsError
-from cultural_palette.knobs import Declared, KnobArguments, RunKnobs, declared_knobs
+from cultural_palette.knobs import Declared, KnobArguments, RunKnobs, SamplingRole, declared_knobs
 from cultural_palette.models import ModelRef, Sampling
 from cultural_palette.prompts import template_of
 from cultural_palette.settings import OPENAI_URL, Settings, current_settings, field_of, in_words
@@ -145,6 +145,10 @@ class PaletteContext(_OpenKnobs):
         merged = {name: getattr(settings, name) if value is None else value for name, value in chosen.items()}
         # one model named for this run is meant for every part that the run does not name itself
         merged["models"] = {**({} if self.model else settings.models), **self.models}
+        merged["sampling"] = {
+            role: {**settings.sampling.get(role, {}), **self.sampling.get(role, {})}
+            for role in get_args(SamplingRole)
+        }
         prompts = {name.removeprefix("prompt_"): getattr(self, name) for name in PROMPT_FIELDS}
         # Studio sends the text that it showed: unchanged, it is no text of one's own
         prompts = {
@@ -185,12 +189,17 @@ class Knobs(RunKnobs):
     @property
     def draft_sampling(self) -> Sampling:
         """How drafts are drawn."""
-        return Sampling(self.temperature, self.max_tokens, self.seed)
+        return self._sampling("draft", self.temperature)
 
     @property
     def meta_sampling(self) -> Sampling:
         """How the account and the decision are drawn."""
-        return Sampling(self.meta_temperature, self.max_tokens, self.seed)
+        return self._sampling("meta", self.meta_temperature)
+
+    def _sampling(self, role: SamplingRole, temperature: float) -> Sampling:
+        shape: dict[str, Any] = {**self.sampling.get(role, {})}
+        length = self.max_tokens or shape.pop("max_tokens", None)
+        return Sampling(temperature, **{**shape, "max_tokens": length, "seed": self.seed})
 
 
 def knobs_of(runtime: Runtime[PaletteContext]) -> Knobs:

@@ -6,11 +6,31 @@ No heavy import: `palette ask --help` reads this. Times are in seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le
+from typing_extensions import TypedDict
 
 ReadoutMethod = Literal["auto", "exact", "top_logprobs", "sampling"]
 PromptOrder = Literal["paper", "prefix"]
+SamplingRole = Literal["draft", "meta"]
 MOST_PERMUTATIONS = 720
+LONGEST = 32_768
+"""Tokens of a reply, at most."""
+
+
+class SamplingShape(TypedDict, total=False):
+    """How replies are drawn beside their temperature; `Sampling` of the models says what each does."""
+
+    max_tokens: Annotated[int, Ge(1), Le(LONGEST)]
+    top_p: Annotated[float, Gt(0), Le(1)]
+    min_p: Annotated[float, Ge(0), Le(1)]
+    repetition_penalty: Annotated[float, Gt(0)]
+    frequency_penalty: Annotated[float, Ge(-2), Le(2)]
+
+
+SamplingShape.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+SAMPLING = tuple(SamplingShape.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -64,10 +84,18 @@ class RunKnobs:
         Knob(
             "longest reply in tokens (embedded palette 160, servers 1024)",
             at_least=1,
-            at_most=32_768,
+            at_most=LONGEST,
             flag="--max-tokens",
         ),
     ] = None
+    sampling: Annotated[
+        dict[SamplingRole, SamplingShape],
+        Knob(
+            "how replies are drawn beside their temperature, the drafts' ('draft') and all others ('meta'): "
+            f"{', '.join(SAMPLING)}; `max_tokens` wins (an embedded palette brings its own)",
+            flag="--sampling",
+        ),
+    ] = {}  # noqa: RUF012
     draft_timeout_s: Annotated[
         float,
         Knob("time for a draft, retries included", above=0, at_most=3600, flag="--draft-timeout"),
@@ -131,6 +159,7 @@ class KnobArguments(TypedDict, total=False):
     temperature: float
     meta_temperature: float
     max_tokens: int | None
+    sampling: dict[SamplingRole, SamplingShape]
     draft_timeout_s: float
     min_drafts: int
     readout: ReadoutMethod

@@ -28,7 +28,7 @@ from pydantic_settings import (
 )
 
 from cultural_palette.errors import SettingsError
-from cultural_palette.knobs import Declared, RunKnobs, declared_knobs
+from cultural_palette.knobs import SAMPLING, Declared, RunKnobs, declared_knobs
 from cultural_palette.suggestions import did_you_mean
 
 PREFIX = "PALETTE_"
@@ -241,7 +241,7 @@ def _refuse_unknown_variables() -> None:
 
 def _unknown(name: str, known: Iterable[str], what: str) -> str:
     known = list(known)
-    hint = did_you_mean(name, known, quoted=False) or f" There are {', '.join(known)}."
+    hint = did_you_mean(name.rpartition(".")[2], known, quoted=False) or f" There are {', '.join(known)}."
     return f"Unknown {what} {name!r}.{hint}"
 
 
@@ -251,7 +251,8 @@ def in_words(error: ValidationError, what: str = "Setting") -> str:
     for fault in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            lines.append(_unknown(where, Settings.model_fields, "setting"))
+            known = SAMPLING if where.startswith("sampling.") else Settings.model_fields
+            lines.append(_unknown(where, known, "setting"))
         else:
             shown = (
                 ""

@@ -9,9 +9,10 @@ import click
 
 from cultural_palette.cli.knob_flags import knob_options
 from cultural_palette.cli.lookup import map_option
-from cultural_palette.cli.refs import refs_of
+from cultural_palette.cli.refs import SAMPLING_FORM, refs_of, sampling_of
 from cultural_palette.cli.text import echo, echo_json
 from cultural_palette.errors import ModelError, QuestionError, SettingsError, UsageError
+from cultural_palette.knobs import SAMPLING
 
 if TYPE_CHECKING:
     from cultural_palette.cli.display import View
@@ -61,6 +62,13 @@ SHOWN = (
     metavar="PART=REF",
     help="One part's model: 'africa=openai:africa@http://127.0.0.1:8000/v1', 'meta=...'; repeat.",
 )
+@click.option(
+    "--sampling",
+    "sampling",
+    multiple=True,
+    metavar=SAMPLING_FORM,
+    help=f"How drafts ('draft') and all other replies ('meta') are drawn: {', '.join(SAMPLING)}; repeat.",
+)
 @knob_options
 def ask(
     question: str | None,
@@ -72,6 +80,7 @@ def ask(
     map_name: str | None,
     base_url: str | None,
     parts: tuple[str, ...],
+    sampling: tuple[str, ...],
     **knobs: Any,
 ) -> None:
     """Ask QUESTION as people in a country would answer it.
@@ -94,6 +103,7 @@ def ask(
         map=map_name,
         base_url=base_url,
         models=refs_of("--set", parts, "PART=REF", "africa=openai:gpt-4o-mini") or None,
+        sampling=sampling_of(sampling) or None,
         **knobs,
     )
     if base_url and not settings.model and not settings.models:

@@ -11,7 +11,7 @@ from cultural_palette.knobs import Declared, declared_knobs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
-OWN_WAY = ("models",)  # --set reads PART=REF, and repeats
+OWN_WAY = ("models", "sampling")  # --set reads PART=REF, --sampling ROLE.NAME=NUMBER; they repeat
 
 
 def knob_options(command: Command) -> Command:

@@ -1,10 +1,12 @@
-"""Flags that name models: `--set PART=REF`, `--model-of NAME=REF`."""
+"""Repeated flags of pairs: `--set PART=REF`, `--model-of NAME=REF`, `--sampling ROLE.NAME=NUMBER`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from cultural_palette.errors import SettingsError
+
+SAMPLING_FORM, SAMPLING_EXAMPLE = "ROLE.NAME=NUMBER", "draft.top_p=0.9"
 
 
 def refs_of(flag: str, pairs: Sequence[str], form: str, example: str) -> dict[str, str]:
@@ -20,3 +22,16 @@ def refs_of(flag: str, pairs: Sequence[str], form: str, example: str) -> dict[st
             raise SettingsError(f"{flag} names {name!r} twice.")
         refs[name] = ref
     return refs
+
+
+def sampling_of(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What `--sampling` sets, role by role; the settings read the numbers, and refuse what is none."""
+    shapes: dict[str, dict[str, str]] = {}
+    for name, number in refs_of("--sampling", pairs, SAMPLING_FORM, SAMPLING_EXAMPLE).items():
+        role, dot, value = name.partition(".")
+        if not (role and dot and value):
+            raise SettingsError(
+                f"--sampling {name!r}: expected {SAMPLING_FORM}, such as {SAMPLING_EXAMPLE!r}."
+            )
+        shapes.setdefault(role, {})[value] = number
+    return shapes

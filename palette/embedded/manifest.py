@@ -8,19 +8,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, NotRequired
+from typing import Any, NoReturn, NotRequired
 
 from typing_extensions import TypedDict
 
 from cultural_palette.cultural_map import KEY, RESERVED
 from cultural_palette.errors import ModelError
 from cultural_palette.jsonl import read_object
+from cultural_palette.knobs import SAMPLING, SamplingRole
 from cultural_palette.provenance import file_sha256, hash_file, model_sha256
 from cultural_palette.settings import cache_folder
 from cultural_palette.shapes import of_shape
 
 BUILT_IN = {name: Path(__file__).parent / name for name in ("nano", "small")}
-SAMPLING = ("max_tokens", "top_p", "min_p", "repetition_penalty", "frequency_penalty")
 NAME = re.compile(r"[^\W_][^/\\\x00-\x1f\x7f-\x9f]{0,99}")
 
 
@@ -42,7 +42,7 @@ class ManifestFile(TypedDict):
     base: NotRequired[str]
     task: NotRequired[str]
     scope: NotRequired[ScopeFile | None]
-    sampling: NotRequired[dict[Literal["draft", "meta"], dict[str, float]]]
+    sampling: NotRequired[dict[SamplingRole, dict[str, float]]]
     about: NotRequired[str | None]
     blend: NotRequired[str]
 
@@ -69,7 +69,7 @@ class Manifest:
     router: Path
     scope: Mapping[str, Any] | None = None
     task: Path | None = None
-    sampling: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sampling: Mapping[SamplingRole, Mapping[str, Any]] = field(default_factory=dict)
     about: str | None = None
     blend: str = "paper"
 
@@ -78,7 +78,7 @@ class Manifest:
         """Community keys, in the experts' order."""
         return tuple(self.adapters)
 
-    def sampling_of(self, role: str) -> Mapping[str, Any]:
+    def sampling_of(self, role: SamplingRole) -> Mapping[str, Any]:
         """What the palette sets for its "draft" or its "meta" replies, where the caller sets nothing."""
         return self.sampling.get(role, {})
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.errors import PaletteError, UsageError
 from cultural_palette.jsonl import parse_json, read_object
+from cultural_palette.knobs import SamplingRole, SamplingShape
 from cultural_palette.moerges.headers import read_headers
 from cultural_palette.moerges.peft_settings import AdapterError, check_settings
 from cultural_palette.moerges.peft_weights import stored_lora
@@ -99,6 +100,7 @@ class _File(_Knobs):
     router: str | None = None
     blend: str = "paper"
     moerges: str | None = None
+    sampling: dict[SamplingRole, SamplingShape] = {}
     serving: ServingKnobs = ServingKnobs()
 
     @model_validator(mode="after")
@@ -117,7 +119,7 @@ class _File(_Knobs):
 class ServedPalette:
     """A palette as it is served. In one server: `router` is a file, and `blend` names the router in it that
     mixes. With `dense`, in two: `moerges` is the mixture written out; None for a palette kept in parts, which
-    `parts` then names for `checkpoint.py` to write.
+    `parts` then names for `checkpoint.py` to write. `sampling`: how its "draft" and "meta" replies are drawn.
     """
 
     name: str
@@ -130,6 +132,7 @@ class ServedPalette:
     parts: str | None = None
     dense: bool = False
     knobs: ServingKnobs = field(default_factory=ServingKnobs)
+    sampling: Mapping[SamplingRole, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.dense and (self.moerges is None) == (self.parts is None):
@@ -153,7 +156,7 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
             check_router(manifest.router, tuple(manifest.adapters), manifest.blend)
         return ServedPalette(
             manifest.name, manifest.cultural_map, manifest.base, manifest.adapters, router=manifest.router,
-            blend=manifest.blend, parts=name_or_path, dense=dense,
+            blend=manifest.blend, parts=name_or_path, dense=dense, sampling=manifest.sampling,
         )  # fmt: skip
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise ManifestError(
@@ -185,6 +188,7 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
         moerges=None if file.moerges is None else _source(file.moerges, home, f"{path}: moerges"),
         dense=dense or file.router is None,
         knobs=file.serving,
+        sampling={role: dict(shape) for role, shape in file.sampling.items()},
     )
 
 

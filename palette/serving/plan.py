@@ -13,8 +13,9 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from cultural_palette.knobs import SamplingRole
 from cultural_palette.models import BASE, META, PROVIDERS, ModelRef
 from cultural_palette.models.references import OPENAI
 from cultural_palette.serving.devices import Device
@@ -96,13 +97,14 @@ class ServerSpec:
 
 @dataclass(frozen=True)
 class ServingPlan:
-    """A palette's servers, in the order in which they start."""
+    """A palette's servers, in the order in which they start. `sampling`: as the palette's clients draw."""
 
     palette: str
     cultural_map: str
     device: Device
     servers: tuple[ServerSpec, ...]
     max_model_len: int
+    sampling: Mapping[SamplingRole, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def max_tokens(self) -> int:
@@ -134,13 +136,21 @@ class ServingPlan:
                 else []
             ),
             f"map = {json.dumps(self.cultural_map)}",
-            f"max_tokens = {self.max_tokens}",
+            *([] if self.sampling else [f"max_tokens = {self.max_tokens}"]),
             *self._blend(),
+            *self._sampling(),
             "",
             "[models]",
             *(f"{part} = {json.dumps(ref)}" for part, ref in self.refs(host).items()),
         ]
         return "\n".join(lines) + "\n"
+
+    def _sampling(self) -> Iterator[str]:
+        """The palette's own way of drawing its replies, for each role; none longer than the window allows."""
+        for role in get_args(SamplingRole) if self.sampling else ():
+            shape = {"max_tokens": self.max_tokens, **self.sampling.get(role, {})}
+            shape["max_tokens"] = min(shape["max_tokens"], self.max_tokens)
+            yield from ("", f"[sampling.{role}]", *(f"{name} = {value}" for name, value in shape.items()))
 
     def _blend(self) -> list[str]:
         """How to get the blend as well of a dense MoErges, which its server does not tell: a line to take in
@@ -225,7 +235,9 @@ def plan_servers(
     if palette.dense and set(placements[LORA].gpus) & set(placements[MOERGES].gpus):
         # vLLM measures free memory while it starts; two that start at once on one GPU mislead each other.
         servers[1] = replace(servers[1], starts_after=LORA)
-    return ServingPlan(palette.name, palette.cultural_map, device, tuple(servers), max_model_len)
+    return ServingPlan(
+        palette.name, palette.cultural_map, device, tuple(servers), max_model_len, palette.sampling
+    )
 
 
 def _sources(palette: ServedPalette) -> dict[str, Source]:

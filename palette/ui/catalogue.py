@@ -23,7 +23,7 @@ from cultural_palette.version import __version__
 
 QUESTIONS = Path(__file__).with_name("questions.yaml")
 NODE_OF_PROMPT = {"account": "regulate", "decide_option": "decide"}  # the others go by their node's name
-OWN_FIELDS = ("model", "models", "prompt_order")  # knobs that the page has another place for, or none
+OWN_FIELDS = ("model", "models", "prompt_order", "sampling")  # the page has another place for them, or none
 
 
 def catalogue() -> dict[str, Any]:

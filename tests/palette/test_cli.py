@@ -296,6 +296,9 @@ BAD = {
     "part without model": (["-c", "KEN", "--set", "africa", FREEDOM], ["PART=REF"]),
     "model without provider": (["-c", "KEN", "--model", "gpt", FREEDOM], ["'gpt'", "openai:"]),
     "unknown provider": (["-c", "KEN", "--model", "opnai:x", FREEDOM], ["opnai", "openai"]),
+    "sampling of no role": (["-c", "KEN", "--sampling", "top_p=1", FREEDOM], ["ROLE.NAME=NUMBER"]),
+    "sampling of an unknown role": (["-c", "KEN", "--sampling", "all.top_p=1", FREEDOM], ["'all'", "'meta'"]),
+    "unknown sampling": (["-c", "KEN", "--sampling", "draft.topp=1", FREEDOM], ["draft.topp", "top_p"]),
     "no such readout": (["-c", "KEN", "--readout", "guess", FREEDOM], ["guess", "sampling"]),
     "time that runs backwards": (["-c", "KEN", "--draft-timeout", "-1", FREEDOM], ["draft_timeout_s", "-1"]),
     "seed below zero": (["-c", "KEN", "--seed", "-1", FREEDOM], ["seed", "-1"]),
@@ -603,7 +606,7 @@ def test_every_knob_has_its_flag_with_help_and_limits(full_script: Script) -> No
     shown = " ".join(run("ask", "--help").stdout.split())
     for knob in declared_knobs().values():
         assert knob.knob.flag is not None and knob.knob.flag in shown
-        if knob.name != "models":
+        if knob.name not in ("models", "sampling"):
             assert knob.knob.description[1:] in shown
         if knob.default and knob.name != "models":
             assert f"[default: {knob.default}]" in shown

@@ -34,6 +34,15 @@ def test_models_merge_part_by_part(tmp_path, monkeypatch):
     assert get_settings(models={"meta": "openai:z"}).models == {"africa": "openai:b", "meta": "openai:z"}
 
 
+def test_sampling_merges_value_by_value(tmp_path, monkeypatch):
+    (tmp_path / "palette.toml").write_text("[sampling.draft]\ntop_p = 0.9\nmin_p = 0.1")
+    monkeypatch.setenv("PALETTE_SAMPLING__DRAFT__TOP_P", "0.8")
+    monkeypatch.setenv("PALETTE_SAMPLING__META__MAX_TOKENS", "40")
+    assert get_settings().sampling == {"draft": {"top_p": 0.8, "min_p": 0.1}, "meta": {"max_tokens": 40}}
+    chosen = get_settings(sampling={"draft": {"min_p": "0.2"}}).sampling
+    assert chosen == {"draft": {"top_p": 0.8, "min_p": 0.2}, "meta": {"max_tokens": 40}}
+
+
 def test_a_settings_file_may_begin_with_a_byte_order_mark(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "palette.toml").write_bytes(b'\xef\xbb\xbfseed = 3\r\n[models]\r\nafrica = "openai:x"\r\n')
@@ -57,6 +66,9 @@ def test_palette_config_names_the_file(tmp_path, monkeypatch):
         ("temperature = 3", r"Setting 'temperature': .*less than or equal to 2 \(got 3\)"),
         ("readout = 'guess'", r"Setting 'readout': .*'auto', 'exact', 'top_logprobs' or 'sampling'"),
         ("base_url = 'localhost:8000'", r"Setting 'base_url': expected an address that starts with http://"),
+        ("[sampling.draft]\ntop_q = 1", r"Unknown setting 'sampling\.draft\.top_q'\. Did you mean top_p\?"),
+        ("[sampling.draft]\ntop_p = 0", r"Setting 'sampling\.draft\.top_p': .*greater than 0 \(got 0\)"),
+        ("[sampling.drafts]", r"Setting 'sampling\.drafts.*': .*'draft' or 'meta'"),
         ("seed =", r"palette\.toml is not TOML"),
     ],
 )
@@ -135,7 +147,7 @@ def test_settings_in_force_end_with_their_block():
 def test_the_example_names_every_setting_with_its_default(root, tmp_path, monkeypatch):
     text = (root / ".env.example").read_text()
     shown = {
-        name.lower() for name in re.findall(r"^#? ?PALETTE_([A-Z_]+?)(?:__[A-Z]+)?=", text, re.MULTILINE)
+        name.lower() for name in re.findall(r"^#? ?PALETTE_([A-Z_]+?)(?:__[A-Z_]+)?=", text, re.MULTILINE)
     }
     assert shown == set(Settings.model_fields)
     (tmp_path / ".env").write_text(text)

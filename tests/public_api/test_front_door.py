@@ -94,6 +94,33 @@ def test_settings_by_argument_reach_the_server_and_do_not_stay():
     assert current_settings().base_url is None
 
 
+@pytest.mark.parametrize("vllm", [False, True])
+def test_how_replies_are_drawn_reaches_the_server_role_by_role(vllm):
+    """The run's own over the settings', value by value; `max_tokens` of all replies over a role's."""
+    with serve() as server:
+        server.vllm = vllm
+        settings = cp.get_settings(
+            base_url=server.url, retries=0,
+            sampling={"draft": {"top_p": 0.9, "min_p": 0.1, "max_tokens": 50}, "meta": {"max_tokens": 40}},
+        )  # fmt: skip
+        models = {part: f"openai:{part}" for part in (*KEYS, "meta", "base")}
+        run = {"draft": {"top_p": 0.8, "repetition_penalty": 1.1}, "meta": {"frequency_penalty": 0.4}}
+        cp.ask("KEN", "Tea?", settings=settings, models=models, sampling=run)
+        length = "max_tokens" if vllm else "max_completion_tokens"
+        names = (length, "top_p", "min_p", "repetition_penalty", "frequency_penalty")
+        drawn = [{name: body[name] for name in names if name in body} for body in server.sent_to("africa")]
+        assert drawn == [{length: 50, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.1}]
+        others = server.sent_to("meta")
+        assert len(others) == 2
+        for body in others:
+            assert {name: body[name] for name in names if name in body} == {
+                length: 40, "frequency_penalty": 0.4,
+            }  # fmt: skip
+        server.requests.clear()
+        cp.ask("KEN", "Tea?", settings=settings, models=models, max_tokens=30)
+        assert {body[length] for body in server.requests} == {30}
+
+
 async def test_events_come_in_their_order_and_the_answer_last(script):
     script.replies["europe"] = RuntimeError("down")
     events = [event async for event in cp.stream("KEN", QUESTION, options=OPTIONS, models=PARTS)]

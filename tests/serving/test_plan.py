@@ -18,7 +18,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from cultural_palette.embedded.manifest import BUILT_IN
+from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.serving.compose import IMAGE, OWN_IMAGE, compose_file, container_arguments
 from cultural_palette.serving.devices import (
     Device,
@@ -399,6 +399,35 @@ def test_the_client_s_settings_are_settings(
     )
     # (2048 - 256) // 6: five drafts and a reply, beside the prompt's own words
     assert nano.max_tokens == 298
+
+
+def test_the_client_draws_as_the_palette_says(
+    big: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """small's own lengths and penalties are in its clients' settings, none longer than the window allows."""
+    own = read_manifest("small").sampling
+    palette = replace(read_palette(str(big)), sampling=read_palette("small").sampling)
+    plan = plan_servers(palette, described_gpus(2, 80.0))
+    file = tmp_path / "palette.toml"
+    file.write_text(plan.settings())
+    monkeypatch.setenv("PALETTE_CONFIG", str(file))
+    settings: Settings = get_settings()
+    assert settings.max_tokens is None and settings.sampling == own
+    file.write_text(replace(plan, max_model_len=796).settings())
+    short = get_settings()
+    assert {role: shape["max_tokens"] for role, shape in short.sampling.items()} == {"draft": 90, "meta": 90}
+    wide = {"meta": {"max_tokens": 5000}}
+    file.write_text(replace(plan, sampling=wide).settings())
+    assert get_settings().sampling == {"draft": {"max_tokens": 1024}, "meta": {"max_tokens": 1024}}
+
+
+def test_a_palette_s_file_says_how_its_replies_are_drawn(big: Path) -> None:
+    raw = yaml.safe_load(big.read_text())
+    big.write_text(yaml.safe_dump(raw | {"sampling": {"draft": {"min_p": 0.1}}}))
+    assert read_palette(str(big)).sampling == {"draft": {"min_p": 0.1}}
+    big.write_text(yaml.safe_dump(raw | {"sampling": {"draft": {"min_q": 0.1}}}))
+    with pytest.raises(ManifestError, match=r"sampling\.draft\.min_q"):
+        read_palette(str(big))
 
 
 def test_the_shell_command_keeps_the_key_a_variable(big: Path) -> None:

@@ -276,17 +276,22 @@ def agents(folder: Path, only: Sequence[str] = ()) -> None:
 
 
 def joint(folder: Path) -> None:
-    """`agents/joint/run-1/joint/`: every community's first groups into one adapter."""
-    jobs = lay_out_jobs(
-        str(folder / "base"),
-        folder / "joint-data",
-        folder / "agents" / "joint",
-        tuple(COMMUNITIES),
-        settings("orpo"),
-        only=("joint",),
+    """`agents/joint-steps/run-1/joint/`: all that the five agents read, into one adapter: the groups of the
+    rounds (`agents/joint/`), then those of the steps."""
+    orpo = settings("orpo")
+    stages = (
+        ("joint", "joint-data", orpo),
+        ("joint-steps", "steps", replace(orpo, max_length=STEPS_LENGTH)),
     )
-    run_jobs(jobs, lambda line: print(line, flush=True))
-    _note_job(folder, "joint", jobs[0].out)
+    start = None
+    for name, groups, read in stages:
+        (job,) = lay_out_jobs(
+            str(folder / "base"), folder / groups, folder / "agents" / name, tuple(COMMUNITIES), read,
+            only=("joint",),
+        )  # fmt: skip
+        run_jobs([replace(job, start=start)], lambda line: print(line, flush=True))
+        _note_job(folder, name.replace("-", "_"), job.out)
+        start = job.out
 
 
 def questions_in(number: int, key: str) -> int:
@@ -298,7 +303,7 @@ def agent_folder(folder: Path, agent: str, after: int | None = None) -> Path:
     """Where the stage `agents` put an adapter, as it is after a round: of the last round with questions new
     to it; None: after the steps. The joint one has a single round."""
     if agent == "joint":
-        return folder / "agents" / "joint" / "run-1" / "joint"
+        return folder / "agents" / "joint-steps" / "run-1" / "joint"
     if after is None:
         return folder / "agents" / "steps" / "run-1" / agent
     number = max(n for n in range(1, after + 1) if questions_in(n, agent))
