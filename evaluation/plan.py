@@ -37,7 +37,8 @@ class Plan:
     """What is run. Run r draws with seed `settings.seed` + r. `models_of`: models beside the palette's own,
     by the name under which a method needs them. `left_out`: methods that could not be run, with the reason.
     `orders`: of the options that every decision is the mean over, so that a liking for a place is no opinion.
-    `wording`: of the instructions; 0 is ours (`prompts.use_wording`).
+    `wording`: of the instructions; 0 is ours (`prompts.use_wording`). `together`: replies of an embedded
+    palette share batches (`models.replies_together`).
     """
 
     survey: Survey
@@ -49,6 +50,7 @@ class Plan:
     left_out: Mapping[str, str] = field(default_factory=dict)
     orders: int = ORDERS
     wording: int = 0
+    together: bool = False
 
     def __post_init__(self) -> None:
         if self.wording not in WORDINGS:
@@ -113,6 +115,7 @@ class Plan:
                 for name in (*names(), *names("baselines"), *names("rivals"), *names("prefix"))
             },
             **({"wording": self.wording} if self.wording else {}),
+            **({"together": True} if self.together else {}),
         }
 
 

@@ -24,7 +24,7 @@ from cultural_palette.evaluation.plan import UNCHECKED, Plan
 from cultural_palette.evaluation.predictions import PredictionsDigest, key_of, row_of, rows_of
 from cultural_palette.evaluation.progress import Progress
 from cultural_palette.evaluation.surveys import SurveyItem
-from cultural_palette.models import close_clients
+from cultural_palette.models import close_clients, replies_together
 from cultural_palette.prompts import use_wording
 from cultural_palette.provenance import installed_versions, short_sha256
 from cultural_palette.settings import use_settings
@@ -132,7 +132,10 @@ async def predict_all(
     async def one(name: str, run: int, item: SurveyItem) -> None:
         counted = RowCalls(store)
         start = time.perf_counter()
-        with use_settings(plan.settings_of(run)), use_calls(counted), use_wording(plan.wording):
+        with (
+            use_settings(plan.settings_of(run)), use_calls(counted), use_wording(plan.wording),
+            replies_together(plan.together),
+        ):  # fmt: skip
             prediction, error = await _predicted(predict[name], item, foreign=name in own)
         seconds = time.perf_counter() - start
         row = row_of(name, run, item, prediction, error=error, seconds=seconds, calls=counted.as_dict())

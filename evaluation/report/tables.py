@@ -529,7 +529,8 @@ def settings_text(manifest: Mapping[str, object]) -> str:
         ("meta_temperature", "accounts at"), ("max_tokens", "most tokens"), ("prompt_order", "prompt order"),
         ("min_drafts", "fewest drafts"),
     ]  # fmt: skip
-    return ", ".join(f"{name} {settings[key]}" for key, name in shown if settings.get(key) is not None)
+    told = [f"{name} {settings[key]}" for key, name in shown if settings.get(key) is not None]
+    return ", ".join([*told, *(["replies decoded together"] if manifest.get("together") else [])])
 
 
 def _floor_distances(analysis: Analysis) -> Iterator[str]:

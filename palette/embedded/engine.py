@@ -15,7 +15,7 @@ import hashlib
 import inspect
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from cultural_palette.embedded.head import quicken
 from cultural_palette.embedded.manifest import IN_MEMORY, Manifest, read_manifest
 from cultural_palette.embedded.parts import META, Part
 from cultural_palette.embedded.prepare import prepare
@@ -39,6 +40,7 @@ from cultural_palette.moerges.quantised import quantised_by, why_not
 from cultural_palette.moerges.router import load_routers
 
 LONGEST_REASON = 300
+PADDED = 1.5
 GATHER_S = 0.015
 """How long the worker waits for company after the last request arrived. Seconds."""
 SMALL = 50_000_000
@@ -181,9 +183,8 @@ class Engine:
                     break
             generations = [job for job in jobs if isinstance(job, Generation)]
             together = [g for g in generations if not g.alone]
-            for batch in (together, *([g] for g in generations if g.alone)):
-                if batch:
-                    self._guarded(batch)
+            for batch in (*_of_like_length(together), *([g] for g in generations if g.alone)):
+                self._guarded(batch)
             for job in jobs:
                 if job is not None and not isinstance(job, Generation) and not self._stopping.is_set():
                     call, future = job
@@ -343,6 +344,20 @@ class Engine:
         return spelling_tokens(self.tokenizer)
 
 
+def _of_like_length(generations: Sequence[Generation]) -> Iterator[list[Generation]]:
+    """Batches that waste little on padding: in each the longest prompt has at most `PADDED` times the tokens
+    of the shortest.
+    """
+    batch: list[Generation] = []
+    for request in sorted(generations, key=lambda g: len(g.prompt)):
+        if batch and len(request.prompt) > PADDED * len(batch[0].prompt):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
 def _compute_on_one_core() -> None:
     """For the calling thread alone. torch gives what was set last to each thread that begins later, so
     another thread sets the process's own number again.
@@ -393,6 +408,7 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Colours]:
             f"The base of the palette {manifest.name!r} can not be loaded from {manifest.base}: {reason}"
         ) from error
     model.train(False)
+    quicken(model)
     adapters = {key: read_adapter(folder) for key, folder in manifest.adapters.items()}
     colours = install(model, adapters)
     for name, router in load_routers(manifest.router).items():

@@ -8,6 +8,7 @@ from cultural_palette.models.asking import (
     guarded,
     open_model,
     read,
+    replies_together,
     scope_notes_of,
 )
 from cultural_palette.models.connections import close_clients
@@ -38,6 +39,7 @@ __all__ = [
     "make_ready",
     "open_model",
     "read",
+    "replies_together",
     "resolve_parts",
     "scope_notes_of",
     "usage_of",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from cultural_palette.models.thoughts import AnswerPieces, without_thoughts
 from cultural_palette.models.tokens import usage_of
 from cultural_palette.questions import Question
 
+_TOGETHER: ContextVar[bool] = ContextVar("palette_replies_together", default=False)
 BROKEN = ("abort", "error")
 """Ends that vLLM and routers before other servers give to a reply that did not come to one."""
 
@@ -58,6 +60,19 @@ def call_of(
     return Call(kind, str(ref), request, ref.runs_on.revision_of(ref))
 
 
+@contextmanager
+def replies_together(together: bool = True) -> Iterator[None]:
+    """Let replies that are kept share an embedded palette's batches, inside the block and in every task
+    started there: several times quicker, and no longer the same bits whatever else is asked. They are kept
+    under keys of their own.
+    """
+    token = _TOGETHER.set(together)
+    try:
+        yield
+    finally:
+        _TOGETHER.reset(token)
+
+
 async def ask(
     ref: ModelRef,
     sampling: Sampling,
@@ -75,14 +90,17 @@ async def ask(
         with streaming_to(on_token and AnswerPieces(on_token)):
             return await _ask(ref, sampling, messages, timeout_s, tags)
 
+    together = ref.in_process and _TOGETHER.get()
+
     async def produce() -> dict[str, Any]:
         # a reply that is kept must be the one that any other run would have got: it is decoded alone
-        return (await _ask(ref, sampling, messages, timeout_s, tags, alone=True)).as_row()
+        return (await _ask(ref, sampling, messages, timeout_s, tags, alone=not together)).as_row()
 
     # at temperature 0 nothing is drawn: runs of other seeds share the reply
     counted = replace(sampling, seed=None) if sampling.temperature == 0 else sampling
     # in a thread: the weights' revision is read off their files
-    call = await asyncio.to_thread(call_of, "reply", ref, messages, counted)
+    more = {"together": True} if together else {}
+    call = await asyncio.to_thread(call_of, "reply", ref, messages, counted, **more)
     return Reply.from_row(await once(call, produce))
 
 

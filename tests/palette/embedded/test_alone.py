@@ -10,12 +10,13 @@ import pytest
 import torch
 from langchain_core.messages import HumanMessage
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from cultural_palette.calls import CallStore, use_calls
 from cultural_palette.embedded.chat_model import EmbeddedChatModel
-from cultural_palette.embedded.engine import get_engine
-from cultural_palette.models import ModelRef, Sampling, ask
+from cultural_palette.embedded.engine import Generation, _of_like_length, get_engine
+from cultural_palette.embedded.head import WIDE, FewRows, quicken
+from cultural_palette.models import ModelRef, Sampling, ask, replies_together
 from cultural_palette.moerges.dense import written_out
 
 QUESTION = [HumanMessage("Country: Kenya\nQuestion: Is tea good?")]
@@ -48,6 +49,55 @@ async def test_a_kept_reply_is_decoded_alone(tmp_path: Path, monkeypatch: pytest
     with CallStore(tmp_path) as store, use_calls(store):
         await ask(ref, Sampling(max_tokens=3), QUESTION, timeout_s=60)
     assert decoded == [False, True]
+
+
+async def test_kept_replies_share_batches_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are kept apart from those decoded alone, which they may differ from in a word."""
+    ref, engine = ModelRef("embedded", "nano/africa"), get_engine("nano")
+    decoded: list[bool] = []
+    generate = engine.generate
+    monkeypatch.setattr(engine, "generate", lambda one: (decoded.append(one.alone), generate(one)))
+    with CallStore(tmp_path) as store, use_calls(store):
+        with replies_together():
+            await ask(ref, Sampling(max_tokens=3), QUESTION, timeout_s=60)
+            await ask(ref, Sampling(max_tokens=3), QUESTION, timeout_s=60)
+        await ask(ref, Sampling(max_tokens=3), QUESTION, timeout_s=60)
+        assert store.needed == {"reply": 3} and store.made == {"reply": 2}
+    assert decoded == [False, True]
+
+
+def test_a_batch_holds_prompts_of_like_length() -> None:
+    """Else one long prompt would pad all the others."""
+    lengths = [250, 90, 260, 800, 255, 100, 1100, 300]
+    requests = [Generation("meta", [0] * n, 0.0, 1, None, lambda piece: None) for n in lengths]
+    batches = [[len(one.prompt) for one in batch] for batch in _of_like_length(requests)]
+    assert batches == [[90, 100], [250, 255, 260, 300], [800, 1100]]
+    assert list(_of_like_length([])) == []
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 9])
+def test_the_quick_output_layer_is_the_output_layer(rows: int) -> None:
+    layer = torch.nn.Linear(24, WIDE, bias=False)
+    states = torch.randn(rows, 1, 24)
+    with torch.inference_mode():
+        torch.testing.assert_close(FewRows(layer)(states), layer(states), rtol=1e-5, atol=1e-5)
+
+
+def test_a_wide_output_layer_is_quickened_and_stays_tied() -> None:
+    config = LlamaConfig(
+        vocab_size=WIDE, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).train(False)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        before = model(ids).logits
+        quicken(model)
+        assert isinstance(model.lm_head, FewRows)
+        assert model.lm_head.weight is model.model.embed_tokens.weight, "one copy of the weights"
+        torch.testing.assert_close(model(ids).logits, before, rtol=1e-5, atol=1e-5)
 
 
 async def test_a_reply_that_is_not_kept_shares_a_batch() -> None:
