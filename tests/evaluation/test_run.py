@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from cultural_palette.evaluation.methods import orders_shown
 from cultural_palette.evaluation.plan import Plan
 from cultural_palette.evaluation.predictions import BY_THE_CLOCK, Prediction, key_of, row_of
 from cultural_palette.evaluation.progress import Progress
+from cultural_palette.evaluation.report.tables import settings_text
 from cultural_palette.evaluation.run import evaluate
 from cultural_palette.models import Blend
 from tests.evaluation.made_up import KEYS, plan, survey
@@ -124,6 +126,26 @@ def test_another_run_shares_the_calls_folder(script, tmp_path):
     assert manifest["calls"]["asked"] == 2  # the bare question is the same in both countries
     one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
     assert sayings(row for row in two if row["method"] == "cultural-palette") == sayings(one)
+
+
+def test_replies_are_decoded_alone_unless_they_are_to_share_batches(script, tmp_path, monkeypatch):
+    alone: list[bool] = []
+    reply = ScriptedModel.reply
+
+    async def noted(self, *messages, **more):
+        alone.append(more["alone"])
+        return await reply(self, *messages, **more)
+
+    monkeypatch.setattr(ScriptedModel, "reply", noted)
+    each = plan("own-draft")
+    evaluated(each, tmp_path / "alone", calls=tmp_path / "calls")
+    assert alone and all(alone)
+    alone.clear()
+    manifest = evaluated(replace(each, together=True), tmp_path / "together", calls=tmp_path / "calls")
+    assert alone and not any(alone), "kept apart from those decoded alone"
+    assert "replies decoded together" in settings_text(manifest)
+    with pytest.raises(ArtifactError, match="together"):
+        evaluated(each, tmp_path / "together")
 
 
 def test_a_stopped_run_goes_on_and_writes_the_same_predictions(script, tmp_path):
