@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ pytest.importorskip("torch")
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import load_map
 from cultural_palette.training.config import load_config
+from cultural_palette.training.jobs import Job
 from cultural_palette.training.preferences import check_groups, read_groups
 from cultural_palette.training.small import build, duplicates, report
 from cultural_palette.training.small.examples import FACT_QUESTIONS, shown_options, worked_examples
@@ -185,6 +187,16 @@ def test_the_page_shows_what_has_been_measured_and_leaves_the_rest_out() -> None
             }
             for key in build.COMMUNITIES
         },
+        "steps: SmolLM2": {
+            "scored": {"regulate": [[-400.0, 100], [-360.0, 90]], "decide": [[-120.0, 40], [-60.0, 20]]},
+            "right": [True, False, False, False],
+            "chance": 0.25,
+        },
+        "steps: task base": {
+            "scored": {"regulate": [[-300.0, 100], [-270.0, 90]], "decide": [[-80.0, 40], [-40.0, 20]]},
+            "right": [True, True, True, True],
+            "chance": 0.25,
+        },
         "neutral: SmolLM2": [[-300.0, 100], [-150.0, 50]],
         "neutral: task base": [[-310.0, 100], [-155.0, 50]],
     }
@@ -194,7 +206,50 @@ def test_the_page_shows_what_has_been_measured_and_leaves_the_rest_out() -> None
     assert "| Africa | America | +39.3 % [+39.3, +39.3] | +63.2 % [+63.2, +63.2] |" in page
     assert "| Africa | 100 % [100, 100] | 50 % [50, 50] |" in page
     assert "| task base | 22.20 | +10.5 % [+10.5, +10.5] |" in page
-    assert "Questions nobody" not in page and "Can it decide" not in page
+    # e^3 against e^4, and e^2 against e^3, are 63.2 % lower
+    assert "| SmolLM2 | 54.60 | 20.09 | 25 % [" in page
+    assert "| task base | 20.09 (-63 % [-63, -63]) | 7.39 (-63 % [-63, -63]) | 100 % [100, 100] |" in page
+    assert "Questions nobody" not in page and "later steps, with" not in small_page({}, {})
+
+
+def test_the_later_steps_are_scored_on_held_out_questions_in_their_prompts(work: Path) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def score(chat: list[dict[str, str]], replies: Sequence[str]) -> list[tuple[float, int]]:
+        asked.append((chat[-1]["content"], list(replies)))
+        return [(-float(place), 1) for place, _ in enumerate(replies)]  # the first option is the likeliest
+
+    figures = report.steps(work, score, 3)
+    rows = report.held_out(work, 999)[0]
+    assert [replies for _, replies in asked[:6]] == [
+        *([row["account"]] for row in rows[:3]), *([row["answer"]] for row in rows[:3]),
+    ]  # fmt: skip
+    assert all("Africa:" in text for text, _ in asked[:3])
+    assert all(row["account"] in text for row, (text, _) in zip(rows[:3], asked[3:6], strict=True))
+    assert [len(scored) for scored in figures["scored"].values()] == [3, 3] and len(figures["right"]) == 3
+    with_options = [row for row in rows if row["options"]][:3]
+    assert [len(replies) for _, replies in asked[6:]] == [len(row["options"]) for row in with_options]
+    assert 0 < figures["chance"] < 1
+
+
+def test_the_joint_agent_goes_on_from_the_rounds_to_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Job] = []
+
+    def run(jobs: Sequence[Job], note: Any) -> None:
+        for job in jobs:
+            done.append(job)
+            job.out.mkdir(parents=True)
+            (job.out / "manifest.json").write_text('{"groups": 5, "seconds": 1.0, "measures": {}}')
+
+    monkeypatch.setattr(build, "run_jobs", run)
+    build.joint(tmp_path)
+    rounds, steps = done
+    assert rounds.start is None and steps.start == rounds.out
+    assert steps.out == build.agent_folder(tmp_path, "joint")
+    assert steps.settings.max_length == build.STEPS_LENGTH > rounds.settings.max_length
+    assert set(json.loads((tmp_path / "notes.json").read_text())) == {"joint", "joint_steps"}
 
 
 def test_the_interval_covers_what_questions_scatter() -> None:

@@ -13,7 +13,6 @@ from cultural_palette.training.small.build import (
     COMMUNITIES,
     CONFIG,
     DRAFTS_BESIDE_STEPS,
-    JOINT_GROUPS,
     REJECTED,
     ROUNDS,
     SAMPLING,
@@ -32,14 +31,14 @@ def page(parts: Row, notes: Row) -> str:
     """The page's text, of the parts that are there."""
     figures = _grouped(parts)
     lines = [HEAD, *_what_it_took(notes), *_scores(figures), *_neutral(figures), *_drafts(figures)]
-    lines += [*_decisions(figures), *_routing(notes), *_alone(figures), *_duplicates(figures)]
+    lines += [*_steps(figures), *_routing(notes), *_alone(figures), *_duplicates(figures)]
     lines += [*_twenty(figures), *_make_ask(), TAIL]
     return "\n".join(lines)
 
 
 def _grouped(parts: Row) -> dict[str, Any]:
     """The parts by kind: tables by model, answers in their order."""
-    alone = ("decisions", "alone", "duplicates", "memory_mib")
+    alone = ("alone", "duplicates", "memory_mib")
     figures: dict[str, Any] = {name: parts[name] for name in alone if name in parts}
     tables: dict[str, dict[str, Any]] = {}
     for name, part in parts.items():
@@ -47,6 +46,8 @@ def _grouped(parts: Row) -> dict[str, Any]:
             tables.setdefault(match[1], {})[match[2]] = part
         elif name.startswith("neutral: "):
             figures.setdefault("neutral", {})[name.removeprefix("neutral: ")] = part
+        elif name.startswith("steps: "):
+            figures.setdefault("steps", {})[name.removeprefix("steps: ")] = part
         elif name.startswith("answers from "):
             figures.setdefault("answers", []).extend(part)
         elif name.startswith("drafts on "):
@@ -148,9 +149,9 @@ def _what_it_took(notes: Row) -> list[str]:
                 rows.append((f"agent {key}, round {number}", f"{questions_in(number, key)} groups", took))
         if agent := notes.get(f"agent_{key}_steps"):
             rows.append((f"agent {key}, steps", f"{agent['groups']:.0f} groups", f"{agent['seconds']:.0f}"))
-    if joint := notes.get("joint"):
-        groups = f"{len(COMMUNITIES) * JOINT_GROUPS} groups"
-        rows.append(("joint", groups, f"{joint['seconds']:.0f}"))
+    for stage, name in (("joint", "joint, rounds"), ("joint_steps", "joint, steps")):
+        if joint := notes.get(stage):
+            rows.append((name, f"{joint['groups']:.0f} groups", f"{joint['seconds']:.0f}"))
     last = next(iter(ROUNDS[-1].values()))
     text = (
         f"Settings: `training/configs/{CONFIG.name}`, each answer against {REJECTED} of the other four (all "
@@ -277,16 +278,39 @@ def _sampling(role: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in SAMPLING[role].items())
 
 
-def _decisions(figures: Row) -> list[str]:
-    if "decisions" not in figures:
+def _steps(figures: Row) -> list[str]:
+    if "SmolLM2" not in figures.get("steps", {}):
         return []
-    row = figures["decisions"]
+    table = figures["steps"]
+    plain = table["SmolLM2"]["scored"]
+
+    def cell(row: Row, form: str, name: str) -> str:
+        shown = f"{perplexity(row['scored'][form]):.2f}"
+        if name == "SmolLM2":
+            return shown
+        mean, low, high = (-value for value in _less(row["scored"][form], plain[form]))
+        return f"{shown} ({mean:+.0f} % [{high:+.0f}, {low:+.0f}])"
+
+    rows = [
+        (
+            name,
+            cell(row, "regulate", name),
+            cell(row, "decide", name),
+            _share([[hit] for hit in row["right"]]),
+        )
+        for name, row in table.items()
+    ]
+    counts = {form: len(scored) for form, scored in plain.items()}
+    right = table["SmolLM2"]["right"]
     return [
-        "## Can it decide?", "",
-        f"The option put first, given our own account, on {row['n']} held-out questions (options in an "
-        f"order drawn anew): MoErges right in {100 * row['meta']:.0f} %, the task base in "
-        f"{100 * row['base']:.0f} %, chance {100 * row['chance']:.0f} %. Right: the option that "
-        "we think most people there would choose.", "",
+        "## Can it do the graph's later steps, with the task adapter and without?", "",
+        "SmolLM2 has no task adapter; all others have. Perplexity of our account, given five drafts of ours "
+        f"(n = {counts['regulate']} held-out questions), and of our answer, given that account "
+        f"(n = {counts['decide']}), with its change against SmolLM2; and how often the option that it finds "
+        "likeliest, given the account, is the one that we think most people there would choose "
+        f"(n = {len(right)}, options in an order drawn anew; chance "
+        f"{100 * table['SmolLM2']['chance']:.0f} %; 95 % by a bootstrap over questions).", "",
+        *_table(("model", "account", "answer", "option right"), rows),
     ]  # fmt: skip
 
 

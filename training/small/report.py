@@ -44,7 +44,7 @@ from cultural_palette.training.small.build import (
     worked,
 )
 from cultural_palette.training.small.duplicates import duplicates
-from cultural_palette.training.small.examples import shown_options
+from cultural_palette.training.small.examples import shown_options, step_prompt
 from cultural_palette.training.small.page import page
 
 TWENTY = (  # nobody prepared them: none stands in the data
@@ -69,6 +69,8 @@ TWENTY = (  # nobody prepared them: none stands in the data
     ("NZL", "What does it mean to be a good neighbour?", ()),
     ("FRA", "Do people trust strangers?", ("Yes", "No")),
 )
+STEP_QUESTIONS = 16
+"""Held-out questions on which the graph's later steps are scored."""
 LONG_S = 3600  # a busy machine may take its time
 Scored = tuple[float, int]
 """Summed log-probability (natural) of a reply and its end token, and their count."""
@@ -312,29 +314,25 @@ def drafts(work: Path, palette: str, count: int) -> dict[str, Any]:
     return results | ceiling
 
 
-def decisions(work: Path, palette: str, count: int) -> dict[str, Any]:
-    """The letter that MoErges puts first, given the account, on held-out questions with options: how often it
-    is the likeliest by our estimate, beside chance and the last-place guess; options in an order drawn
-    anew."""
-    rows = [row for row in held_out(work, 999)[0] if row["options"]][:count]
-    engine = get_engine(palette)
-    hits: dict[str, list[float]] = {META: [], "base": []}
-    chance = []
-    for row in rows:
+def steps(work: Path, score: Scorer, count: int) -> dict[str, Any]:
+    """A model on the graph's later steps, on held-out questions, given drafts and accounts of ours: the
+    scores of our account and of our answer; and, where there are options (in an order drawn anew), whether
+    the letter that it finds likeliest is the one that we think most people there would choose.
+    """
+    rows, answers = held_out(work, 999)
+    scored: dict[str, list[Scored]] = {
+        form: [score(step_prompt(form, row, answers, COMMUNITIES), [row[name]])[0] for row in rows[:count]]
+        for form, name in (("regulate", "account"), ("decide", "answer"))
+    }
+    right, chance = [], []
+    for row in [row for row in rows if row["options"]][:count]:
         question, shares = shown_options(row, random.Random(row["query_id"] + "d"))
         fields = {"account": row["account"], "country": find_country(row["country"]).in_text}
-        chat = role_dicts(
-            render("decide_option", question=row["query"], options=question.lettered(), **fields)
-        )
-        prompt = engine.encode([(message["role"], message["content"]) for message in chat])
-        best = max(shares, key=lambda letter: shares[letter])
+        chat = render("decide_option", question=row["query"], options=question.lettered(), **fields)
+        logps = [logp for logp, _ in score(role_dicts(chat), question.labels)]
+        right.append(question.labels[logps.index(max(logps))] == max(shares, key=lambda label: shares[label]))
         chance.append(1 / len(shares))
-        for part, correct in hits.items():
-            logps = engine.option_logprobs(part, prompt, question.labels).result().logprobs
-            correct.append(float(question.labels[logps.index(max(logps))] == best))
-    return {"n": len(rows), "chance": sum(chance) / len(chance)} | {
-        name: sum(correct) / len(correct) for name, correct in hits.items()
-    }
+    return {"scored": scored, "right": right, "chance": sum(chance) / len(chance)}
 
 
 async def full_answer(palette: str, country: str, question: str, options: Sequence[str]) -> dict[str, Any]:
@@ -410,6 +408,10 @@ def _scores_of(work: Path, name: str, load: Callable[[], Any], count: int) -> An
     return scores(work, name, load(), count)
 
 
+def _steps_of(work: Path, load: Callable[[], Any]) -> Any:
+    return steps(work, load(), STEP_QUESTIONS)
+
+
 def _neutral_of(load: Callable[[], Any]) -> Any:
     return neutral(load())
 
@@ -427,7 +429,6 @@ def write_report(to: Path, work: Path, count: int, drafted: int, palette: str = 
     measure_drafts_of_answers(work)
     figures.measure(f"drafts on {drafted}", lambda: drafts(work, palette, drafted))
     figures.measure("alone", lambda: seconds_alone(palette))
-    figures.measure("decisions", lambda: decisions(work, palette, 15))
     figures.measure("memory_mib", memory_mib)
     write_page(to, work)
 
@@ -440,11 +441,14 @@ def measure_drafts_of_answers(work: Path) -> None:
 
 
 def measure_models(work: Path, count: int, there: Mapping[str, Callable[[], Scorer]]) -> None:
-    """Scores of held-out answers and of the neutral paragraphs, a model after the other."""
+    """Scores of held-out answers, of the graph's later steps and of the neutral paragraphs, a model after the
+    other.
+    """
     figures = Figures(work / "figures.json")
     for name, model in there.items():
         scored = functools.partial(_scores_of, work, name, model, count)
         figures.measure(f"scores on {count}: {name}", scored)
+        figures.measure(f"steps: {name}", functools.partial(_steps_of, work, model))
         figures.measure(f"neutral: {name}", functools.partial(_neutral_of, model))
 
 
