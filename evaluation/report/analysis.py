@@ -7,7 +7,7 @@ counts where every run answered it, so that an average and its runs are over the
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -135,21 +135,31 @@ class Tested:
 
 
 @dataclass(frozen=True)
+class Families:
+    """Tests, one family for Holm each. `against_baseline`: every other method minus the best baseline;
+    `against_floor`: every method minus the best floor; `planned`: ours minus each ablation and control.
+    """
+
+    against_baseline: Mapping[str, Tested] = field(default_factory=dict)
+    against_floor: Mapping[str, Tested] = field(default_factory=dict)
+    planned: Mapping[str, Tested] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Analysis:
-    """Everything a table says under one metric. `against_baseline`: every other method minus the best
-    baseline; `against_floor`: every method minus the best floor; `planned`: ours minus each ablation and
-    control. `marks`: (method, column) -> "best" or "second", only where the next in that column is beaten
-    beyond chance. `common`: items that all answered.
+    """Everything a table says under one metric. `scores`: tests of the scores; `gains`: the same of country
+    discrimination, where a floor, which does not look at the country, has 0. `marks`: (method, column) ->
+    "best" or "second", only where the next in that column is beaten beyond chance. `common`: items that all
+    answered.
     """
 
     metric: str
     methods: tuple[MethodResult, ...]
     floors: tuple[FloorResult, ...]
     best_baseline: str | None
-    against_baseline: Mapping[str, Tested]
     best_floor: FloorResult | None
-    against_floor: Mapping[str, Tested]
-    planned: Mapping[str, Tested]
+    scores: Families
+    gains: Families
     marks: Mapping[tuple[str, str], Mark]
     common: int
 
@@ -182,17 +192,14 @@ class Analyst:
         )
         real = [floor for floor in floors if not floor.floor.reference and floor.average is not None]
         best_floor = max(real, key=lambda floor: floor.average or 0.0, default=None)
-        others = [method for method in averages if method != best_baseline]
-        planned = [method for method in self.roles.planned if method in averages]
-        ours = self.roles.ours
+        answered = {method: values[method] for method in averages}
+        gains = {m: self.discrimination.of(self.evaluation.methods.index(m), metric) for m in averages}
         return Analysis(
-            metric=metric, methods=results, floors=floors, best_baseline=best_baseline,
-            against_baseline=self._family({m: (values[m], values[best_baseline]) for m in others})
-            if best_baseline else {},
-            best_floor=best_floor,
-            against_floor=self._family({m: (values[m], best_floor.floor.scores[metric]) for m in averages})
-            if best_floor else {},
-            planned=self._family({m: (values[ours], values[m]) for m in planned}) if ours in averages else {},
+            metric=metric, methods=results, floors=floors, best_baseline=best_baseline, best_floor=best_floor,
+            scores=self._families(
+                answered, best_baseline, best_floor.floor.scores[metric] if best_floor else None
+            ),
+            gains=self._families(gains, best_baseline, np.zeros(len(self.countries))),
             marks=self._marks(results, values), common=int(common.sum()),
         )  # fmt: skip
 
@@ -236,8 +243,8 @@ class Analyst:
         )  # fmt: skip
 
     def _discrimination(self, number: int, metric: str) -> Interval | None:
-        gains = _runs_with_answers(self.discrimination.gains[metric][number])
-        if not len(gains) or np.isnan(gains).any(axis=0).all():
+        gains = self.discrimination.of(number, metric)
+        if np.isnan(gains).any(axis=0).all():
             return None
         return clustered_interval(
             gains, self.batteries, groups=self.countries,
@@ -261,6 +268,19 @@ class Analyst:
             groups=[self.countries[k] for k in chosen],
             permutations=self.settings.permutations,
             seed=self.settings.seed,
+        )
+
+    def _families(self, values: Mapping[str, Floats], baseline: str | None, floor: Floats | None) -> Families:
+        """The tests of one number. `values`: of the methods that answered anything; `floor`: the best
+        floor's. (item,)
+        """
+        ours = self.roles.ours
+        planned = [method for method in self.roles.planned if method in values] if ours in values else []
+        others = [method for method in values if method != baseline] if baseline else []
+        return Families(
+            self._family({m: (values[m], values[baseline]) for m in others}) if baseline else {},
+            self._family({m: (values[m], floor) for m in values}) if floor is not None else {},
+            self._family({m: (values[ours], values[m]) for m in planned}),
         )
 
     def _family(self, pairs: Mapping[Key, tuple[Floats, Floats]]) -> dict[Key, Tested]:

@@ -6,9 +6,14 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
+from cultural_palette.evaluation.metrics import Floats
 from cultural_palette.evaluation.report.analysis import AVERAGE, MethodResult
+from cultural_palette.evaluation.report.breakdown import Slice
 from cultural_palette.evaluation.report.calibration import Calibration
 from cultural_palette.evaluation.report.cases import Failure
+from cultural_palette.evaluation.report.discrimination import by_question
 from cultural_palette.evaluation.report.paper import PaperBlock
 from cultural_palette.evaluation.report.tables import COMPARABLE, Subject
 from cultural_palette.evaluation.statistics import Interval
@@ -96,21 +101,57 @@ def tested_rows(subject: Subject) -> Iterator[dict[str, object]]:
         floor = analysis.best_floor.floor.key if analysis.best_floor else ""
         best = analysis.best_baseline or ""
         tests = [
-            *(("best baseline", m, best, test) for m, test in analysis.against_baseline.items()),
-            *(("best floor", m, floor, test) for m, test in analysis.against_floor.items()),
-            *(("planned", subject.roles.ours, m, test) for m, test in analysis.planned.items()),
-        ]  # fmt: skip
-        for family, method, other, test in tests:
+            (measure, *row)
+            for measure, of in (("score", analysis.scores), ("right country", analysis.gains))
+            for row in (
+                *(("best baseline", m, best, test) for m, test in of.against_baseline.items()),
+                *(("best floor", m, floor, test) for m, test in of.against_floor.items()),
+                *(("planned", subject.roles.ours, m, test) for m, test in of.planned.items()),
+            )
+        ]
+        for measure, family, method, other, test in tests:
             comparison, ends = test.comparison, test.ends or (None, None)
             difference = comparison.difference
             yield {
-                "metric": metric, "family": family, "method": method, "against": other,
+                "metric": metric, "measure": measure, "family": family, "method": method, "against": other,
                 "difference": difference.mean, "low": difference.low, "high": difference.high,
                 "low_holm": ends[0], "high_holm": ends[1], "p": comparison.p, "p_holm": test.p_holm,
                 "smallest_p_holm": test.smallest_p, "pairs": difference.n, "batteries": difference.clusters,
                 "effective_batteries": difference.effective, "only_method": comparison.only_first,
                 "only_other": comparison.only_second, "neither": comparison.neither,
                 "detectable": test.detectable,
+            }  # fmt: skip
+
+
+def slice_rows(slices: Iterable[Slice], metric: str) -> Iterator[dict[str, object]]:
+    """Every method in every slice, with what the right country gains it there: for the CSV."""
+    for part in slices:
+        for method, (whole, gain, rank) in part.of.items():
+            yield {
+                "by": part.by, "slice": part.name, "metric": metric, "method": method,
+                "items": part.items, "batteries": part.batteries, "floor": part.floor,
+                "mean": whole.mean if whole else None, "low": whole.low if whole else None,
+                "high": whole.high if whole else None, "discrimination": gain.mean if gain else None,
+                "discrimination_low": gain.low if gain else None,
+                "discrimination_high": gain.high if gain else None, "rank_correlation": rank,
+            }  # fmt: skip
+
+
+def question_rows(subject: Subject, metric: str) -> Iterator[dict[str, object]]:
+    """Every question of every method: mean score and gain over its countries, and the rank correlation over
+    them: for the CSV.
+    """
+    evaluation = subject.evaluation
+    for question, places in by_question(evaluation, range(len(evaluation.items))).items():
+        item = evaluation.items[places[0]]
+        for method in subject.roles.of:
+            number = evaluation.methods.index(method)
+            yield {
+                "question": question, "battery": item.battery, "survey": item.survey, "text": item.question,
+                "metric": metric, "method": method, "countries": len(places),
+                "mean": _mean(evaluation.scores[metric][number][:, places]),
+                "discrimination": _mean(subject.discrimination.gains[metric][number][:, places]),
+                "rank_correlation": subject.discrimination.ranks[number].get(question),
             }  # fmt: skip
 
 
@@ -131,6 +172,11 @@ def failure_rows(failed: Iterable[Failure], errors: Mapping[int, str]) -> Iterat
             "method": failure.method, "run": failure.run, "item": failure.item.id,
             "status": failure.status, "line": failure.line or None, "error": errors.get(failure.line, ""),
         }  # fmt: skip
+
+
+def _mean(values: Floats) -> float | None:
+    """Over all that is there."""
+    return None if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def _intervals(result: MethodResult) -> Iterator[tuple[str, Interval]]:

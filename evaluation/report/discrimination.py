@@ -11,7 +11,7 @@ method predicts the same everywhere.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,28 +27,34 @@ FEWEST_COUNTRIES = 3
 
 @dataclass(frozen=True)
 class Discrimination:
-    """`gains`: alignment -> (method, run, item), NaN where no other country was predicted. `ranks`: mean
-    rank correlation of each question (-1..1), by method, over the questions with enough countries.
+    """`gains`: alignment -> (method, run, item), NaN where no other country was predicted. `ranks`: by
+    method, question -> mean rank correlation of its options (-1..1), where there are enough countries.
     """
 
     gains: Mapping[str, Floats]
-    ranks: tuple[tuple[float, ...], ...]
+    ranks: tuple[Mapping[str, float], ...]
+
+    def of(self, method: int, metric: str) -> Floats:
+        """A method's gains in the runs that have any. (run, item); without any, one row of NaN."""
+        gains = self.gains[metric][method]
+        there = gains[~np.isnan(gains).all(axis=1)]
+        return there if len(there) else np.full((1, gains.shape[1]), np.nan)
 
     def rank(self, method: int) -> float | None:
         """A method's mean rank correlation over questions; None without any."""
-        values = self.ranks[method]
-        return sum(values) / len(values) if values else None
+        return mean_rank(self.ranks[method])
+
+
+def mean_rank(ranks: Mapping[str, float]) -> float | None:
+    """The mean over questions; None without any."""
+    return sum(ranks.values()) / len(ranks) if ranks else None
 
 
 def discriminate(evaluation: Evaluation) -> Discrimination:
     """Of every method, question by question."""
-    by_question: defaultdict[str, list[int]] = defaultdict(list)
-    for place, item in enumerate(evaluation.items):
-        by_question[item.question_id].append(place)
     shape = evaluation.status.shape
     gains = {metric: np.full(shape, np.nan) for metric in ALIGNMENTS}
-    ranks: list[list[float]] = [[] for _ in evaluation.methods]
-    for places in by_question.values():
+    for places in by_question(evaluation, range(len(evaluation.items))).values():
         if len(places) < 2:
             continue
         size = len(evaluation.items[places[0]].options)
@@ -57,11 +63,36 @@ def discriminate(evaluation: Evaluation) -> Discrimination:
         answered = evaluation.status[:, :, places] == OK
         for metric, values in _gains(gold, predicted, answered).items():
             gains[metric][:, :, places] = values
-        for method, correlations in enumerate(ranks):
-            correlation = _rank_correlation(gold, predicted[method], answered[method])
-            if correlation is not None:
-                correlations.append(correlation)
-    return Discrimination(gains, tuple(tuple(values) for values in ranks))
+    everything = range(len(evaluation.items))
+    return Discrimination(
+        gains,
+        tuple(rank_correlations(evaluation, method, everything) for method in range(len(evaluation.methods))),
+    )
+
+
+def rank_correlations(evaluation: Evaluation, method: int, places: Iterable[int]) -> dict[str, float]:
+    """Question -> a method's rank correlation over the countries of these items, mean over options; without
+    the questions that it answered for fewer than FEWEST_COUNTRIES of them.
+    """
+    ranks = {}
+    for question, own in by_question(evaluation, places).items():
+        size = len(evaluation.items[own[0]].options)
+        correlation = _rank_correlation(
+            evaluation.gold[own, :size],
+            evaluation.predicted[method][:, own, :size],
+            evaluation.status[method][:, own] == OK,
+        )
+        if correlation is not None:
+            ranks[question] = correlation
+    return ranks
+
+
+def by_question(evaluation: Evaluation, places: Iterable[int]) -> dict[str, list[int]]:
+    """Question -> which of these items ask it."""
+    asked: defaultdict[str, list[int]] = defaultdict(list)
+    for place in places:
+        asked[evaluation.items[place].question_id].append(place)
+    return asked
 
 
 def _gains(gold: Floats, predicted: Floats, answered: NDArray[np.bool_]) -> dict[str, Floats]:

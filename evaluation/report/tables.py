@@ -19,6 +19,7 @@ from cultural_palette.evaluation.report.analysis import (
     Tested,
 )
 from cultural_palette.evaluation.report.certificate import Certificate
+from cultural_palette.evaluation.report.discrimination import Discrimination
 from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table, number
 from cultural_palette.evaluation.report.load import Evaluation, Readouts
 from cultural_palette.evaluation.report.paper import SOURCE, PaperBlock, PaperRow
@@ -35,10 +36,16 @@ TESTED = (
     "difference", "95 %", "95 % (Holm)", "p", "p Holm", "pairs", "batteries", "only it", "only other",
     "detectable",
 )  # fmt: skip
-_GAIN = (
+SHORT = TESTED[:5]
+GAIN = (
     "Gain: the score of a prediction minus the mean score of the same method's predictions for other "
     "countries on the same item. A method that does not look at the country has exactly 0. Rank: 1 where the "
     "predicted shares order the countries as the survey does, 0 where they do not at all."
+)
+_GAIN_TESTS = (
+    "the same tests of the gains (Table 1's last columns), over the items whose question was answered for "
+    "other countries too. Each column of them is a family of its own for Holm, apart from the scores'. A "
+    "floor does not look at the country: its gain is 0."
 )
 DISCRIMINATION = (
     Column("gain", "Right country", "", "score for the right country minus the mean for others"),
@@ -58,6 +65,7 @@ class Subject:
     outcomes: Mapping[str, Outcomes]
     secondary: Mapping[str, tuple[float | None, float | None]]
     permutations: int
+    discrimination: Discrimination
     certificates: Mapping[str, Certificate] = field(default_factory=dict)
 
     @property
@@ -143,7 +151,7 @@ def metrics_table(subject: Subject) -> Table:
         comparable = subject.analyses[COMPARABLE].methods[place]
         more = (
             number(moved, digits=3), number(agreed, digits=3), *beside(certificate, result.method),
-            *_discrimination(comparable),
+            *discrimination_cells(comparable),
         )  # fmt: skip
         methods.append(line(title(result.method), means_of(place), more))
     blank = [Cell("")] * len(more_columns)
@@ -164,7 +172,7 @@ def metrics_table(subject: Subject) -> Table:
         "less the better; questions whose options are a scale). Mode: how often the likeliest option is the "
         "survey's (0 to 1).",
         *((f"Under {COMPARABLE}. {beside_note(certificate)}",) if certificate else ()),
-        f"Right country: under {COMPARABLE}. {_GAIN}",
+        f"Right country: under {COMPARABLE}. {GAIN}",
     )
     columns = (*(Column(key, hint=TITLES[key]) for key in ALIGNMENTS), *more_columns)
     caption = f"{subject.mark}The average under all four metrics."
@@ -178,17 +186,38 @@ def tests_table(subject: Subject, metric: str) -> Table:
     lines = []
     for result in analysis.methods:
         against, above = (
-            analysis.against_baseline.get(result.method),
-            analysis.against_floor.get(result.method),
+            analysis.scores.against_baseline.get(result.method),
+            analysis.scores.against_floor.get(result.method),
         )
         name = title(result.method) + (" (the best baseline)" if result.method == best else "")
-        lines.append(Line(name, (*_tested(against), *_tested(above)[:5])))
+        gained, alone = (
+            analysis.gains.against_baseline.get(result.method),
+            analysis.gains.against_floor.get(result.method),
+        )
+        lines.append(
+            Line(
+                name,
+                (
+                    *_tested(against),
+                    *_tested(above)[: len(SHORT)],
+                    *_tested(gained)[: len(SHORT)],
+                    *_tested(alone)[: len(SHORT)],
+                ),
+            )
+        )
     over = f"minus the best baseline, {title(best)}" if best else "no baseline in this run"
     over_floor = f"minus the best floor, {floor.floor.title}" if floor else "no floor"
     columns = [Column(label, over) for label in TESTED]
-    columns += [Column(label, over_floor) for label in TESTED[:5]]
+    columns += [Column(label, over_floor) for label in SHORT]
+    over_gain = f"right country, gain minus that of {title(best)}" if best else "right country, no baseline"
+    columns += [Column(label, over_gain) for label in SHORT]
+    columns += [Column(label, "right country, gain minus 0, a floor's") for label in SHORT]
     notes = (
-        *_test_notes(subject, (*analysis.against_baseline.values(), *analysis.against_floor.values())),
+        *_test_notes(
+            subject,
+            (*analysis.scores.against_baseline.values(), *analysis.scores.against_floor.values()),
+            (*analysis.gains.against_baseline.values(), *analysis.gains.against_floor.values()),
+        ),
         "The best baseline is the one with the highest average here: chosen from the same data, which "
         f"favours it a little. Baselines: {', '.join(title(m) for m in subject.roles.baselines) or 'none'}.",
     )
@@ -199,17 +228,24 @@ def tests_table(subject: Subject, metric: str) -> Table:
 def planned_table(subject: Subject, metric: str) -> Table | None:
     """Ours minus each of its ablations, the best single draft and the self-blend: decided before the data."""
     analysis = subject.analyses[metric]
-    if not analysis.planned:
+    if not analysis.scores.planned:
         return None
-    lines = tuple(Line(title(method), tuple(_tested(test))) for method, test in analysis.planned.items())
+    gains = analysis.gains.planned
+    lines = tuple(
+        Line(title(method), (*_tested(test), *_tested(gains.get(method))[: len(SHORT)]))
+        for method, test in analysis.scores.planned.items()
+    )
     ours = title(subject.roles.ours)
-    columns = tuple(Column(label, f"{ours} minus it") for label in TESTED)
+    columns = (
+        *(Column(label, f"{ours} minus it") for label in TESTED),
+        *(Column(label, "right country, gain minus its") for label in SHORT),
+    )
     caption = f"{subject.mark}Planned contrasts of {ours} under {TITLES[metric]}."
-    notes = tuple(_test_notes(subject, tuple(analysis.planned.values())))
+    notes = tuple(_test_notes(subject, tuple(analysis.scores.planned.values()), tuple(gains.values())))
     return Table("planned", caption, columns, (Section("", lines),), notes)
 
 
-def _test_notes(subject: Subject, tests: Sequence[Tested]) -> Iterator[str]:
+def _test_notes(subject: Subject, tests: Sequence[Tested], gains: Sequence[Tested]) -> Iterator[str]:
     yield (
         "Differences are paired: only items that both answered in every run count; 'only it' and 'only "
         "other' are items that one of the two answered, left out here."
@@ -231,6 +267,12 @@ def _test_notes(subject: Subject, tests: Sequence[Tested]) -> Iterator[str]:
         "Detectable: the smallest true difference found with 80 % power at the corrected level; 'none' where "
         "no difference could be."
     )
+    yield f"Right country: {_GAIN_TESTS}"
+    if blind := [test for test in gains if not test.can_tell]:
+        yield (
+            f"{len(blind)} of {len(gains)} tests of the right country can not show any difference, however "
+            "large."
+        )
 
 
 def outcomes_table(subject: Subject, metric: str) -> Table:
@@ -346,7 +388,10 @@ def peers_table(subject: Subject, peers: Sequence[Peer]) -> Table | None:
             )
         if "culturespa" in peers:
             cells.append(number(culturespa(subject.evaluation, method)))
+        cells += discrimination_cells(subject.analyses[COMPARABLE].of(method))
         lines.append(Line(title(method), tuple(cells)))
+    columns += DISCRIMINATION
+    notes.append(f"Right country: ours, under {COMPARABLE}. {GAIN}")
     notes.append("Only the score is theirs: prompts, models and readout are this run's (docs/methods.md).")
     caption = f"{subject.mark}The same rows by other papers' own scores."
     return Table("peers", caption, tuple(columns), (Section("", tuple(lines)),), tuple(notes))
@@ -385,10 +430,11 @@ def _method_line(
         cells.append(_cell(interval, mark))
     whole = result.average
     cells.append(_cell(whole, analysis.marks.get((result.method, AVERAGE))))
-    return Line(title(result.method), (*cells, range_cell(whole), *robustness, *_discrimination(result)))
+    return Line(title(result.method), (*cells, range_cell(whole), *robustness, *discrimination_cells(result)))
 
 
-def _discrimination(result: MethodResult) -> tuple[Cell, ...]:
+def discrimination_cells(result: MethodResult) -> tuple[Cell, ...]:
+    """The cells of DISCRIMINATION."""
     gain = result.discrimination
     mean = number(gain.mean if gain else None, signed=True)
     return mean, range_cell(gain, signed=True), number(result.rank, signed=True)
@@ -494,7 +540,7 @@ def _notes(subject: Subject, analysis: Analysis) -> Iterator[str]:
         yield f"Effective number of batteries, for they weigh unequally: {effective:.1f} of {batteries:,}."
     if certificate := subject.certificates.get(analysis.metric):
         yield beside_note(certificate)
-    yield _GAIN
+    yield GAIN
     yield (
         "Bold: the best method of a column, only where it beats the next by a paired test (p < "
         "0.05 after Holm; one family for the average, one for all countries). Underlined or in italics: the "
@@ -557,7 +603,7 @@ def _floor_note(analysis: Analysis) -> str:
     best = analysis.best_floor
     if best is None:
         return "No floor could be computed."
-    above = [title(method) for method, test in analysis.against_floor.items() if test.better]
+    above = [title(method) for method, test in analysis.scores.against_floor.items() if test.better]
     return (
         f"Best floor: {best.floor.title}, {best.average:.2f}. Methods above it beyond chance (Holm): "
         f"{', '.join(above) or 'none'}. References know the survey's answers to the question itself; they "

@@ -16,6 +16,7 @@ def verdict(subject: Subject, metric: str) -> list[str]:
     the country matters to it; what failed.
     """
     analysis, ours = subject.analyses[metric], subject.roles.ours
+    tests = analysis.scores
     result, name = analysis.of(ours), title(ours)
     sentences = _failed_everywhere(subject, metric)
     if subject.evaluation.edited:
@@ -31,27 +32,32 @@ def verdict(subject: Subject, metric: str) -> list[str]:
     else:
         base = analysis.of(best).average
         mean = f" ({base.mean:.2f})" if base else ""
-        against = analysis.against_baseline.get(ours)
+        against = tests.against_baseline.get(ours)
         sentences.append(f"Against the best baseline, {title(best)}{mean}: {_compared(against)}")
     if analysis.best_floor and analysis.best_floor.average is not None:
         floor = analysis.best_floor
         sentences.append(
             f"Against the best floor, {floor.floor.title} ({floor.average:.2f}), which asks no model: "
-            f"{_compared(analysis.against_floor.get(ours))}"
+            f"{_compared(tests.against_floor.get(ours))}"
         )
-        low = [title(m) for m, test in analysis.against_floor.items() if test.can_tell and not test.better]
+        low = [title(m) for m, test in tests.against_floor.items() if test.can_tell and not test.better]
         if low:
             sentences.append(f"Not above that floor beyond chance: {', '.join(low)}.")
-    blind = [title(m) for m, test in analysis.planned.items() if not test.can_tell]
+    blind = [title(m) for m, test in tests.planned.items() if not test.can_tell]
     if blind:
         sentences.append(f"These items can not tell {name} from {', '.join(blind)}, whatever the difference.")
     sentences += [
-        f"Against {title(m)}: {_compared(test)}" for m, test in analysis.planned.items() if test.can_tell
+        f"Against {title(m)}: {_compared(test)}" for m, test in tests.planned.items() if test.can_tell
     ]
     if result.discrimination:
         sentences.append(
             f"Right country: a prediction of {name} gains {_signed(result.discrimination)} by being held "
             "against its own country; 0 is what a method scores that does not look at the country."
+        )
+        alone, other = analysis.gains.against_floor.get(ours), analysis.gains.against_baseline.get(ours)
+        sentences += [f"Against 0: {_compared(alone)}"] if alone else []
+        sentences += (
+            [f"Against what {title(best)} gains by its country: {_compared(other)}"] if best and other else []
         )
     sentences += _robustness(subject, metric)
     wrong = {m: o.unreadable + o.failed + o.missing for m, o in subject.outcomes.items()}

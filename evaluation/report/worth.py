@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cultural_palette.evaluation.report.layout import Cell, Column, Line, Section, Table
 from cultural_palette.evaluation.report.roles import title
-from cultural_palette.evaluation.report.tables import Subject
+from cultural_palette.evaluation.report.tables import DISCRIMINATION, GAIN, Subject, discrimination_cells
 from cultural_palette.evaluation.worth import DRAWS, SIZES, Curve, curves, worth_of
 
 MANY = 500
@@ -21,30 +21,33 @@ def worth_table(subject: Subject, metric: str) -> Table | None:
     draws = DRAWS if len(items) <= MANY else DRAWS // 10
     curve = curves([item.gold for item in items], [item.country for item in items], draws=draws)[metric]
     analysis = subject.analyses[metric]
+    blank = (Cell(""),) * len(DISCRIMINATION)
     floors = tuple(
-        Line(floor.floor.title, (_cell(curve, floor.average), Cell("–")))
+        Line(floor.floor.title, (_cell(curve, floor.average), Cell("–"), *blank))
         for floor in analysis.floors
         if floor.average is not None
     )
     methods = []
     for result in analysis.methods:
         whole = result.average
+        gain = discrimination_cells(result)
         if whole is None:
-            methods.append(Line(title(result.method), (Cell("–"), Cell("–"))))
+            methods.append(Line(title(result.method), (Cell("–"), Cell("–"), *gain)))
             continue
         worth = worth_of(curve, whole.mean, whole.low, whole.high)
         ends = Cell("none")
         if whole.low is not None:
             ends = Cell(f"[{_people(worth.low)}, {_people(worth.high)}]", worth.low)
-        methods.append(Line(title(result.method), (_cell(curve, whole.mean), ends)))
+        methods.append(Line(title(result.method), (_cell(curve, whole.mean), ends, *gain)))
     notes = (
         "The number of people, drawn at random from each country, whose answers alone would be "
         "expected to score "
         f"the same on these items (simulated; up to {SIZES[-1]:,}). 95 %: that of the score's "
         f"interval. Below 1: "
         "worse than asking one person.",
+        GAIN,
     )
-    columns = (Column("respondents"), Column("95 %"))
+    columns = (Column("respondents"), Column("95 %"), *DISCRIMINATION)
     caption = f"{subject.mark}What a prediction is worth in respondents."
     sections = (Section("Floors and references", floors), Section("Methods", tuple(methods)))
     return Table("worth", caption, columns, sections, notes)

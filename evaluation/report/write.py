@@ -15,7 +15,7 @@ from cultural_palette.errors import UsageError
 from cultural_palette.evaluation.metrics import ALIGNMENTS, TITLES
 from cultural_palette.evaluation.report import figures
 from cultural_palette.evaluation.report.analysis import Analyst, Settings, item_means, outcomes
-from cultural_palette.evaluation.report.breakdown import breakdown_table
+from cultural_palette.evaluation.report.breakdown import breakdown_table, gains_table, measure_slices
 from cultural_palette.evaluation.report.calibration import calibrate
 from cultural_palette.evaluation.report.case_page import cases_part, failures_part
 from cultural_palette.evaluation.report.cases import choose_cases, failures
@@ -24,6 +24,8 @@ from cultural_palette.evaluation.report.csv_files import (
     calibration_rows,
     failure_rows,
     long_rows,
+    question_rows,
+    slice_rows,
     tested_rows,
     to_csv,
     wide_rows,
@@ -180,6 +182,7 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         {method: outcomes(evaluation, method) for method in roles.of},
         {method: analyst.secondary(method) for method in roles.of},
         settings.permutations,
+        analyst.discrimination,
         certificates,
     )  # fmt: skip
     base = request.base_model or (evaluation.manifest.get("models") or {}).get("base")
@@ -191,6 +194,7 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
     errors = {line: str(row.get("error") or "") for line, row in rows.items()}
     cases = choose_cases(evaluation, roles, metric, drawn=request.drawn, seed=settings.seed)
 
+    slices = measure_slices(subject, metric)
     other = AS_PRINTED if metric != AS_PRINTED else COMPARABLE
     apart = [block for block in blocks if not (block.same_base and COMPARABLE in (metric, other))]
     tables: dict[str, list[Table | None]] = {
@@ -203,7 +207,11 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         "tests": [tests_table(subject, metric), planned_table(subject, metric)],
         "certificate": [certificate_table(certificates.get(metric), roles, metric, subject.mark)],
         "worth": [worth_table(subject, metric), labels_table(subject)],
-        "slices": [breakdown_table(subject, metric), diversity_table(subject)],
+        "slices": [
+            breakdown_table(subject, metric, slices),
+            gains_table(subject, metric, slices),
+            diversity_table(subject),
+        ],
         "peers": [peers_table(subject, request.peers)],
         "rows": [outcomes_table(subject, metric), calls_table(subject)],
         "semantic": [semantic_table(semantics)] if semantics else [],
@@ -236,6 +244,8 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         "tables/table1.csv": to_csv(wide_rows(subject, metric)),
         "tables/scores.csv": to_csv(long_rows(subject, blocks)),
         "tables/tests.csv": to_csv(tested_rows(subject)),
+        "tables/slices.csv": to_csv(slice_rows(slices, metric)),
+        "tables/questions.csv": to_csv(question_rows(subject, metric)),
         "tables/calibration.csv": to_csv(calibration_rows(calibrations)),
         "tables/failures.csv": to_csv(failure_rows(failed, errors)),
     }

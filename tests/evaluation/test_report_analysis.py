@@ -54,13 +54,15 @@ def test_known_effects_are_found_and_nothing_else(tmp_path: Path) -> None:
     run = load_evaluation(made_up_run(tmp_path / "run", skill, questions=30), MAP)
     found = analysed(run, "jsdist_e")
     assert found.best_baseline == "prompting"
-    assert set(found.against_baseline) == set(skill) - {"prompting"}
-    assert found.against_baseline["cultural-palette"].better
-    assert found.against_baseline["vanilla"].worse
-    assert not found.against_baseline["without-draft"].better
-    assert not found.against_baseline["without-draft"].worse
+    assert set(found.scores.against_baseline) == set(skill) - {"prompting"}
+    assert found.scores.against_baseline["cultural-palette"].better
+    assert found.scores.against_baseline["vanilla"].worse
+    assert not found.scores.against_baseline["without-draft"].better
+    assert not found.scores.against_baseline["without-draft"].worse
     assert found.best_floor is not None and not found.best_floor.floor.reference
-    assert found.against_floor["cultural-palette"].better and found.against_floor["vanilla"].worse
+    assert (
+        found.scores.against_floor["cultural-palette"].better and found.scores.against_floor["vanilla"].worse
+    )
 
 
 def test_the_best_is_marked_only_where_it_beats_the_next(tmp_path: Path) -> None:
@@ -78,10 +80,10 @@ def test_failures_leave_the_average_and_the_pairs_alone(tmp_path: Path) -> None:
     path = made_up_run(tmp_path / "run", questions=12, runs=1, failing={"prompting": 0.5, "vanilla": 1.0})
     run = load_evaluation(path, MAP)
     found = analysed(run, "jsd_e")
-    assert found.of("vanilla").average is None and "vanilla" not in found.against_floor
+    assert found.of("vanilla").average is None and "vanilla" not in found.scores.against_floor
     half = outcomes(run, "prompting")
     assert half.ok + half.unreadable + half.failed == 60 and half.ok < 60
-    pairs = found.against_baseline["cultural-palette"].comparison
+    pairs = found.scores.against_baseline["cultural-palette"].comparison
     assert found.best_baseline == "prompting"
     assert (pairs.difference.n, pairs.only_first) == (half.ok, 60 - half.ok)
     assert found.common == half.ok  # vanilla, which answered nothing, leaves ground for the others
@@ -229,13 +231,13 @@ def test_ours_is_compared_with_what_was_planned(tmp_path: Path) -> None:
     skill = {"vanilla": 0.2, "cultural-palette": 0.8, "without-draft": 0.5, "self-blend": 0.8,
              "single-draft:asia": 0.3, "best-single-draft": 0.5}  # fmt: skip
     found = analysed(load_evaluation(made_up_run(tmp_path / "run", skill), MAP))
-    assert list(found.planned) == ["without-draft", "best-single-draft", "self-blend"]
-    assert {test.family for test in found.planned.values()} == {3}
-    assert found.planned["without-draft"].better and not found.planned["self-blend"].better
+    assert list(found.scores.planned) == ["without-draft", "best-single-draft", "self-blend"]
+    assert {test.family for test in found.scores.planned.values()} == {3}
+    assert found.scores.planned["without-draft"].better and not found.scores.planned["self-blend"].better
     # ours minus theirs
     by_hand = found.of("cultural-palette").average, found.of("without-draft").average
     assert by_hand[0] is not None and by_hand[1] is not None
-    difference = found.planned["without-draft"].comparison.difference.mean
+    difference = found.scores.planned["without-draft"].comparison.difference.mean
     assert difference == pytest.approx(by_hand[0].mean - by_hand[1].mean)
 
 
@@ -254,11 +256,11 @@ def test_questions_of_one_battery_are_one_cluster(tmp_path: Path) -> None:
 def test_with_few_batteries_no_verdict_is_given(tmp_path: Path) -> None:
     skill = {"vanilla": 0.0, "cultural-palette": 1.0}
     found = analysed(load_evaluation(made_up_run(tmp_path / "few", skill, questions=5), MAP))
-    test = found.against_baseline["cultural-palette"]
+    test = found.scores.against_baseline["cultural-palette"]
     assert (test.smallest_p, test.can_tell, test.detectable, test.ends) == (2 / 2**5, False, None, None)
     assert not test.better and not test.worse
     told = analysed(load_evaluation(made_up_run(tmp_path / "more", skill, questions=9), MAP))
-    assert told.against_baseline["cultural-palette"].better
+    assert told.scores.against_baseline["cultural-palette"].better
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -267,7 +269,11 @@ def test_a_verdict_and_its_interval_never_contradict_each_other(tmp_path: Path, 
              "without-draft": 0.36}  # fmt: skip
     run = load_evaluation(made_up_run(tmp_path / "run", skill, questions=7 + seed, seed=seed), MAP)
     found = analysed(run)
-    tests = [*found.against_baseline.values(), *found.against_floor.values(), *found.planned.values()]
+    tests = [
+        *found.scores.against_baseline.values(),
+        *found.scores.against_floor.values(),
+        *found.scores.planned.values(),
+    ]
     assert tests
     for test in tests:
         assert test.ends is not None or not (test.better or test.worse)

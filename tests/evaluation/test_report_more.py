@@ -303,3 +303,71 @@ def test_means_of_slices_are_those_of_their_items(tmp_path: Path) -> None:
     text = (tmp_path / "out/tables/breakdown.md").read_text()
     assert "| Africa | 8 | 8 |" in text and "| two options | 24 | 8 |" in text
     assert np.isclose(run.scores["jsdist_e"], 100).all()
+
+
+# -- country discrimination in slices and tests
+
+
+def apart(a: float, b: float) -> float:
+    """Jensen-Shannon distance in base e, times 100, of two answers with these shares of "Yes"."""
+    mean = (a + b) / 2
+    parts = [(a, mean), (b, mean), (1 - a, 1 - mean), (1 - b, 1 - mean)]
+    return 100 * math.sqrt(sum(x * math.log(x / m) / 2 for x, m in parts))
+
+
+def table_rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_gains_by_slice_test_and_question_are_those_by_hand(tmp_path: Path) -> None:
+    """The survey says 0.1, 0.5 and 0.9 in three countries; one method says the same, the other one thing."""
+    run_of(tmp_path / "a", {"vanilla": says(0.4), "cultural-palette": truth, "without-draft": truth})
+    written = write_report(Request(tmp_path / "a", tmp_path / "out"), CONTINENTS)
+    tables = tmp_path / "out/tables"
+    of_country = {
+        "Africa": (apart(0.1, 0.5) + apart(0.1, 0.9)) / 2,
+        "America": (apart(0.5, 0.1) + apart(0.5, 0.9)) / 2,
+        "Asia": (apart(0.9, 0.1) + apart(0.9, 0.5)) / 2,
+    }
+    whole = sum(of_country.values()) / 3
+    slices = {(row["slice"], row["method"]): row for row in table_rows(tables / "slices.csv")}
+    for name, gain in of_country.items():
+        row = slices[name, "cultural-palette"]
+        assert float(row["discrimination"]) == pytest.approx(gain)
+        # the same in all eight batteries, so the interval is a point
+        assert float(row["discrimination_low"]) == pytest.approx(gain)
+        assert row["rank_correlation"] == ""  # of one country there is no order
+    assert float(slices["two options", "cultural-palette"]["discrimination"]) == pytest.approx(whole)
+    assert float(slices["two options", "cultural-palette"]["rank_correlation"]) == pytest.approx(1)
+    blind = [row for (_, method), row in slices.items() if method == "vanilla"]
+    assert {float(row["discrimination"]) for row in blind} == {0.0}  # exactly
+    assert f"| {of_country['Africa']:+.2f} | [{of_country['Africa']:+.2f}" in (
+        tables / "breakdown_gain.md"
+    ).read_text(encoding="utf-8")
+    assert "right country: gain | 95 %" in (tables / "breakdown.md").read_text(encoding="utf-8")
+
+    tests = {
+        (row["family"], row["method"], row["against"]): row
+        for row in table_rows(tables / "tests.csv")
+        if (row["measure"], row["metric"]) == ("right country", "jsdist_e")
+    }
+    against = tests["best baseline", "cultural-palette", "vanilla"]
+    assert float(against["difference"]) == pytest.approx(whole)
+    assert float(against["p"]) == 2 / 2**8  # eight batteries of one sign
+    assert float(against["p_holm"]) == 2 * 2 / 2**8  # a family of two: the palette and its ablation
+    alone = {row["method"]: row for row in tests.values() if row["family"] == "best floor"}
+    assert (float(alone["vanilla"]["difference"]), float(alone["vanilla"]["p"])) == (0.0, 1.0)
+    assert float(alone["cultural-palette"]["p_holm"]) == 3 * 2 / 2**8
+    planned = tests["planned", "cultural-palette", "without-draft"]
+    assert (float(planned["difference"]), float(planned["p_holm"])) == (0.0, 1.0)
+    text = (tables / "tests.md").read_text(encoding="utf-8")
+    assert "right country, gain minus that of Vanilla: difference" in text
+    assert "right country, gain minus its" in (tables / "planned.tex").read_text(encoding="utf-8")
+    assert any(line.startswith("Against 0: better") for line in written.verdict)
+
+    questions = {(row["question"], row["method"]): row for row in table_rows(tables / "questions.csv")}
+    assert len(questions) == 8 * 3
+    assert float(questions["q3", "cultural-palette"]["discrimination"]) == pytest.approx(whole)
+    assert float(questions["q3", "cultural-palette"]["rank_correlation"]) == pytest.approx(1)
+    assert float(questions["q3", "vanilla"]["rank_correlation"]) == 0
