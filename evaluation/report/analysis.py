@@ -192,15 +192,17 @@ class Analyst:
         )
         real = [floor for floor in floors if not floor.floor.reference and floor.average is not None]
         best_floor = max(real, key=lambda floor: floor.average or 0.0, default=None)
-        answered = {method: values[method] for method in averages}
-        gains = {m: self.discrimination.of(self.evaluation.methods.index(m), metric) for m in averages}
+        by_run = {method: run_scores(self.evaluation, method, metric) for method in self.roles.of}
+        answered = {method: by_run[method] for method in averages}
+        numbers = {method: self.evaluation.methods.index(method) for method in averages}
+        gains = {m: self.discrimination.gains[metric][number] for m, number in numbers.items()}
         return Analysis(
             metric=metric, methods=results, floors=floors, best_baseline=best_baseline, best_floor=best_floor,
             scores=self._families(
                 answered, best_baseline, best_floor.floor.scores[metric] if best_floor else None
             ),
             gains=self._families(gains, best_baseline, np.zeros(len(self.countries))),
-            marks=self._marks(results, values), common=int(common.sum()),
+            marks=self._marks(results, by_run), common=int(common.sum()),
         )  # fmt: skip
 
     @cached_property
@@ -260,10 +262,11 @@ class Analyst:
 
     def _compare(self, a: Floats, b: Floats, country: str | None = None) -> Comparison | None:
         """A method minus another, in one country or (None) over all."""
+        first, second = _same_runs(a, b)
         chosen = [k for k, code in enumerate(self.countries) if country in (None, code)]
         return compare(
-            a[..., chosen],
-            b[..., chosen],
+            first[..., chosen],
+            second[..., chosen],
             [self.batteries[k] for k in chosen],
             groups=[self.countries[k] for k in chosen],
             permutations=self.settings.permutations,
@@ -328,11 +331,17 @@ def comparable_scores(evaluation: Evaluation, method: str, metric: str) -> Float
     Without any item that all these runs answered, the run that answered most stands alone. Of a method that
     answered nothing: one row of NaN.
     """
-    scores = _runs_with_answers(evaluation.scores[metric][evaluation.methods.index(method)])
-    if not len(scores):
-        return np.full((1, len(evaluation.items)), np.nan)
-    if np.isnan(scores).any(axis=0).all():
-        scores = scores[[int(np.argmin(np.isnan(scores).sum(axis=1)))]]
+    scores = _runs_with_answers(run_scores(evaluation, method, metric))
+    return scores if len(scores) else np.full((1, len(evaluation.items)), np.nan)
+
+
+def run_scores(evaluation: Evaluation, method: str, metric: str) -> Floats:
+    """The same with a row for every run, NaN in those that `comparable_scores` leaves out. (run, item)"""
+    scores: Floats = evaluation.scores[metric][evaluation.methods.index(method)]
+    some = _runs_with_answers(scores)
+    if len(some) and np.isnan(some).any(axis=0).all():
+        most = np.isnan(scores).sum(axis=1).argmin()
+        scores = np.where(np.arange(len(scores))[:, None] == most, scores, np.nan)
     return scores
 
 
@@ -340,6 +349,20 @@ def item_means(evaluation: Evaluation, method: str, metric: str) -> Floats:
     """Each item's mean over the runs, NaN where one did not answer it. (item,)"""
     means: Floats = comparable_scores(evaluation, method, metric).mean(axis=0)
     return means
+
+
+def _same_runs(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Two methods in the runs in which both answered anything, so that each run is held against itself; where
+    there is no such run, each one's mean over its own. A floor, (item,), is the same in every run.
+    """
+    if b.ndim == 1:
+        return _runs_with_answers(a), b
+    both = ~(np.isnan(a).all(axis=1) | np.isnan(b).all(axis=1))
+    if both.any():
+        return a[both], b[both]
+    one, other = (_runs_with_answers(side) for side in (a, b))
+    nothing = np.full(a.shape[1], np.nan)
+    return (one.mean(axis=0) if len(one) else nothing), (other.mean(axis=0) if len(other) else nothing)
 
 
 def _runs_with_answers(scores: Floats) -> Floats:

@@ -19,9 +19,11 @@ from cultural_palette.artifacts import RunFolder, write_whole
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import PromptError, SettingsError, UsageError
 from cultural_palette.evaluation.predictions import Prediction, row_of
+from cultural_palette.evaluation.report.analysis import Analyst, Settings
 from cultural_palette.evaluation.report.certificate import certify
 from cultural_palette.evaluation.report.diversity import spreads
 from cultural_palette.evaluation.report.load import Evaluation, load_evaluation
+from cultural_palette.evaluation.report.roles import assign_roles
 from cultural_palette.evaluation.report.write import Request, write_report
 from cultural_palette.evaluation.selection import Selection
 from cultural_palette.evaluation.surveys import Survey, SurveyItem, SurveyQuestion
@@ -371,3 +373,31 @@ def test_gains_by_slice_test_and_question_are_those_by_hand(tmp_path: Path) -> N
     assert float(questions["q3", "cultural-palette"]["discrimination"]) == pytest.approx(whole)
     assert float(questions["q3", "cultural-palette"]["rank_correlation"]) == pytest.approx(1)
     assert float(questions["q3", "vanilla"]["rank_correlation"]) == 0
+
+
+def test_runs_are_held_against_themselves_where_a_method_lacks_one(tmp_path: Path) -> None:
+    """A method without any answer in a run is compared over the others, run by run."""
+
+    def without(lost: int, *, shift: float = 0.0) -> Predict:
+        def predict(_: str, item: SurveyItem, run: int = 0) -> Prediction:
+            if run == lost:
+                return Prediction(None)
+            return says((0.2, 0.3, 0.4)[run] + shift)(_, item)
+
+        return predict
+
+    run = run_of(
+        tmp_path / "a",
+        {"vanilla": without(1), "prompting": without(2), "cultural-palette": without(3)},
+        runs=3,
+    )
+    found = Analyst(run, assign_roles(run.methods), Settings(permutations=500)).analyse("jsdist_e")
+    # In the runs that they share they say the same: whoever pairs by place finds a difference.
+    best, other = sorted(("vanilla", "prompting"), key=lambda m: m != found.best_baseline)
+    assert found.scores.against_baseline[other].comparison.difference.mean == 0
+    assert found.scores.against_baseline["cultural-palette"].comparison.difference.mean == 0
+    assert best == found.best_baseline
+    alone = run_of(tmp_path / "b", {"vanilla": without(0), "moe": without(1, shift=0.1)}, runs=2)
+    apart = Analyst(alone, assign_roles(alone.methods), Settings(permutations=500)).analyse("jsdist_e")
+    ((_, test),) = apart.scores.against_baseline.items()  # no run in common: each by its own
+    assert test.comparison.difference.n == 24
