@@ -355,14 +355,15 @@ def _same_runs(a: Floats, b: Floats) -> tuple[Floats, Floats]:
     """Two methods in the runs in which both answered anything, so that each run is held against itself; where
     there is no such run, each one's mean over its own. A floor, (item,), is the same in every run.
     """
+    nothing = np.full((1, a.shape[1]), np.nan)
+    one = _runs_with_answers(a) if not np.isnan(a).all() else nothing
     if b.ndim == 1:
-        return _runs_with_answers(a), b
+        return one, b
     both = ~(np.isnan(a).all(axis=1) | np.isnan(b).all(axis=1))
     if both.any():
         return a[both], b[both]
-    one, other = (_runs_with_answers(side) for side in (a, b))
-    nothing = np.full(a.shape[1], np.nan)
-    return (one.mean(axis=0) if len(one) else nothing), (other.mean(axis=0) if len(other) else nothing)
+    other = _runs_with_answers(b) if not np.isnan(b).all() else nothing
+    return one.mean(axis=0), other.mean(axis=0)
 
 
 def _runs_with_answers(scores: Floats) -> Floats:

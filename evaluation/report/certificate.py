@@ -1,8 +1,9 @@
-"""How a run's scores hold when one thing that should not matter is another: the robustness certificate.
+"""How a run's scores hold when what should not matter is another: the robustness certificate.
 
 A condition is a run of the same methods on the same items, or some of them, that differs in the order of the
-options, the wording of the instructions, the language of the questions, or the seed; several runs in one
-folder are conditions of that kind by themselves. A score is given with the range of its changes over the
+options, the wording of the instructions, the language of the questions, or the seed, and in nothing else; one
+that differs in several of them bears all their names. Several runs in one folder are conditions of the seed
+by themselves. A score is given with the range of its changes over the
 conditions; two methods that stand the other way round in one of them have a ranking that flips, and are
 marked.
 """
@@ -17,11 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cultural_palette.errors import UsageError
+from cultural_palette.evaluation.methods import BEST_SINGLE
 from cultural_palette.evaluation.metrics import Floats
 from cultural_palette.evaluation.report.analysis import ALPHA, comparable_scores
 from cultural_palette.evaluation.report.load import Evaluation
 from cultural_palette.evaluation.statistics import average, compare
 
+CHOSEN_BY_ITEMS = frozenset({BEST_SINGLE})
+"""Methods that choose by the run's other items: over fewer items they are another method."""
+SET_BY_KIND = frozenset({"seed", "permutations", "base_url"})
+"""Settings that KINDS holds, or `weights`."""
 KINDS: Mapping[str, str] = {
     "orders": "orders of the options", "wording": "wording", "language": "language", "seed": "seed",
 }  # fmt: skip
@@ -30,7 +36,8 @@ KINDS: Mapping[str, str] = {
 @dataclass(frozen=True)
 class Condition:
     """Scores by method of each item (0..100, NaN where not answered, in the run's order of items): in the run
-    itself (`before`), and with one thing another (`after`). `asked`: which items the condition is of.
+    itself (`before`), and in the condition (`after`), for the methods of both. `asked`: which items the
+    condition is of.
     """
 
     name: str
@@ -70,11 +77,13 @@ class Condition:
 class Certificate:
     """`flips`: pairs (better, worse in the whole run) -> the conditions in which they stand the other way
     round. `significant`: those whose difference in the whole run is beyond chance (uncorrected, 5 %).
+    `silent`: methods that answered nothing in the run itself.
     """
 
     conditions: tuple[Condition, ...]
     flips: Mapping[tuple[str, str], tuple[str, ...]]
     significant: frozenset[tuple[str, str]]
+    silent: frozenset[str] = frozenset()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -102,7 +111,7 @@ def certify(
     evaluation: Evaluation, others: Sequence[Evaluation], metric: str, *, permutations: int = 10_000
 ) -> Certificate | None:
     """The scores of a run's methods under every condition; None without any. Raises UsageError for a run of
-    items that this one has not, or one that does not differ in exactly one of KINDS.
+    items that this one has not, of no method of its, or that differs in none of KINDS or in anything else.
     """
     scores = _placed(evaluation, evaluation, metric)
     conditions = list(_seeds(evaluation, scores, metric))
@@ -120,6 +129,7 @@ def certify(
         m for m in dict.fromkeys(m for made in conditions for m in made.before) if whole[m] is not None
     ]
     ranked = sorted(methods, key=lambda method: -(whole[method] or 0.0))
+    silent = frozenset(method for method, mean in whole.items() if mean is None)
     flips: dict[tuple[str, str], tuple[str, ...]] = {}
     significant = set()
     for place, better in enumerate(ranked):
@@ -134,7 +144,7 @@ def certify(
             )
             if test is not None and test.p < ALPHA:
                 significant.add((better, worse))
-    return Certificate(tuple(conditions), flips, frozenset(significant))
+    return Certificate(tuple(conditions), flips, frozenset(significant), silent)
 
 
 def condition_of(first: Evaluation, other: Evaluation) -> str:
@@ -145,15 +155,60 @@ def condition_of(first: Evaluation, other: Evaluation) -> str:
             f"{other.path} has {len(strange):,} items that {first.path} has not, such as {min(strange)}: a "
             "certificate is over the same items, or some of them."
         )
+    if not set(first.methods) & set(other.methods):
+        raise UsageError(
+            f"{other.path} has none of the methods of {first.path}, which are {', '.join(first.methods)}."
+        )
     a, b = _shaping(first.manifest), _shaping(other.manifest)
     differs = [kind for kind in KINDS if a[kind] != b[kind]]
-    if len(differs) != 1:
-        what = " and ".join(KINDS[kind] for kind in differs) or "nothing"
+    if not differs:
         raise UsageError(
-            f"{other.path} differs from {first.path} in {what}: a condition differs in one of "
-            f"{', '.join(KINDS.values())}."
+            f"{other.path} differs from {first.path} in nothing: a condition differs in one of "
+            f"{', '.join(KINDS.values())}, or in several."
         )
-    return f"{KINDS[differs[0]]} {b[differs[0]]}"
+    if more := _differences(first.manifest, other.manifest, worded="wording" in differs):
+        raise UsageError(
+            f"{other.path} differs from {first.path} in {' and '.join(KINDS[kind] for kind in differs)}, but "
+            f"in {', '.join(more)} too: what of a change comes from where can not be told. A condition is "
+            f"the same run but for {', '.join(KINDS.values())}."
+        )
+    name = " and ".join(f"{KINDS[kind]} {b[kind]}" for kind in differs)
+    return name if first.runs == other.runs else f"{name}, runs {other.runs}"
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], *, worded: bool) -> list[str]:
+    """What shapes predictions, is no condition, and is not the same in two manifests, such as "readout (auto,
+    not verbal)". What only one of them says is not held against it. `worded`: their prompts differ by intent.
+    """
+    found = []
+    for name, first, second in _fixed(a, b, worded):
+        if first is not None and second is not None and first != second:
+            told = f"{name} ({first}, not {second})" if isinstance(first, str | int | float) else name
+            found.append(told)
+    return found
+
+
+def _fixed(a: Mapping[str, Any], b: Mapping[str, Any], worded: bool) -> Iterator[tuple[str, Any, Any]]:
+    """Each thing that two runs of a certificate share: its name, and what either says of it."""
+
+    def part(manifest: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+        found: Any = manifest
+        for name in names:
+            found = (found or {}).get(name)
+        return found or {}
+
+    yield "the survey's file", part(a, "survey").get("sha256"), part(b, "survey").get("sha256")
+    for key, name in (("options", "options kept"), ("max_options", "most options")):
+        yield name, part(a, "survey", "selection").get(key), part(b, "survey", "selection").get(key)
+    for key in sorted((part(a, "settings").keys() | part(b, "settings").keys()) - SET_BY_KIND):
+        yield key, part(a, "settings").get(key), part(b, "settings").get(key)
+    for key, name in (("map_sha256", "the map"), ("blend_checkpoint", "the blend's checkpoint")):
+        yield name, a.get(key), b.get(key)
+    several = [("weights", "the model of"), ("own_methods", "the method")]
+    several += [] if worded else [("prompts", "the prompt")]
+    for key, name in several:
+        for one in sorted(part(a, key).keys() & part(b, key).keys()):
+            yield f"{name} {one}", part(a, key)[one], part(b, key)[one]
 
 
 def _placed(run: Evaluation, evaluation: Evaluation, metric: str) -> dict[str, Floats]:
@@ -185,7 +240,12 @@ def _condition(
     other: Evaluation,
 ) -> Condition:
     asked = {item.id for item in other.items}
-    methods = [m for m, table in scores.items() if m in after and not np.isnan(table).all()]
+    whole = len(asked) == len(evaluation.items)
+    methods = [
+        method
+        for method, table in scores.items()
+        if method in after and not np.isnan(table).all() and (whole or method not in CHOSEN_BY_ITEMS)
+    ]
     return Condition(
         name,
         {method: scores[method] for method in methods},

@@ -13,6 +13,7 @@ from cultural_palette.evaluation.report.analysis import AVERAGE, MethodResult
 from cultural_palette.evaluation.report.breakdown import Slice
 from cultural_palette.evaluation.report.calibration import Calibration
 from cultural_palette.evaluation.report.cases import Failure
+from cultural_palette.evaluation.report.certificate import Certificate
 from cultural_palette.evaluation.report.discrimination import by_question
 from cultural_palette.evaluation.report.paper import PaperBlock
 from cultural_palette.evaluation.report.tables import COMPARABLE, Subject
@@ -153,6 +154,23 @@ def question_rows(subject: Subject, metric: str) -> Iterator[dict[str, object]]:
                 "discrimination": _mean(subject.discrimination.gains[metric][number][:, places]),
                 "rank_correlation": subject.discrimination.ranks[number].get(question),
             }  # fmt: skip
+
+
+def certificate_rows(certificates: Mapping[str, Certificate]) -> Iterator[dict[str, object]]:
+    """Every method in every condition that measured it: for the CSV."""
+    for metric, certificate in certificates.items():
+        for made in certificate.conditions:
+            for method in made.before:
+                turned = [
+                    pair[pair[0] == method]
+                    for pair, names in certificate.flips.items()
+                    if method in pair and made.name in names
+                ]
+                yield {
+                    "metric": metric, "condition": made.name, "items": made.items, "method": method,
+                    "change": made.change(method), "lost": made.lost(method),
+                    "rank_flips_with": " ".join(turned),
+                }  # fmt: skip
 
 
 def calibration_rows(calibrations: Iterable[Calibration]) -> Iterator[dict[str, object]]:

@@ -22,6 +22,7 @@ from cultural_palette.evaluation.report.cases import choose_cases, failures
 from cultural_palette.evaluation.report.certificate import certify
 from cultural_palette.evaluation.report.csv_files import (
     calibration_rows,
+    certificate_rows,
     failure_rows,
     long_rows,
     question_rows,
@@ -249,6 +250,8 @@ def _survey(request: Request, cultural_map: CulturalMap) -> Made:
         "tables/calibration.csv": to_csv(calibration_rows(calibrations)),
         "tables/failures.csv": to_csv(failure_rows(failed, errors)),
     }
+    if certificates:
+        files["tables/certificate.csv"] = to_csv(certificate_rows(certificates))
     sentences = [subject.mark + line for line in verdict(subject, metric)]
     facts = _survey_facts(subject, request)
     files[TEXT] = _markdown(request, facts, sentences, all_tables)

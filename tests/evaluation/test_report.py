@@ -17,8 +17,6 @@ from click.testing import CliRunner
 from cultural_palette.artifacts import write_whole
 from cultural_palette.cli import main
 from cultural_palette.evaluation.metrics import ALIGNMENTS
-from cultural_palette.evaluation.report import figures
-from cultural_palette.evaluation.report.figures import Picture
 from cultural_palette.evaluation.report.layout import (
     Cell,
     Column,
@@ -57,14 +55,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made_up_semantics(folder / "semantic")
     report(folder / "run", "--semantic", folder / "semantic", "--cases", "2")
     return folder / "run" / "report"
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are drawn but not rendered, which is what takes time."""
-    monkeypatch.setattr(
-        figures, "picture_of", lambda figure, key, text: Picture(key, text, "<svg></svg>", b"png")
-    )
 
 
 class Page(HTMLParser):

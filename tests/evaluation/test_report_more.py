@@ -19,6 +19,7 @@ from cultural_palette.artifacts import RunFolder, write_whole
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import PromptError, SettingsError, UsageError
 from cultural_palette.evaluation.predictions import Prediction, row_of
+from cultural_palette.evaluation.report import certificate
 from cultural_palette.evaluation.report.analysis import Analyst, Settings
 from cultural_palette.evaluation.report.certificate import certify
 from cultural_palette.evaluation.report.diversity import spreads
@@ -30,6 +31,8 @@ from cultural_palette.evaluation.surveys import Survey, SurveyItem, SurveyQuesti
 from cultural_palette.evaluation.topics import SCALE, TWO, UNORDERED, options_kind, topic_of
 from cultural_palette.prompts import WORDINGS, fields_of, names, render, template_of, use_wording, worded
 from tests.evaluation.made_up import CONTINENTS, plan
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 COUNTRIES = ("KEN", "USA", "CHN")
 Predict = Callable[..., Prediction]
@@ -174,14 +177,72 @@ def test_several_runs_in_one_folder_are_conditions_of_the_seed(tmp_path: Path) -
     assert made.changes("prompting") == (0.0, 0.0)
 
 
-def test_a_condition_differs_in_one_thing(tmp_path: Path) -> None:
-    base = run_of(tmp_path / "a", {"vanilla": says(0.4)})
-    with pytest.raises(
-        UsageError, match=r"differs from .* in wording and seed: a condition differs in one of"
-    ):
-        certify(base, [run_of(tmp_path / "b", {"vanilla": says(0.4)}, wording=2, seed=1)], "jsdist_e")
-    with pytest.raises(UsageError, match="in nothing"):
-        certify(base, [run_of(tmp_path / "c", {"vanilla": says(0.4)})], "jsdist_e")
+def test_a_condition_that_differs_in_two_things_bears_both_names(tmp_path: Path) -> None:
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4)}, runs=2)
+    crossed = run_of(tmp_path / "b", {"vanilla": says(0.3)}, wording=2, settings={"permutations": 1}, runs=2)
+    made = certify(base, [crossed], "jsdist_e")
+    assert made is not None
+    assert [condition.name for condition in made.conditions] == [
+        "seed 0 alone", "seed 1 alone", "orders of the options 1 and wording 2",
+    ]  # fmt: skip
+    fewer = run_of(tmp_path / "c", {"vanilla": says(0.3)}, wording=1)
+    assert certificate.condition_of(base, fewer) == "wording 1, runs 1"
+    with pytest.raises(UsageError, match="in nothing: a condition differs in one of orders of the options"):
+        certify(base, [run_of(tmp_path / "d", {"vanilla": says(0.4)}, runs=2)], "jsdist_e")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        ({"settings": {"permutations": 2, "readout": "verbal"}}, r"readout \(auto, not verbal\)"),
+        ({"settings": {"permutations": 2, "readout": "auto", "temperature": 0.9}}, "temperature"),
+        ({"weights": {"base": "another", "meta": "m"}}, r"the model of base \(one, not another\)"),
+        ({"map_sha256": "2"}, "the map"),
+        ({"prompts": {"draft": "2"}}, "the prompt draft"),
+    ],
+)
+def test_a_change_is_not_put_down_to_a_condition_when_more_differs(
+    tmp_path: Path, manifest: dict[str, Any], told: str
+) -> None:
+    usual = {
+        "settings": {"permutations": 2, "readout": "auto", "temperature": 0.3},
+        "weights": {"base": "one", "africa": "a"}, "map_sha256": "1", "prompts": {"draft": "1"},
+    }  # fmt: skip
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4)}, **usual)
+    other = run_of(tmp_path / "b", {"vanilla": says(0.4)}, **{**usual, "seed": 3, **manifest})
+    with pytest.raises(UsageError, match=rf"in seed, but in {told}"):
+        certify(base, [other], "jsdist_e")
+
+
+def test_another_wording_has_other_prompts(tmp_path: Path) -> None:
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4)}, prompts={"draft": "1"})
+    other = run_of(tmp_path / "b", {"vanilla": says(0.4)}, prompts={"draft": "2"}, wording=1)
+    assert certificate.condition_of(base, other) == "wording 1"
+    strange = run_of(tmp_path / "c", {"moe": says(0.4)}, wording=1)
+    with pytest.raises(UsageError, match=r"none of the methods of .*, which are vanilla\."):
+        certify(base, [strange], "jsdist_e")
+
+
+def test_methods_that_no_condition_measured_are_named(tmp_path: Path) -> None:
+    methods = {"vanilla": says(0.4), "best-single-draft": says(0.3), "cultural-palette": truth}
+    run_of(tmp_path / "a", {**methods, "debate": says(0.45)})
+    some = [item for item in items() if item.country == "KEN"]
+    run_of(tmp_path / "b", methods, of=some, wording=1)
+    write_report(Request(tmp_path / "a", tmp_path / "out", conditions=(tmp_path / "b",)), CONTINENTS)
+    text = (tmp_path / "out/tables/certificate.md").read_text(encoding="utf-8")
+    assert "| Two-agent debate | not measured | not measured | not measured |" in text
+    # chosen by the run's other items: with fewer of them it is another method
+    assert "| Best single draft | not measured |" in text
+    assert "Not measured in any condition: Best single draft, Two-agent debate." in text
+    table1 = (tmp_path / "out/tables/table1_jsdist_e.md").read_text(encoding="utf-8")
+    assert table1.count("| not measured | not measured |") == 2
+    rows = table_rows(tmp_path / "out/tables/certificate.csv")
+    assert {row["method"] for row in rows} == {"vanilla", "cultural-palette"}
+    run_of(tmp_path / "c", methods, wording=1)
+    whole = certify(
+        load_evaluation(tmp_path / "a", CONTINENTS), [load_evaluation(tmp_path / "c", CONTINENTS)], "jsdist_e"
+    )
+    assert whole is not None and "best-single-draft" in whole.methods  # over the same items it is the same
 
 
 def test_the_report_has_certificate_worth_slices_and_diversity(tmp_path: Path) -> None:
