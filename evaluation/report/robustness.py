@@ -12,6 +12,7 @@ _WHY_UNMEASURED = (
     "A condition measures the methods that it was run with; of fewer items than the run's it can not measure "
     "the best single draft, which is chosen by the other items."
 )
+FEW_NAMES = 5
 BESIDE = (
     Column("change", OVER, "", "lowest and highest change of the average over the conditions"),
     Column("rank flips with", OVER, "", "methods that stand the other way round in a condition"),
@@ -60,9 +61,9 @@ def certificate_table(certificate: Certificate | None, roles: Roles, metric: str
             lines.append(Line(title(method), blanks))
             continue
         changes = [_change(made, method) for made in certificate.conditions]
-        flipped = certificate.flipped(method)
-        names = ", ".join(title(other) + ("*" if real else "") for other, real in flipped.items())
-        lines.append(Line(title(method), (*changes, _range(certificate, method), Cell(names or "none"))))
+        lines.append(
+            Line(title(method), (*changes, _range(certificate, method), _flips(certificate, method)))
+        )
     columns = [Column(f"{made.name} (n {made.items:,})", "Change with") for made in certificate.conditions]
     columns += [Column("range of changes"), Column("flips with")]
     lost = [pair for pair in certificate.flips if pair in certificate.significant]
@@ -74,7 +75,8 @@ def certificate_table(certificate: Certificate | None, roles: Roles, metric: str
         "that a method answered in both; a condition of two names changes both at once. Lost: answers of "
         "this run that could not be read there, or failed. Flips: pairs that stand the other way round in at "
         "least one condition, on the items that both answered in both. * marks a pair whose difference in "
-        "this run is beyond chance (uncorrected, 5 %): such a finding hangs on the condition.",
+        "this run is beyond chance (uncorrected, 5 %): such a finding hangs on the condition. More than "
+        f"{FEW_NAMES} are counted, and named where marked; certificate.csv has all.",
         f"Findings that flip: {findings or 'none'}.",
     )
     measured = {*certificate.methods, *certificate.silent}
@@ -82,6 +84,17 @@ def certificate_table(certificate: Certificate | None, roles: Roles, metric: str
         notes += (f"Not measured in any condition: {', '.join(left)}. {_WHY_UNMEASURED}",)
     caption = f"{mark}Robustness certificate under {metric}."
     return Table("certificate", caption, tuple(columns), (Section("", tuple(lines)),), notes)
+
+
+def _flips(certificate: Certificate, method: str) -> Cell:
+    """With whom a method's rank flips: FEW_NAMES by name; of more their number, and the marked ones."""
+    flipped = certificate.flipped(method)
+    names = [title(other) + ("*" if real else "") for other, real in flipped.items()]
+    marked = [name for name in names if name.endswith("*")]
+    told = ", ".join(names if len(names) <= FEW_NAMES else marked)
+    if len(names) > FEW_NAMES:
+        told = f"{len(names)} of {len(certificate.methods) - 1}" + (f", among them {told}" if told else "")
+    return Cell(told or "none", float(len(names)), hint=", ".join(names))
 
 
 def _blank(certificate: Certificate, method: str) -> Cell:
