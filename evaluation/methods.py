@@ -146,7 +146,10 @@ def methods_named(
     return tuple(chosen.values()), left_out
 
 
-NO_BLEND = "needs a palette's MoErges as the meta agent: --model embedded:nano, or a palette folder."
+NO_BLEND = (
+    "needs a palette's MoErges as the meta agent, in process: --model embedded:nano, or a palette folder. A "
+    "served one blends as it was started, or in all methods by --blend."
+)
 
 
 def _way_out(lacking: Sequence[str]) -> str:

@@ -182,10 +182,15 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], *, worded: bool) ->
     """
     found = []
     for name, first, second in _fixed(a, b, worded):
-        if first is not None and second is not None and first != second:
+        if first is not None and second is not None and _without_address(first) != _without_address(second):
             told = f"{name} ({first}, not {second})" if isinstance(first, str | int | float) else name
             found.append(told)
     return found
+
+
+def _without_address(said: Any) -> Any:
+    """A served model is the same at another address: "openai:moerges@http://127.0.0.1:8001/v1"."""
+    return said.partition("@http")[0] if isinstance(said, str) else said
 
 
 def _fixed(a: Mapping[str, Any], b: Mapping[str, Any], worded: bool) -> Iterator[tuple[str, Any, Any]]:

@@ -27,6 +27,7 @@ from cultural_palette.evaluation.report.peers import Peer, culturespa, modular_p
 from cultural_palette.evaluation.report.robustness import BESIDE, beside, beside_note
 from cultural_palette.evaluation.report.roles import HEADINGS, KNOWN, Role, Roles, title
 from cultural_palette.evaluation.statistics import Interval
+from cultural_palette.models.references import OPENAI, ModelRef
 
 COMPARABLE = "jsdist_e"
 ELSEWHERE = "Elsewhere"
@@ -565,7 +566,9 @@ def _notes(subject: Subject, analysis: Analysis) -> Iterator[str]:
 
 
 def settings_text(manifest: Mapping[str, object]) -> str:
-    """Everything of a run's settings that changes a number: orders, temperatures, readout, prompt order."""
+    """Everything of a run's settings that changes a number: orders, temperatures, readout, prompt order and
+    blend.
+    """
     settings = manifest.get("settings")
     if not isinstance(settings, Mapping):
         return ""
@@ -576,7 +579,20 @@ def settings_text(manifest: Mapping[str, object]) -> str:
         ("min_drafts", "fewest drafts"),
     ]  # fmt: skip
     told = [f"{name} {settings[key]}" for key, name in shown if settings.get(key) is not None]
-    return ", ".join([*told, *(["replies decoded together"] if manifest.get("together") else [])])
+    told += ["replies decoded together"] if manifest.get("together") else []
+    return ", ".join([*told, *_blend_text(manifest, settings)])
+
+
+def _blend_text(manifest: Mapping[str, object], settings: Mapping[str, object]) -> Iterator[str]:
+    """How the MoErges of every row blends, where that is not each method's own: by `--blend`, or as its
+    server was started.
+    """
+    models = manifest.get("models")
+    meta = models.get("meta") if isinstance(models, Mapping) else None
+    if settings.get("blend"):
+        yield f"the MoErges blending by {settings['blend']} in every row"
+    elif isinstance(meta, str) and meta.startswith(OPENAI) and ModelRef.parse(meta).takes_blend:
+        yield "the MoErges blending as its server was started"
 
 
 def _floor_distances(analysis: Analysis) -> Iterator[str]:

@@ -53,7 +53,10 @@ def test_what_lacks_a_model_is_left_out_with_the_reason_or_refused_by_name():
 
 def test_blends_are_methods_where_the_meta_agent_is_a_palette_s_moerges():
     left_out = methods_named(["all"], CONTINENTS, JOINT)[1]
-    needs = "needs a palette's MoErges as the meta agent: --model embedded:nano, or a palette folder."
+    needs = (
+        "needs a palette's MoErges as the meta agent, in process: --model embedded:nano, or a palette "
+        "folder. A served one blends as it was started, or in all methods by --blend."
+    )
     assert left_out == dict.fromkeys(("fitted-router", "blend-uniform", "blend-own"), needs)
     with pytest.raises(SettingsError, match="Method 'fitted-router' needs a palette's MoErges"):
         names("fitted-router")

@@ -25,6 +25,7 @@ from cultural_palette.evaluation.report.certificate import certify
 from cultural_palette.evaluation.report.diversity import spreads
 from cultural_palette.evaluation.report.load import Evaluation, load_evaluation
 from cultural_palette.evaluation.report.roles import assign_roles
+from cultural_palette.evaluation.report.tables import settings_text
 from cultural_palette.evaluation.report.write import Request, write_report
 from cultural_palette.evaluation.selection import Selection
 from cultural_palette.evaluation.surveys import Survey, SurveyItem, SurveyQuestion
@@ -212,6 +213,31 @@ def test_a_change_is_not_put_down_to_a_condition_when_more_differs(
     other = run_of(tmp_path / "b", {"vanilla": says(0.4)}, **{**usual, "seed": 3, **manifest})
     with pytest.raises(UsageError, match=rf"in seed, but in {told}"):
         certify(base, [other], "jsdist_e")
+
+
+def test_a_served_palette_at_another_address_is_the_same(tmp_path: Path) -> None:
+    def served(port: int) -> dict[str, dict[str, str]]:
+        return {"weights": {"meta": f"openai:moerges@http://127.0.0.1:{port}/v1"}}
+
+    base = run_of(tmp_path / "a", {"vanilla": says(0.4)}, **served(8000))
+    other = run_of(tmp_path / "b", {"vanilla": says(0.4)}, wording=1, **served(8001))
+    assert certificate.condition_of(base, other) == "wording 1"
+
+
+@pytest.mark.parametrize(
+    ("meta", "blend", "told"),
+    [
+        ("openai:moerges@http://127.0.0.1:8000/v1", None, ", the MoErges blending as its server was started"),
+        ("embedded:nano/meta", "uniform", ", the MoErges blending by uniform in every row"),
+        ("embedded:nano/meta", None, ""),  # each method's own
+        ("openai:gpt-4o-mini", None, ""),
+    ],
+)
+def test_how_the_moerges_blends_is_printed_where_no_method_says_it(
+    meta: str, blend: str | None, told: str
+) -> None:
+    manifest = {"settings": {"permutations": 2, "blend": blend}, "models": {"meta": meta}}
+    assert settings_text(manifest) == "orders of the options 2" + told
 
 
 def test_another_wording_has_other_prompts(tmp_path: Path) -> None:
