@@ -25,7 +25,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from cultural_palette.cultural_map import load_map
 from cultural_palette.distributions import Distribution
 from cultural_palette.errors import PaletteError
-from cultural_palette.evaluation.methods import orders_shown
+from cultural_palette.evaluation.methods import orders_shown, variant_graph
 from cultural_palette.evaluation.metrics import ALIGNMENTS, alignments
 from cultural_palette.evaluation.plan import ORDERS
 from cultural_palette.evaluation.selection import Selection, resolve_countries
@@ -71,7 +71,9 @@ def surveys(
             draw=draw,
         )
         data = load_survey(_located(survey), chosen)
-        solver = palette_graph(variant, model, seed, int(orders))
+        cultural_map = load_map(current_settings().map)
+        graph = variant_graph(variant, cultural_map, data)
+        solver = palette_graph(variant, model, seed, int(orders), _Built(graph))
     except PaletteError as error:  # what a person can mend, bare
         raise click.ClickException(str(error)) from None
     return Task(
@@ -109,12 +111,28 @@ def _sample(item: SurveyItem) -> Sample:
     )
 
 
+class _Built:
+    """A compiled graph, in the words that Inspect's log has for it."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+
+    def __repr__(self) -> str:
+        return "built"
+
+
 @solver
 def palette_graph(
-    variant: str = "palette", model: str | None = None, seed: int = 0, orders: int = ORDERS
+    variant: str = "palette",
+    model: str | None = None,
+    seed: int = 0,
+    orders: int = ORDERS,
+    built: _Built | None = None,
 ) -> Solver:
-    """Run a variant of the graph; everything it returns stands in the sample's store."""
-    graph = build_variant(variant, current_settings().map)
+    """Run a variant of the graph; everything it returns stands in the sample's store. `built`: its graph,
+    where it knows the survey (`values-retrieval` looks other answers up in it).
+    """
+    graph = built.graph if built else build_variant(variant, current_settings().map)
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         question: Any = {

@@ -186,7 +186,9 @@ def predictor(
 
     Raises UsageError for a path that leads to no method.
     """
-    made: Any = _imported(method.path) if method.path else _graph(method, cultural_map, survey)
+    made: Any = (
+        _imported(method.path) if method.path else variant_graph(method.variant or "", cultural_map, survey)
+    )
     if _is_predict(made):
         return made
     if not hasattr(made, "ainvoke"):
@@ -219,9 +221,12 @@ def blends_here(cultural_map: CulturalMap, models: Mapping[str, str], model: str
     return meta.in_process and meta.takes_blend
 
 
-def _graph(method: Method, cultural_map: CulturalMap, survey: Survey | None) -> Any:
-    if method.variant != RETRIEVAL or survey is None:
-        return build_variant(method.variant or "", cultural_map)
+def variant_graph(variant: str, cultural_map: CulturalMap, survey: Survey | None) -> Any:
+    """The graph of a variant. `survey`: what `values-retrieval` looks other answers up in; without it that
+    fails on every question, with this as its reason.
+    """
+    if variant != RETRIEVAL or survey is None:
+        return build_variant(variant, cultural_map)
     nodes = dict(variant_named(RETRIEVAL).nodes)
     nodes["regulate"] = partial(nodes["regulate"], library=ValueLibrary(survey))
     return build_palette(cultural_map, name=RETRIEVAL, **nodes)

@@ -90,6 +90,24 @@ def test_inspect_runs_the_graph_and_scores_distributions(survey: Path, tmp_path:
     assert set(log.samples[0].store["palette"]["distribution"]) == {"Freedom", "Equality", "Don't know"}
 
 
+def test_inspect_gives_values_retrieval_the_survey_to_look_in(tmp_path: Path) -> None:
+    from inspect_ai.log import read_eval_log
+
+    command = [
+        *(sys.executable, "-m", "inspect_ai", "eval", "evaluation/inspect_task.py"),
+        *("-T", "survey=evaluation/data/made_up_opinions.csv", "-T", "countries=KEN"),
+        *("-T", "questions=1", "-T", "variant=values-retrieval"),
+        *("--log-dir", str(tmp_path / "logs"), "--log-format", "json", "--display", "plain"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    log = read_eval_log(next((tmp_path / "logs").glob("*.json")))
+    assert log.samples is not None
+    [sample] = log.samples
+    assert 0 < sample.scores["distribution"].value["jsdist_e"] <= 100
+    assert sample.store["palette"]["regulated"]
+
+
 def test_inspect_leaves_unread_answers_unscored(survey: Path, tmp_path: Path) -> None:
     from inspect_ai.log import read_eval_log
 
