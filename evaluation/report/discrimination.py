@@ -118,10 +118,12 @@ def _rank_correlation(gold: Floats, predicted: Floats, answered: NDArray[np.bool
     if there.sum() < FEWEST_COUNTRIES:
         return None
     shares, surveyed = predicted[:, there].mean(axis=0), gold[there]
-    correlations = []
-    for option in range(gold.shape[1]):
-        a, b = rankdata(shares[:, option].round(12)), rankdata(surveyed[:, option])
-        if np.ptp(b) == 0:
-            continue  # the survey has the same share everywhere: nothing to rank
-        correlations.append(0.0 if np.ptp(a) == 0 else float(np.corrcoef(a, b)[0, 1]))
-    return sum(correlations) / len(correlations) if correlations else None
+    ranks = [rankdata(values, axis=0) for values in (shares.round(12), surveyed)]
+    a, b = (rank - rank.mean(axis=0) for rank in ranks)
+    told = np.ptp(b, axis=0) > 0  # else the survey has the same share everywhere: nothing to rank
+    if not told.any():
+        return None
+    a, b = a[:, told], b[:, told]
+    sizes = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.where(sizes > 0, (a * b).sum(axis=0) / sizes, 0.0).mean())

@@ -527,6 +527,12 @@ def _notes(subject: Subject, analysis: Analysis) -> Iterator[str]:
         "mean over the runs, and counts where every run answered it; the average is the mean of the "
         "countries' means."
     )
+    counts = (evaluation.manifest.get("survey") or {}).get("counts") or {}
+    if few := counts.get("items under half answered"):
+        yield (
+            f"{few:,} items are of rows in which less than half of the respondents gave an opinion: kept, "
+            "and weak."
+        )
     if shaped := settings_text(evaluation.manifest):
         yield f"Made with {shaped}."
     yield (

@@ -215,6 +215,17 @@ def test_a_change_is_not_put_down_to_a_condition_when_more_differs(
         certify(base, [other], "jsdist_e")
 
 
+def test_items_that_few_gave_an_opinion_on_are_counted_under_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    run_of(path, {"vanilla": says(0.4)})
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    manifest["survey"]["counts"] = {"items under half answered": 3}
+    write_whole(path / "manifest.json", json.dumps(manifest))
+    write_report(Request(path, tmp_path / "out"), CONTINENTS)
+    text = (tmp_path / "out/tables/table1_jsdist_e.md").read_text(encoding="utf-8")
+    assert "- 3 items are of rows in which less than half of the respondents gave an opinion" in text
+
+
 def test_a_served_palette_at_another_address_is_the_same(tmp_path: Path) -> None:
     def served(port: int) -> dict[str, dict[str, str]]:
         return {"weights": {"meta": f"openai:moerges@http://127.0.0.1:{port}/v1"}}
