@@ -37,6 +37,7 @@ ROUNDING, NOTABLE = 0.02, 1e-4
 LEAST_OF_PARTIAL = 0.5
 SHOWN_ASIDE, MOST_SHOWN = 5, 20
 MORE_OPTIONS = "questions with more options than wanted"
+NOT_LOCAL = "items without the population's own language"
 # Below this share of answers with an opinion a country's row is flagged.
 HALF = 0.5
 # Which of a country's several samples is primary: national before old before non-national.
@@ -196,7 +197,7 @@ def load_survey(source: str | Path, selection: Selection | None = None, *, name:
         by_question = {key: place for place, key in enumerate(dict.fromkeys(i.question.id for i in whole))}
         whole.sort(key=lambda item: (by_question[item.question.id], order[item.country]))
     if selection.language == LOCAL:
-        builder.counts["items without the population's own language"] = sum(not item.local for item in whole)
+        builder.counts[NOT_LOCAL] = sum(not item.local for item in whole)
         whole = [item for item in whole if item.local]
     items = pinned(whole, selection.items) if selection.items else whole
     if selection.questions is not None:
@@ -407,6 +408,11 @@ def nothing_left(survey: Survey) -> str:
     there = sorted({item.country for item in survey.everywhere})
     shown = ", ".join(there[:MOST_SHOWN]) + (", ..." if len(there) > MOST_SHOWN else "")
     wide = survey.counts.get(MORE_OPTIONS, 0)
+    if (foreign := survey.counts.get(NOT_LOCAL, 0)) and not survey.items:
+        return (
+            f"Nothing of {survey.source} is left by this selection: {foreign} items have no wording in the "
+            "population's own language. Leave out --language local."
+        )
     return f"Nothing of {survey.source} is left by this selection." + (
         f" It has answers of {shown}: name some with --countries."
         if there

@@ -133,3 +133,10 @@ def test_the_command_refuses_a_selection_without_items() -> None:
     result = CliRunner().invoke(main, ["evaluate", "floors", "--survey", str(OPINIONS), "--countries", "JPN"])
     assert result.exit_code == 2
     assert "Nothing of made_up_opinions.csv is left" in result.stderr
+
+
+def test_a_survey_without_other_languages_says_so() -> None:
+    arguments = ["--survey", "evaluation/data/made_up.jsonl", "--countries", "all", "--language", "local"]
+    result = CliRunner().invoke(main, ["evaluate", "floors", *arguments])
+    assert result.exit_code != 0
+    assert "have no wording in the population's own language. Leave out --language local." in result.stderr
