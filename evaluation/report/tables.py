@@ -585,6 +585,9 @@ def settings_text(manifest: Mapping[str, object]) -> str:
         ("min_drafts", "fewest drafts"),
     ]  # fmt: skip
     told = [f"{name} {settings[key]}" for key, name in shown if settings.get(key) is not None]
+    roles = settings.get("sampling")
+    for role, shape in (roles if isinstance(roles, Mapping) else {}).items():
+        told.append(f"sampling of {role} " + " ".join(f"{key} {value}" for key, value in shape.items()))
     told += ["replies decoded together"] if manifest.get("together") else []
     return ", ".join([*told, *_blend_text(manifest, settings)])
 

@@ -235,6 +235,12 @@ def test_a_served_palette_at_another_address_is_the_same(tmp_path: Path) -> None
     assert certificate.condition_of(base, other) == "wording 1"
 
 
+def test_how_replies_are_drawn_is_printed_role_by_role() -> None:
+    manifest = {"settings": {"sampling": {"draft": {"top_p": 0.9, "min_p": 0.1}}}}
+    assert settings_text(manifest) == "sampling of draft top_p 0.9 min_p 0.1"
+    assert settings_text({"settings": {"sampling": {}}}) == ""
+
+
 @pytest.mark.parametrize(
     ("meta", "blend", "told"),
     [
