@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from cultural_palette.graph.chat import build_chat
 from cultural_palette.graph.synthesis import build_synthesis
 from cultural_palette.graph.variants import BASELINES, VARIANTS, build_variant
-from cultural_palette.models.allowed import refuse_addresses
+from cultural_palette.models.allowed import refuse_places
 from cultural_palette.nodes.knobs import PaletteContext, refuse_unknown
 from cultural_palette.nodes.listen import ChatContext
 from cultural_palette.nodes.synthesis.state import SynthesisContext
@@ -45,7 +45,7 @@ def served(build: Callable[[str], Any], schema: type[BaseModel]) -> Served:
         if isinstance(context, Mapping):
             ours = {key: value for key, value in context.items() if not key.startswith(SERVERS_OWN)}
             refuse_unknown(ours, schema)
-            await asyncio.to_thread(refuse_addresses, ours)
+            await asyncio.to_thread(refuse_places, ours)
         return await asyncio.to_thread(of_map)
 
     return graph

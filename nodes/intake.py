@@ -15,7 +15,7 @@ from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import MapError, QuestionError, UnknownCountry
 from cultural_palette.fitted_blends import as_blend, fitted_weights, is_fitted
-from cultural_palette.models import BASE, META, make_ready, resolve_parts, weights_to_load
+from cultural_palette.models import BASE, META, ModelRef, make_ready, resolve_parts, weights_to_load
 from cultural_palette.nodes.events import ModelsLoading, Note, TurnStarted, emit
 from cultural_palette.nodes.knobs import PaletteContext, knobs_of
 from cultural_palette.nodes.state import PaletteState
@@ -50,7 +50,7 @@ async def intake(
     parts = await asyncio.to_thread(resolve_parts, cultural_map, knobs.models, knobs.model)
     await asyncio.to_thread(make_ready, parts)
     if chosen := blend or knobs.blend:
-        weighed = await asyncio.to_thread(_blend, chosen, country.iso3, cultural_map)
+        weighed = await asyncio.to_thread(_blend, chosen, country.iso3, cultural_map, parts.meta)
         parts = replace(parts, meta=parts.meta.with_blend(weighed))
     options = list(question.options)
     keys = [community.key for community in cultural_map.communities]
@@ -97,12 +97,12 @@ async def intake(
     }
 
 
-def _blend(chosen: str, iso3: str, cultural_map: CulturalMap) -> str:
+def _blend(chosen: str, iso3: str, cultural_map: CulturalMap, meta: ModelRef) -> str:
     """A blend as a palette's part takes it: "own" is the country's own community alone, "fitted:FILE" what
     was fitted to the country's answers. Blocks on the file.
     """
     if is_fitted(chosen):
-        return as_blend(fitted_weights(chosen, iso3))
+        return as_blend(fitted_weights(chosen, iso3, meta.palette_folder))
     if chosen != OWN:
         return chosen.replace(" ", "")
     home = cultural_map.community_of(iso3)

@@ -1,5 +1,8 @@
 """Blends that were fitted to what countries answered: a file of weights, which `--blend fitted:FILE` reads.
 
+FILE is a name, "palette" (the file in the folder of the palette that decides) or one of the setting
+`fitted_blends`, or else a path. Callers of our own server may give names only (`models.allowed`).
+
     {"of": "agents", "model": "embedded:nano", .., "countries": {"KEN": {"weights": {"africa": 0.6, ..}, ..}}}
 
 `palette fit-blend` writes it, with each weight's interval and what it was fitted on. A palette's own lies in
@@ -16,9 +19,12 @@ from typing import Any
 from cultural_palette.artifacts import claim, write_whole
 from cultural_palette.errors import SettingsError
 from cultural_palette.jsonl import JsonFault, read_object
+from cultural_palette.moerges.modes import FITTED
+from cultural_palette.settings import Settings, current_settings
 
-FITTED = "fitted:"
 BLENDS = "blends.json"
+OF_PALETTE = "palette"
+"""Names the file in a palette's own folder."""
 TOLERANCE = 1e-6
 
 
@@ -27,22 +33,52 @@ def is_fitted(blend: str) -> bool:
     return blend.startswith(FITTED)
 
 
-def fitted_weights(blend: str, iso3: str) -> dict[str, float]:
+def has_name(blend: str, settings: Settings) -> bool:
+    """Whether a fitted blend is named, and not given by a path."""
+    return _which(blend) in (OF_PALETTE, *settings.fitted_blends)
+
+
+def fitted_weights(blend: str, iso3: str, palette: Path | None = None) -> dict[str, float]:
     """A country's weights out of the file that `blend` ("fitted:FILE", or a folder with `blends.json`) names.
-    Raises SettingsError for a file that is none of ours, and for a country that it has not.
+    `palette`: the folder of the palette that decides, None where it is on a server. Raises SettingsError for
+    a file that is not there or none of ours, and for a country that it has not.
     """
-    path = Path(blend.removeprefix(FITTED).strip()).expanduser()
-    path = path / BLENDS if path.is_dir() else path
-    if not path.is_file():
-        raise SettingsError(f"--blend {blend}: no file {path}; 'palette fit-blend' makes one.")
+    path = _path(blend, palette)
     countries = read_blends(path)["countries"]
     if iso3 not in countries:
         known = ", ".join(sorted(countries)) or "none"
         raise SettingsError(
-            f"{path} has no blend of {iso3}; it has {known}. Fit one: palette fit-blend --countries {iso3}"
+            f"--blend {blend} has no blend of {iso3}; it has {known}. Fit one: "
+            f"palette fit-blend --countries {iso3}"
         )
     weights: dict[str, float] = countries[iso3]["weights"]
     return weights
+
+
+def _which(blend: str) -> str:
+    return blend.removeprefix(FITTED).strip()
+
+
+def _path(blend: str, palette: Path | None) -> Path:
+    """The file that `blend` names. A name wins over a file called the same; "./NAME" is the file."""
+    which, named = _which(blend), current_settings().fitted_blends
+    if which == OF_PALETTE and which not in named:
+        if palette is None:
+            raise SettingsError(
+                f"--blend {blend}: the palette that decides is on a server, and its folder is not known "
+                "here. Name a file, or a name of the setting fitted_blends."
+            )
+        path = palette
+    else:
+        path = Path(named.get(which, which)).expanduser()
+    try:
+        path = path / BLENDS if path.is_dir() else path
+        there = path.is_file()
+    except (OSError, ValueError) as error:  # a null in the path, one too long
+        raise SettingsError(f"--blend {blend}: {error}") from None
+    if not there:
+        raise SettingsError(f"--blend {blend}: no file {path}; 'palette fit-blend' makes one.")
+    return path
 
 
 def as_blend(weights: Mapping[str, float]) -> str:

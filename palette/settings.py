@@ -80,6 +80,12 @@ class Settings(_RunKnobs):
         None, description="folder of the MoErges that a server serves (or 'nano'), to read the blend from"
     )
 
+    fitted_blends: dict[str, str] = Field(
+        {},
+        description="files of 'palette fit-blend' by name, for `blend = 'fitted:NAME'`; callers of our own "
+        "server may name these, 'palette' (the file in the palette's folder) and no path",
+    )
+
     allowed_addresses: list[str] = Field(
         [],
         description="addresses of model servers that callers of our own server may name; "

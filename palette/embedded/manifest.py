@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from cultural_palette.cultural_map import KEY, RESERVED
 from cultural_palette.errors import ModelError
+from cultural_palette.fitted_blends import BLENDS
 from cultural_palette.jsonl import read_object
 from cultural_palette.knobs import SAMPLING, SamplingRole
 from cultural_palette.provenance import file_sha256, hash_file, model_sha256
@@ -83,10 +84,15 @@ class Manifest:
         return self.sampling.get(role, {})
 
 
+def folder_of(name_or_path: str) -> Path:
+    """Where a built-in palette ("nano") or one in a folder lies, whether it is there or not."""
+    return BUILT_IN.get(name_or_path, Path(name_or_path)).resolve()
+
+
 def read_manifest(name_or_path: str) -> Manifest:
     """The manifest of a built-in palette ("nano") or of a folder; a ModelError names what is missing."""
     try:
-        folder = BUILT_IN.get(name_or_path, Path(name_or_path)).resolve()
+        folder = folder_of(name_or_path)
         path = folder / "manifest.json"
         there = path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a null in the path
@@ -156,12 +162,13 @@ def _file_hash(path: Path) -> str:
 @functools.cache
 def revision_of(name: str) -> str:
     """What tells a palette's weights from others, for a model name such as "nano/africa": a hash of its
-    folder's files, and of its base where that lies elsewhere.
+    folder's files, and of its base where that lies elsewhere. Blends that were fitted to it are no part of
+    it: `fit-blend` puts them there later.
     """
     palette = _palette_of(name)
-    folder = BUILT_IN.get(palette, Path(palette)).resolve()
+    folder = folder_of(palette)
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / BLENDS):
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
         hash_file(digest, file)
     manifest = read_manifest(palette)

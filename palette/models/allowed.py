@@ -1,5 +1,5 @@
-"""Which models a caller of our server may name: a run's context comes from outside, and must not make the
-server send requests to any address, or read any folder.
+"""Which models and blends a caller of our server may name: a run's context comes from outside, and must not
+make the server send requests to any address, or read any folder or file.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from urllib.parse import urlsplit
 
 from cultural_palette.embedded.manifest import BUILT_IN
 from cultural_palette.errors import SettingsError
+from cultural_palette.fitted_blends import OF_PALETTE, has_name, is_fitted
 from cultural_palette.models.references import ModelRef
+from cultural_palette.moerges.modes import FITTED
 from cultural_palette.settings import OPENAI_URL, Settings, current_settings
 
 MODEL_KNOBS = ("model", "models", "teacher")
 
 
-def refuse_addresses(context: Mapping[str, Any]) -> None:
+def refuse_places(context: Mapping[str, Any]) -> None:
     """Raise SettingsError for a model at an address that neither the settings name nor `allowed_addresses`
-    does, and for an embedded palette in a folder that the settings do not name.
+    does, for an embedded palette in a folder that the settings do not name, and for a fitted blend by a path.
     """
     settings = current_settings()
+    _refuse_file(context.get("blend"), settings)
     for text in _models_in(context):
         ref = ModelRef.parse(text)
         if ref.in_process:
@@ -38,6 +41,17 @@ def refuse_addresses(context: Mapping[str, Any]) -> None:
             )
 
 
+def _refuse_file(blend: Any, settings: Settings) -> None:
+    if not isinstance(blend, str) or not is_fitted(blend) or blend == settings.blend:
+        return
+    if not has_name(blend, settings):
+        names = ", ".join(f"{FITTED}{name}" for name in (OF_PALETTE, *settings.fitted_blends))
+        raise SettingsError(
+            f"Blend {blend!r}: this server reads no file that a caller names. Fitted blends here: {names}. "
+            'Whoever runs it may name another: PALETTE_FITTED_BLENDS=\'{"NAME": "FILE"}\'.'
+        )
+
+
 def _models_in(context: Mapping[str, Any]) -> Iterator[str]:
     for name in MODEL_KNOBS:
         value = context.get(name)
@@ -50,11 +64,11 @@ def _of_settings(settings: Settings) -> list[ModelRef]:
 
 
 def _is_ours(ref: ModelRef, settings: Settings) -> bool:
-    return any(
-        ref.name == ours.name or ref.name.startswith(f"{ours.name}/")
-        for ours in _of_settings(settings)
-        if ours.in_process
-    )
+    """Whether the settings name it: itself, or its palette. Names are compared whole: what only begins alike
+    may lead elsewhere ("pal/../other").
+    """
+    names = (ref.name, ref.name.rpartition("/")[0])
+    return any(ours.name in names for ours in _of_settings(settings) if ours.in_process)
 
 
 def _allowed(settings: Settings) -> set[tuple[str, str]]:

@@ -15,9 +15,11 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cultural_palette.embedded.manifest import folder_of
 from cultural_palette.errors import ModelError, SettingsError
 from cultural_palette.models.protocol import Model, Sampling
 from cultural_palette.safe_text import hidden_in
@@ -135,6 +137,10 @@ PROVIDERS: dict[str, Provider] = {
 REFERENCE = re.compile(r"(?P<provider>[a-z][a-z0-9_-]*):(?P<name>[^\s@]\S*?)(?:@(?P<url>https?://\S+))?")
 
 
+BLEND = re.compile(r"[\w.,=+-]+")
+"""What a blend is written in; with a slash, a bracket or an @ it would name another palette or server."""
+
+
 @dataclass(frozen=True)
 class ModelRef:
     """A model by name. `str()` gives the text that `parse` reads; it never holds a key."""
@@ -223,15 +229,28 @@ class ModelRef:
             return self.name.partition("[")[0] == SERVED_MOERGES
         return self.provider == EMBEDDED and bool(slash) and part.partition("[")[0] == EMBEDDED_MOERGES
 
+    @property
+    def palette_folder(self) -> Path | None:
+        """Where the embedded palette lies whose part this is; None of a model on a server."""
+        return folder_of(self.name.rpartition("/")[0]) if self.provider == EMBEDDED else None
+
     def with_blend(self, blend: str) -> ModelRef:
-        """The same MoErges under another blend. Raises SettingsError for what is no MoErges of a palette."""
+        """The same MoErges under another blend. Raises SettingsError for what is no MoErges of a palette, and
+        for a blend that would become more than a blend in the model's name.
+        """
         if not self.takes_blend:
             raise SettingsError(
                 f"The blend {blend!r} is for a palette's MoErges, and {self.described} decides here: leave "
                 "out --blend, or name a palette (--model embedded:nano, or what 'palette serve up' serves)."
             )
+        blend = "".join(blend.split())
+        if BLEND.fullmatch(blend) is None:
+            raise SettingsError(
+                f"The blend {blend!r} can not be read: it is a router's name, 'uniform', 'own', weights "
+                "such as 'africa=0.2,oceania=0.8', or 'fitted:FILE'."
+            )
         if self.provider == OPENAI:
-            return ModelRef(OPENAI, f"{SERVED_MOERGES}[{''.join(blend.split())}]", self.base_url)
+            return ModelRef(OPENAI, f"{SERVED_MOERGES}[{blend}]", self.base_url)
         return ModelRef(self.provider, f"{self.name.rpartition('/')[0]}/{EMBEDDED_MOERGES}[{blend}]")
 
     def with_address(self, url: str | None) -> ModelRef:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from cultural_palette.errors import ModelError, PaletteError
 
 UNIFORM = "uniform"
+FITTED = "fitted:"
+"""Begins a blend that stands in a file, for each country one (`fitted_blends`)."""
 WEIGHT = re.compile(r"\s*(?P<key>[^=,\s]+)\s*=\s*(?P<weight>[^=,\s]+)\s*")
 
 
@@ -74,6 +76,11 @@ def blend_mode(text: str, communities: tuple[str, ...]) -> Mode:
     """
     if text == UNIFORM:
         return Blend.uniform(communities)
+    if text.startswith(FITTED):
+        raise ModelError(
+            f"The blend {text!r} is a file's, one for each country: it is read where a country is asked "
+            "(palette ask --blend fitted:FILE), and not by a model. Give a country's weights."
+        )
     if "=" not in text:
         return Routed(text)
     weights: dict[str, float] = {}

@@ -25,6 +25,7 @@ from cultural_palette.moerges.headers import read_headers
 from cultural_palette.moerges.peft_settings import AdapterError, check_settings
 from cultural_palette.moerges.peft_weights import stored_lora
 from cultural_palette.provenance import Hash, hash_file
+from cultural_palette.serving.vllm_plugin.config import BLENDS
 from cultural_palette.yaml_files import YamlFault, read_yaml
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,6 +37,7 @@ RESERVED_FLAGS = (
 )  # fmt: skip
 WHOLE_BYTES, EDGE_BYTES = 2**28, 2**20
 """Files of a model up to so many bytes are hashed whole; of larger ones so many bytes at either end."""
+MOST_BLENDS = 256
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM's --max-lora-rank takes."""
 
@@ -87,6 +89,7 @@ class ServingKnobs(_Knobs):
     max_lora_rank: int | None = Field(default=None, ge=1, le=LORA_RANKS[-1])
     python: str | None = None
     fused: bool = False
+    blends: int = Field(default=BLENDS, ge=0, le=MOST_BLENDS)
     palette: ServerKnobs = ServerKnobs()
     lora: ServerKnobs = ServerKnobs()
     moerges: ServerKnobs = ServerKnobs()

@@ -39,7 +39,7 @@ from cultural_palette.serving.placing import (
     server_knobs,
 )
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
-from cultural_palette.serving.vllm_plugin.config import BLENDS, CONTENT, PluginConfig
+from cultural_palette.serving.vllm_plugin.config import CONTENT, PluginConfig
 
 PORTS = {PALETTE: 8000, LORA: 8000, MOERGES: 8001}
 SITE = Path(__file__).parent.resolve() / "vllm_plugin" / "site"
@@ -218,7 +218,11 @@ def plan_servers(
             *(("--max-num-seqs", str(knobs.max_num_seqs)) if knobs.max_num_seqs else ()),
             *(_plugin_flags() if name == PALETTE else ()),
             # The base, and blends beside the palette's own, bear names of adapters that change nothing.
-            *(_lora_flags(palette, len(adapters) + (1 + BLENDS) * (name == PALETTE)) if adapters else ()),
+            *(
+                _lora_flags(palette, len(adapters) + (1 + knobs.blends) * (name == PALETTE))
+                if adapters
+                else ()
+            ),
             *server_knobs(palette, name).extra,
         ]
         served = {PALETTE: (MOERGES, *adapters, BASE), LORA: (BASE, *adapters), MOERGES: (MOERGES,)}

@@ -77,6 +77,8 @@ def test_blends_as_methods() -> None:
         ("africa=much", "can not be read at 'africa=much'"),
         ("nonsense", "No router 'nonsense'"),
         ("africa=-1,asia=2", "expected 0 to 1"),
+        ("uniform]/../../elsewhere/meta[uniform", "can not be read"),  # another palette's folder
+        ("uniform]@http://127.0.0.1:9/v1?", "can not be read"),  # another server
     ],
 )
 def test_a_blend_that_is_none_is_named(chosen: str, message: str) -> None:

@@ -18,7 +18,7 @@ from cultural_palette.errors import SettingsError, UsageError
 from cultural_palette.graph import export
 from cultural_palette.graph.server.start import SERVED, graphs, plan
 from cultural_palette.graph.variants import BASELINES, VARIANTS
-from cultural_palette.models.allowed import refuse_addresses
+from cultural_palette.models.allowed import refuse_places
 from cultural_palette.settings import get_settings, use_settings
 from tests.conftest import ROOT
 
@@ -131,20 +131,56 @@ async def test_a_graph_is_built_once_and_looks_at_each_runs_context() -> None:
         ({"model": "openai:x@http://127.0.0.1:8000.evil.example/v1"}, False),
         ({"model": "embedded:/etc"}, False),
         ({"model": "embedded:../secrets/africa"}, False),
+        ({"model": "embedded:/srv/ours/africa"}, True),  # of a palette of the settings
+        ({"model": "embedded:/srv/ours/../../etc/meta"}, False),
+        ({"model": "embedded:nano/../../secrets/africa"}, False),
+        ({"blend": "fitted"}, True),
+        ({"blend": "fitted:palette"}, True),
+        ({"blend": "fitted:wvs"}, True),  # named by the settings
+        ({"blend": "fitted:/srv/wvs.json"}, False),  # and not by its path
+        ({"blend": "fitted:wvs/../../etc/passwd"}, False),
+        ({"blend": "fitted: /etc/passwd"}, False),
+        ({"blend": "fitted:~/secrets"}, False),
+        ({"blend": "fitted:"}, False),
     ],
 )
-def test_a_caller_names_no_address_of_its_own(context: Any, fits: bool) -> None:
+def test_a_caller_names_no_address_and_no_file_of_its_own(context: Any, fits: bool) -> None:
     settings = get_settings(
         base_url="http://127.0.0.1:8000/v1",
-        models={"meta": "openai:m@https://models.example/v1"},
+        models={"meta": "openai:m@https://models.example/v1", "asia": "embedded:/srv/ours"},
         allowed_addresses=["http://127.0.0.1:9000"],
+        fitted_blends={"wvs": "/srv/wvs.json"},
     )
     with use_settings(settings):
         if fits:
-            refuse_addresses(context)
+            refuse_places(context)
         else:
             with pytest.raises(SettingsError, match="this server"):
-                refuse_addresses(context)
+                refuse_places(context)
+
+
+def test_a_caller_may_repeat_what_the_settings_say() -> None:
+    """Studio sends back the defaults that it shows."""
+    with use_settings(get_settings(blend="fitted:/srv/wvs.json")):
+        refuse_places({"blend": "fitted:/srv/wvs.json"})
+
+
+@pytest.mark.parametrize("graph", ["palette", "chat", "without_draft"])
+async def test_a_served_graph_reads_no_file_that_a_caller_names(graph: str) -> None:
+    context = {"blend": "fitted:/etc/passwd"}
+    run: Any = _ExecutionRuntime(
+        access_context="threads.create_run",
+        user=None,
+        store=None,
+        context=context,  # type: ignore[arg-type]
+    )
+    with (
+        use_settings(get_settings(fitted_blends={"wvs": "/srv/wvs.json"})),
+        pytest.raises(
+            SettingsError, match=r"reads no file.*here: fitted:palette, fitted:wvs\..*FITTED_BLENDS"
+        ),
+    ):
+        await getattr(export, graph)(run)
 
 
 @pytest.mark.slow

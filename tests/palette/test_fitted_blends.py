@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from click.testing import CliRunner
 
 from cultural_palette.cli import main
 from cultural_palette.cultural_map import load_map
+from cultural_palette.embedded.manifest import BUILT_IN, revision_of
 from cultural_palette.errors import SettingsError
 from cultural_palette.fitted_blends import as_blend, fitted_weights, write_blends
+from cultural_palette.models import ModelRef
 from cultural_palette.nodes.intake import _blend
+from cultural_palette.settings import get_settings, use_settings
 
 WEIGHTS = {"africa": 0.7, "asia": 0.2, "europe": 0.1}
 
@@ -25,15 +29,46 @@ def blends(**countries: Any) -> dict[str, Any]:
 def test_a_countrys_weights_are_read_and_given_to_the_moerges(tmp_path: Path) -> None:
     file = tmp_path / "my blends.json"
     write_blends(file, blends(KEN={"weights": WEIGHTS}))
-    continents = load_map("continents")
-    assert _blend(f"fitted:{file}", "KEN", continents) == "africa=0.700000,asia=0.200000,europe=0.100000"
+    continents, nano = load_map("continents"), ModelRef("embedded", "nano/meta")
+    found = _blend(f"fitted:{file}", "KEN", continents, nano)
+    assert found == "africa=0.700000,asia=0.200000,europe=0.100000"
+    assert nano.with_blend(found).name == f"nano/meta[{found}]"
     with pytest.raises(SettingsError, match=r"no blend of BRA; it has KEN.*--countries BRA"):
-        _blend(f"fitted:{file}", "BRA", continents)
+        _blend(f"fitted:{file}", "BRA", continents, nano)
 
 
 def test_a_palettes_own_blends_lie_in_its_folder(tmp_path: Path) -> None:
     write_blends(tmp_path / "blends.json", blends(KEN={"weights": WEIGHTS}))
     assert fitted_weights(f"fitted:{tmp_path}", "KEN") == WEIGHTS
+    here = ModelRef("embedded", f"{tmp_path}/meta").palette_folder
+    assert fitted_weights("fitted:palette", "KEN", here) == WEIGHTS
+    served = ModelRef("openai", "moerges", "http://127.0.0.1:8000/v1").palette_folder
+    with pytest.raises(SettingsError, match="on a server, and its folder is not known here"):
+        fitted_weights("fitted:palette", "KEN", served)
+
+
+def test_a_name_of_the_settings_wins_over_a_file_called_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_blends(tmp_path / "named.json", blends(KEN={"weights": WEIGHTS}))
+    write_blends(tmp_path / "wvs", blends(KEN={"weights": {"africa": 1.0}}))
+    with use_settings(get_settings(fitted_blends={"wvs": str(tmp_path / "named.json")})):
+        assert fitted_weights("fitted:wvs", "KEN") == WEIGHTS
+        assert fitted_weights("fitted:./wvs", "KEN") == {"africa": 1.0}
+
+
+def test_a_blend_fitted_later_leaves_the_palette_what_it_is(tmp_path: Path) -> None:
+    """A run of evaluation is known by its weights' content, and goes on."""
+    palette = tmp_path / "palette"
+    shutil.copytree(BUILT_IN["nano"], palette)
+    before = revision_of(str(palette))
+    revision_of.cache_clear()
+    write_blends(palette / "blends.json", blends(KEN={"weights": WEIGHTS}))
+    assert revision_of(str(palette)) == before
+    revision_of.cache_clear()
+    (palette / "adapters" / "blends.json").write_text("{}")
+    assert revision_of(str(palette)) != before
 
 
 def test_other_countries_of_the_file_stay_and_another_kind_begins_anew(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+from cultural_palette.cli import main
 from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
 from cultural_palette.serving.compose import IMAGE, OWN_IMAGE, compose_file, container_arguments
 from cultural_palette.serving.devices import (
@@ -197,6 +199,18 @@ def test_a_base_that_was_quantised_before_counts_as_it_is_stored(big: Path) -> N
     (base / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     (server,) = plan_servers(one_server(big), described_gpus(1, 8.0)).servers  # 3.73 + 3 <= 7.2
     assert server.router is not None
+
+
+@pytest.mark.parametrize(("blends", "slots"), [(0, 7), (16, 23)])
+def test_a_slot_for_every_blend_that_clients_may_ask_for(blends: int, slots: int) -> None:
+    palette = read_palette("nano")
+    palette = replace(palette, knobs=palette.knobs.model_copy(update={"blends": blends}))
+    (server,) = plan_servers(palette, Device("cpu", cores=(0, 1))).servers
+    flags = " ".join(server.arguments())
+    assert f"--max-loras {slots} --max-cpu-loras {slots} " in flags
+    asked = ["serve", "up", "nano", "--device", "cpu", "--print", "--blends", str(blends)]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0 and re.search(rf"--max-loras \\?\s*{slots}\b", done.output), done.output
 
 
 def test_one_server_or_two_and_the_knobs_of_each(big: Path) -> None:

@@ -224,12 +224,17 @@ def test_blends_of_the_caller_s_share_a_batch_with_everything_else(vllm_servers:
     for key, given in weights.items():
         told = post(vllm_servers.url, "/v1/palette/blend", {"model": names[key], "prompt": ids})[1]
         assert all(layer == pytest.approx(given, abs=1e-6) for layer in told["layers"])
-    for blend, said in (("afrika=1", "'afrika'"), ("own", "No router 'own'"), ("africa=0.5", "sum to 0.5")):
+    for blend, said in (
+        ("afrika=1", "'afrika'"),
+        ("own", "No router 'own'"),
+        ("fitted:b.json", "where a country is asked"),
+        ("africa=0.5", "sum to 0.5"),
+    ):
         status, told = post(vllm_servers.url, "/v1/palette/blends", {"blend": blend})
         assert status == 400 and said in json.dumps(told)
     assert post(vllm_servers.url, "/v1/palette/blends", {"blend": "asia=1"})[0] == 200
     status, told = post(vllm_servers.url, "/v1/palette/blends", {"blend": "europe=1"})
-    assert status == 409 and "plays 4 blends" in json.dumps(told)
+    assert status == 409 and "plays 4 blends" in json.dumps(told) and "--blends N" in json.dumps(told)
 
 
 @cache

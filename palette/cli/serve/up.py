@@ -55,6 +55,13 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
     metavar="TOKENS",
     help="[default: what the model reads, up to 8192]",
 )
+@click.option(
+    "--blends",
+    type=click.IntRange(0, 256),
+    metavar="N",
+    help="Blends beside the palette's own that clients may ask for, as long as the server lives: each "
+    "country's of --blend fitted:FILE is one.  [default: the palette's, 4]",
+)
 @click.option("--no-key", is_flag=True, help="Ask clients for no key, even on an open address.")
 @click.option(
     "--write",
@@ -102,8 +109,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def up(
     palette: str, out: Path | None, device: Literal["auto", "cuda", "cpu"], python: str | None,
     host: str | None, port: int | None, dense: bool, advertise: str | None, dtype: str | None,
-    max_model_len: int | None, no_key: bool, write: Path | None, foreground: bool, timeout: float,
-    only_print: bool, print_format: str, gpus: int | None, gpu_memory: float | None,
+    max_model_len: int | None, blends: int | None, no_key: bool, write: Path | None, foreground: bool,
+    timeout: float, only_print: bool, print_format: str, gpus: int | None, gpu_memory: float | None,
     replicas: tuple[int, int] | None, content_names: bool,
 ) -> None:  # fmt: skip
     """Start what of PALETTE's servers does not run yet, and wait until it answers.
@@ -130,7 +137,9 @@ def up(
         raise UsageError("--replicas and --content-names are for several servers: they go with --print.")
     settings = get_settings()
     served = read_palette(palette, dense=dense)
-    overrides = {"host": host, "dtype": dtype, "max_model_len": max_model_len, "python": python}
+    overrides = {
+        "host": host, "dtype": dtype, "max_model_len": max_model_len, "blends": blends, "python": python,
+    }  # fmt: skip
     knobs = served.knobs.model_copy(
         update={name: value for name, value in overrides.items() if value is not None}
     )

@@ -15,7 +15,10 @@ from cultural_palette.errors import PaletteError
 KEY = "cultural_palette"
 CONTENT = "CULTURAL_PALETTE_CONTENT"
 BLENDS = 4
-"""Blends beside the palette's own that one server can play by name; each takes an adapter's slot."""
+"""Blends beside the palette's own that one server can play by name, where nothing else is said; each takes an
+adapter's slot."""
+OTHER_SLOTS = 2
+"""Adapters' slots beside the communities' and the blends': the base's, and one that stays empty."""
 
 
 class PluginError(PaletteError):

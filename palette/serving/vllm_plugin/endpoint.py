@@ -31,7 +31,7 @@ from cultural_palette.errors import PaletteError
 from cultural_palette.moerges.modes import Blend, Routed, blend_mode
 from cultural_palette.serving.vllm_plugin import ARCHITECTURE, PLUGIN
 from cultural_palette.serving.vllm_plugin.blends import WATCHED
-from cultural_palette.serving.vllm_plugin.config import BLENDS, PluginError
+from cultural_palette.serving.vllm_plugin.config import OTHER_SLOTS, PluginError
 
 BASE = "base"
 NO_CHANGE = Path(__file__).with_name("no_change")
@@ -99,17 +99,19 @@ async def new_blend(body: NewBlend, request: Request) -> dict[str, Any]:
         raise HTTPException(400, f"No router {text!r}; the palette has {', '.join(served['routers'])}.")
     models, client = state.openai_serving_models, state.engine_client
     name = f"{models.base_model_paths[0].name}[{text}]"
-    if client.vllm_config.lora_config is None:
+    lora = client.vllm_config.lora_config
+    if lora is None:
         raise HTTPException(404, "This server was started without adapters, and has no room for a blend.")
     if _first_replica(client) is not None:
         raise HTTPException(404, "This server has several replicas; a blend's meaning would reach only one.")
     async with state.palette_lock:
         if name not in state.palette_blends:
-            if len(state.palette_blends) >= BLENDS:
-                known = ", ".join(state.palette_blends)
+            room = lora.max_loras - len(served["communities"]) - OTHER_SLOTS
+            if len(state.palette_blends) >= room:
+                known = ", ".join(state.palette_blends) or "none"
                 raise HTTPException(
-                    409, f"This server plays {BLENDS} blends beside its own, and has them: {known}. Use one "
-                    "of these, or start it anew.",
+                    409, f"This server plays {room} blends beside its own, and has them: {known}. Use one "
+                    "of these, or start it anew with room for more: palette serve up --blends N.",
                 )  # fmt: skip
             given = dict(mode.weights) if isinstance(mode, Blend) else {}
             weights = [given.get(key, 0.0) for key in served["communities"]]
