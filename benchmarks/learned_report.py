@@ -50,6 +50,7 @@ CONTRASTS = (
     ("joint", "vanilla_calibrated"),
     ("mean", "per_size"),
     ("moerges_uniform", "mean"),
+    ("moerges_paper", "moerges_uniform"),
     ("moerges_fitted", "moerges_uniform"),
     ("own", "mean_of_others"),
     ("own", "mean"),
