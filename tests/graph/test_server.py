@@ -219,6 +219,11 @@ async def test_429_once_is_sent_again(dev: Dev):
         ({**ASKED, "options": "Yes"}, CAST, "QuestionError: options = 'Yes' is one text"),
         ({**ASKED, "country": 5}, CAST, "UnknownCountry: country = 5 is no text"),
         (ASKED, {"temprature": 1}, "SettingsError: Unknown knob 'temprature'"),
+        (
+            ASKED,
+            {"blend": "fitted:/etc/passwd"},
+            "SettingsError: Blend 'fitted:/etc/passwd': this server reads no",
+        ),
         (ASKED, {"temperature": 9}, "SettingsError: Knob 'temperature': Input should be less than"),
         (
             ASKED,
@@ -236,6 +241,13 @@ async def test_what_can_not_be_asked_fails_by_name_and_in_words(
     name, _, words = error.partition(": ")
     assert result["__error__"]["error"] == name
     assert result["__error__"]["message"].startswith(words)
+
+
+async def test_a_configurable_is_looked_at_like_a_context(dev: Dev):
+    config: Any = {"configurable": {"blend": "fitted:/etc/passwd"}}
+    client = get_client(url=dev.url)
+    result: Any = await client.runs.wait(None, "palette", input=ASKED, config=config, raise_error=False)
+    assert "reads no file that a caller names" in result["__error__"]["message"]
 
 
 async def test_events_come_on_the_custom_stream(dev: Dev):
