@@ -59,8 +59,8 @@ def main() -> None:
 @click.option("--small", required=True, type=click.Path(exists=True, path_type=Path), help="With its base.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--community", default="asia", show_default=True)
-@click.option("--groups", default=40, show_default=True, help="Trained on, of the training queries.")
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--groups", default=32, show_default=True, help="Trained on, of the training queries.")
+@click.option("--seeds", default=2, show_default=True)
 @click.option("--preference", "wanted", multiple=True, type=click.Choice(OPTIONS), help="Default: all.")
 def measure(
     small: Path, out: Path, community: str, groups: int, seeds: int, wanted: Sequence[Preference]

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 from langchain_core.messages import AnyMessage
 from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.config import get_config
 from langgraph.graph.message import add_messages
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from cultural_palette.models import ModelRef
+from cultural_palette.models.allowed import refuse_places
 from cultural_palette.questions import Question
 
 
@@ -130,8 +132,21 @@ class PaletteState(PaletteOutput, total=False):
 
 
 def model_of(state: Mapping[str, Any], part: str) -> ModelRef:
-    """The model that plays a part in this turn, as intake settled it."""
-    return ModelRef.parse(state["parts"][part])
+    """The model that plays a part in this turn, as intake settled it. On a server a caller may have written
+    the thread's state: the model must be one that callers may name. Raises SettingsError.
+    """
+    text = state["parts"][part]
+    if _on_a_server():
+        refuse_places({"model": text})
+    return ModelRef.parse(text)
+
+
+def _on_a_server() -> bool:
+    """Whether a LangGraph server runs this: it puts the graph's id into every run's configuration."""
+    try:
+        return "graph_id" in get_config().get("configurable", {})
+    except RuntimeError:  # a node that is called as a function
+        return False
 
 
 def question_of(state: Mapping[str, Any]) -> Question:

@@ -250,6 +250,19 @@ async def test_a_configurable_is_looked_at_like_a_context(dev: Dev):
     assert "reads no file that a caller names" in result["__error__"]["message"]
 
 
+async def test_a_threads_state_leads_to_no_other_server(dev: Dev):
+    """A caller may write a thread's state and go on from there, past intake."""
+    client = get_client(url=dev.url)
+    thread = (await client.threads.create())["thread_id"]
+    await client.runs.wait(thread, "palette", input=ASKED, context=CAST)
+    with serve() as elsewhere:
+        parts = {part: f"openai:{part}@{elsewhere.url}" for part in (*KEYS, "meta", "base")}
+        await client.threads.update_state(thread, {"parts": parts}, as_node="intake")
+        result: Any = await client.runs.wait(thread, "palette", input=None, context=CAST, raise_error=False)
+        assert "this server asks no model at" in result["__error__"]["message"]
+        assert not elsewhere.requests
+
+
 async def test_events_come_on_the_custom_stream(dev: Dev):
     kinds: list[str] = []
     written = ""
