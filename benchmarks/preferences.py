@@ -162,20 +162,21 @@ def _tables(folder: Path) -> Iterator[str]:
     yield ""
     first = OPTIONS[0]
     rivals = [name for name in OPTIONS[1:] if name in read]
-    runs = min(len(read[name]) for name in (first, *rivals))
+    shared = {name: min(len(read[name]), len(read[first])) for name in rivals}
     found = {
-        (name, key): compare(read[name][:runs, :, k], read[first][:runs, :, k], queries)
+        (name, key): compare(read[name][: shared[name], :, k], read[first][: shared[name], :, k], queries)
         for name in rivals
         for k, key in enumerate(MEASURES)
     }
     adjusted = holm([one.p for one in found.values() if one])
-    yield f"| against {first} | measure | difference (perplexity: ratio) | p by Holm |"
-    yield "|---|---|---|---|"
+    yield f"| against {first} | seeds | measure | difference (perplexity: ratio) | p by Holm |"
+    yield "|---|---|---|---|---|"
     for ((name, key), one), p in zip(found.items(), adjusted, strict=True):
         assert one is not None
-        yield f"| {name} | {MEASURES[key]} | {_words(one.difference, key, sign=True)} | {p:.3f} |"
+        words = _words(one.difference, key, sign=True)
+        yield f"| {name} | {shared[name]} | {MEASURES[key]} | {words} | {p:.3f} |"
     yield ""
-    yield f"{len(queries)} queries; {runs} seeds in every difference; 95 % intervals over queries and seeds."
+    yield f"{len(queries)} queries; 95 % intervals over queries and seeds."
 
 
 def _runs(folders: Any) -> Iterator[list[list[float]]]:
