@@ -425,13 +425,13 @@ async def test_the_form_of_the_context(dev: Dev):
     not (BUILT_IN["nano"] / "manifest.json").is_file(), reason="the nano palette is not built"
 )
 async def test_the_nano_palette_answers(dev: Dev):
-    result: Any = await get_client(url=dev.url).runs.wait(
-        None, "palette", input={**ASKED, "query": "Is freedom or equality more important?"}
-    )
+    query = "Is freedom or equality more important?"
+    result: Any = await get_client(url=dev.url).runs.wait(None, "palette", input={**ASKED, "query": query})
     assert result["answer"] in ASKED["options"] and result["degraded"] == []
     assert sum(result["distribution"].values()) == pytest.approx(1)
     assert sum(result["blend"].values()) == pytest.approx(1, abs=1e-3)
-    assert dev.fake.requests == []
+    # an earlier test's run may still be asking its own question
+    assert not [body for body in dev.fake.requests if query in str(body)]
 
 
 async def test_an_assistant_for_every_ablation(dev: Dev):
