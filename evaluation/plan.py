@@ -11,10 +11,12 @@ from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import SettingsError
 from cultural_palette.evaluation.methods import BEST_SINGLE, Method, source_sha256
 from cultural_palette.evaluation.surveys import Survey, nothing_left
+from cultural_palette.fitted_blends import file_of, is_fitted
 from cultural_palette.models import ModelRef, resolve_parts
+from cultural_palette.moerges.modes import FITTED
 from cultural_palette.prompts import WORDINGS, names, worded
-from cultural_palette.provenance import model_sha256, short_sha256
-from cultural_palette.settings import Settings
+from cultural_palette.provenance import file_sha256, model_sha256, short_sha256
+from cultural_palette.settings import Settings, use_settings
 
 KIND = "survey-evaluation"
 ORDERS = 2
@@ -24,12 +26,13 @@ LONGEST_S = 600.0
 NOT_IN_CONFIG = {
     *("api_key", "retries", "draft_timeout_s", "request_timeout_s", "cache_dir"),
     *("allowed_addresses", "allowed_origins", "most_request_bytes", "server_key", "checkpoints"),
-    *("map", "model", "models", "blend_checkpoint"),
+    *("map", "model", "models", "blend", "blend_checkpoint", "fitted_blends"),
 }
 """Settings that shape no prediction, keys among them, and paths, whose content stands elsewhere."""
 UNCHECKED = ("models",)
 """What a config tells by name, and holds by content under another key."""
 LARGEST_SEED = 2**31
+SHOWN_HASH = 16
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,16 @@ class Plan:
     def _shaping(self, run: int) -> dict[str, int]:
         return {"seed": self.settings.seed + run, "permutations": self.orders}
 
+    def _blend(self) -> str | None:
+        """The settings' blend; one that stands in a file by that one's content, by whatever path."""
+        blend = self.settings.blend
+        if blend is None or not is_fitted(blend):
+            return blend
+        meta = ModelRef.parse(self.models["meta"])
+        with use_settings(self.settings):
+            file = file_of(blend, meta.palette_folder)
+        return FITTED + file_sha256(file)[:SHOWN_HASH]
+
     def config(self) -> dict[str, Any]:
         """Everything that shapes a prediction: a folder, begun or finished, is taken with the same only, but
         for `UNCHECKED`.
@@ -107,9 +120,12 @@ class Plan:
             "map": self.cultural_map.key,
             "map_sha256": self.cultural_map.sha256,
             "runs": self.runs,
-            "settings": self.settings.model_copy(update=self._shaping(0)).model_dump(
-                mode="json", exclude=NOT_IN_CONFIG
-            ),
+            "settings": {
+                **self.settings.model_copy(update=self._shaping(0)).model_dump(
+                    mode="json", exclude=NOT_IN_CONFIG
+                ),
+                "blend": self._blend(),
+            },
             "prompts": {
                 name: short_sha256(worded(name, self.wording))
                 for name in (*names(), *names("baselines"), *names("rivals"), *names("prefix"))

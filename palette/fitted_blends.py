@@ -43,7 +43,7 @@ def fitted_weights(blend: str, iso3: str, palette: Path | None = None) -> dict[s
     `palette`: the folder of the palette that decides, None where it is on a server. Raises SettingsError for
     a file that is not there or none of ours, and for a country that it has not.
     """
-    path = _path(blend, palette)
+    path = file_of(blend, palette)
     countries = read_blends(path)["countries"]
     if iso3 not in countries:
         known = ", ".join(sorted(countries)) or "none"
@@ -59,8 +59,10 @@ def _which(blend: str) -> str:
     return blend.removeprefix(FITTED).strip()
 
 
-def _path(blend: str, palette: Path | None) -> Path:
-    """The file that `blend` names. A name wins over a file called the same; "./NAME" is the file."""
+def file_of(blend: str, palette: Path | None = None) -> Path:
+    """The file that `blend` names. A name wins over a file called the same; "./NAME" is the file. `palette`:
+    as in `fitted_weights`. Raises SettingsError for one that is not there.
+    """
     which, named = _which(blend), current_settings().fitted_blends
     if which == OF_PALETTE and which not in named:
         if palette is None:

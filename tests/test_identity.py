@@ -23,9 +23,10 @@ from cultural_palette.artifacts import MANIFEST, RunFolder
 from cultural_palette.cli import main
 from cultural_palette.cultural_map import load_map
 from cultural_palette.embedded.manifest import BUILT_IN, revision_of
-from cultural_palette.errors import ArtifactError
+from cultural_palette.errors import ArtifactError, SettingsError
 from cultural_palette.evaluation.run import evaluate
 from cultural_palette.evaluation.semantic import SemanticPlan, evaluate_semantic, load_gold
+from cultural_palette.fitted_blends import write_blends
 from cultural_palette.models import ModelRef, Sampling
 from cultural_palette.training.synthesis.on_cluster import finished_manifest
 from tests.evaluation.made_up import plan
@@ -182,6 +183,25 @@ def test_an_evaluation_is_its_survey_map_weights_methods_and_settings(
         plan(*names, blend_checkpoint="checkpoint", cache_dir=str(tmp_path))
     )  # by another path, on another disk
     assert script.asked == []
+
+
+def test_a_fitted_blend_counts_by_its_file_s_content(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blend(which: str, **more: Any) -> str:
+        found: str = plan("vanilla", blend=f"fitted:{which}", **more).config()["settings"]["blend"]
+        return found
+
+    file = tmp_path / "a.json"
+    write_blends(file, {"of": "agents", "countries": {"KEN": {"weights": {"africa": 1.0}}}})
+    first = blend(str(file))
+    shutil.copy(file, tmp_path / "b.json")
+    monkeypatch.chdir(tmp_path)
+    assert blend("b.json") == blend("mine", fitted_blends={"mine": str(file)}) == first
+    write_blends(file, {"of": "agents", "countries": {"KEN": {"weights": {"asia": 1.0}}}})
+    assert blend(str(file)) != first and str(tmp_path) not in first
+    with pytest.raises(SettingsError, match="no file"):
+        blend("c.json")
 
 
 @pytest.mark.parametrize("state", ["begun", "finished"])
