@@ -187,6 +187,8 @@ def test_the_page_shows_what_has_been_measured_and_leaves_the_rest_out() -> None
             }
             for key in build.COMMUNITIES
         },
+        "scores on 2: joint": {"n": 2, "scored": all_at(-1.0), "wins": {}},
+        "scores on 2: MoErges": {"n": 2, "scored": all_at(-2.0), "wins": {}},
         "steps: SmolLM2": {
             "scored": {"regulate": [[-400.0, 100], [-360.0, 90]], "decide": [[-120.0, 40], [-60.0, 20]]},
             "right": [True, False, False, False],
@@ -204,6 +206,7 @@ def test_the_page_shows_what_has_been_measured_and_leaves_the_rest_out() -> None
     assert "own adapter is the best of the five for 5 of 5" in page
     # e^2.5 against e^2 is 39.3 % lower, e^3 against e^2 63.2 %
     assert "| Africa | America | +39.3 % [+39.3, +39.3] | +63.2 % [+63.2, +63.2] |" in page
+    assert "lower than MoErges': Africa +63.2 % [+63.2, +63.2], America" in page
     assert "| Africa | 100 % [100, 100] | 50 % [50, 50] |" in page
     assert "| task base | 22.20 | +10.5 % [+10.5, +10.5] |" in page
     # e^3 against e^4, and e^2 against e^3, are 63.2 % lower
