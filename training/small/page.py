@@ -125,8 +125,9 @@ TAIL = """
 - The neutral paragraphs are of the same hand as the data, so a lower perplexity there is no gain in ability.
 - The paper's second task is measured on 54 items and one run ([results-small.md](results-small.md)), the
   first not at all.
-- That `python -m training.small all` gives the same hashes again has not been tried: the first round was made
-  by an earlier state of this code, from data of the same hashes.
+- `python -m training.small all` was not run twice as a whole: the first round was made by an earlier state of
+  this code, from data of the same hashes. One stage was: Europe's steps, again from the same rounds, gave an
+  adapter of the same SHA-256.
 - One run, one seed; the intervals of so few held-out questions are wide.
 - The held-out questions are of the same hand as the training questions. On other people's questions expect
   less.
