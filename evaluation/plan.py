@@ -15,7 +15,7 @@ from cultural_palette.fitted_blends import file_of, is_fitted
 from cultural_palette.models import ModelRef, resolve_parts
 from cultural_palette.moerges.modes import FITTED
 from cultural_palette.prompts import WORDINGS, names, worded
-from cultural_palette.provenance import file_sha256, model_sha256, short_sha256
+from cultural_palette.provenance import model_sha256, short_sha256
 from cultural_palette.settings import Settings, use_settings
 
 KIND = "survey-evaluation"
@@ -32,7 +32,6 @@ NOT_IN_CONFIG = {
 UNCHECKED = ("models",)
 """What a config tells by name, and holds by content under another key."""
 LARGEST_SEED = 2**31
-SHOWN_HASH = 16
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Plan:
         meta = ModelRef.parse(self.models["meta"])
         with use_settings(self.settings):
             file = file_of(blend, meta.palette_folder)
-        return FITTED + file_sha256(file)[:SHOWN_HASH]
+        return FITTED + short_sha256(file.read_bytes())
 
     def config(self) -> dict[str, Any]:
         """Everything that shapes a prediction: a folder, begun or finished, is taken with the same only, but
