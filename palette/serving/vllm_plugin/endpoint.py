@@ -22,7 +22,6 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import SamplingParams
@@ -75,7 +74,7 @@ class PaletteEndpoints:
         if engine_client.vllm_config.lora_config is not None:
             base = LoadLoRAAdapterRequest(lora_name=BASE, lora_path=str(NO_CHANGE))
             loaded = await state.openai_serving_models.load_lora_adapter(request=base)
-            if isinstance(loaded, ErrorResponse):
+            if not isinstance(loaded, str):  # an error, whose class moves between vLLM's versions
                 raise PluginError(f"The base gets no name: {loaded.error.message}")
 
 
