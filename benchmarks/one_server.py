@@ -88,7 +88,8 @@ class Shape:
         return {
             "self_attn.q_proj": (self.hidden, self.hidden), "self_attn.k_proj": (keys, self.hidden),
             "self_attn.v_proj": (keys, self.hidden), "self_attn.o_proj": (self.hidden, self.hidden),
-            "mlp.gate_proj": (self.intermediate, self.hidden), "mlp.up_proj": (self.intermediate, self.hidden),
+            "mlp.gate_proj": (self.intermediate, self.hidden),
+            "mlp.up_proj": (self.intermediate, self.hidden),
             "mlp.down_proj": (self.hidden, self.intermediate),
         }  # fmt: skip
 
