@@ -154,6 +154,7 @@ def make(shape: Shape, folder: Path) -> Path:
     rows = torch.randn(shape.layers, len(KEYS), shape.hidden) / shape.hidden**0.5
     save_routers(folder / "router.safetensors", {"paper": Router(rows, torch.zeros(rows.shape[:2]))}, KEYS)
     (folder / "whole").touch()
+    torch.cuda.empty_cache()
     return folder
 
 
@@ -250,12 +251,13 @@ def served(folder: Path, way: str, gib: float | None, fused: bool) -> Iterator[t
     home.mkdir(parents=True, exist_ok=True)
     palette = [sys.executable, "-m", "cultural_palette", "serve"]
     up = [*palette, "up", str(manifest), *(["--dense"] if way == "two" else []), "--port", "0"]
+    before = gpu().get("used_mib", 0)
     began = time.perf_counter()
     try:
         subprocess.run([*up, "--out", str(home), "--write", str(home / "palette.toml")], check=True)
         started = {
             "start_s": round(time.perf_counter() - began, 1),
-            "used_mib": gpu().get("used_mib"),
+            "used_mib": gpu().get("used_mib", 0) - before,
             "servers": {},
         }
         for log in sorted(home.rglob("*.log")):
