@@ -46,6 +46,7 @@ def main(rounds: int, as_json: bool) -> None:
 
 async def measure(rounds: int) -> dict[str, Any]:
     """Seconds a question (median over rounds) for the batch and both rivals, and rival / batch."""
+    import peft
     import torch
     import transformers
 
@@ -76,15 +77,21 @@ async def measure(rounds: int) -> dict[str, Any]:
             (await models[key].ainvoke(by_community[key])).text for by_community in prompts for key in keys
         ]
 
+    base = transformers.AutoModelForCausalLM.from_pretrained(engine.manifest.base, dtype=torch.float32)
+    first, *others = keys
+    agents = peft.PeftModel.from_pretrained(base, engine.manifest.adapters[first], adapter_name=first).eval()
+    for key in others:
+        agents.load_adapter(engine.manifest.adapters[key], adapter_name=key)
+
     async def plain_generate() -> list[str]:
         texts = []
         for by_community in prompts:
             for key in keys:
-                engine.agents.set_adapter(key)
+                agents.set_adapter(key)
                 pairs = [("system" if m.type == "system" else "user", m.text) for m in by_community[key]]
                 ids = torch.tensor([engine.encode(pairs)])
                 with torch.inference_mode():
-                    output = engine.agents.generate(
+                    output = agents.generate(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
                         do_sample=False,

@@ -39,7 +39,7 @@ def main(rounds: int, rank: int, as_json: bool) -> None:
     """Check, measure, and print."""
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = False
-    result = {
+    result: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "rank": rank,
         "errors": [errors(tokens, rank, dtype) for tokens, rank in CHECKED
                    for dtype in (torch.float32, torch.bfloat16)],

@@ -65,7 +65,7 @@ class ConstantChatModel(BaseChatModel):
         self, messages: list[BaseMessage], stop: Any = None, run_manager: Any = None, **kwargs: Any
     ) -> AsyncIterator[ChatGenerationChunk]:
         for number in range(TOKENS):
-            message = AIMessageChunk("word " if number < TOKENS - 1 else "word")
+            message = AIMessageChunk(content="word " if number < TOKENS - 1 else "word")
             message.chunk_position = "last" if number == TOKENS - 1 else None
             message.response_metadata = {"finish_reason": "stop"} if number == TOKENS - 1 else {}
             chunk = ChatGenerationChunk(message=message)

@@ -161,8 +161,11 @@ def one_ffn(shape: Shape) -> tuple[Ways, dict[str, float]]:
     """Steps of one FFN, and the MiB of its weights."""
     config = transformers.LlamaConfig(hidden_size=shape.hidden, intermediate_size=shape.intermediate)
     base = LlamaMLP(config).eval()
-    shapes = {part: tuple(getattr(base, f"{part}_proj").weight.shape) for part in PROJECTIONS}
-    changes: Any = {part: [random_change(*shapes[part], shape.rank) for _ in KEYS] for part in PROJECTIONS}
+    shapes: Any = {part: tuple(getattr(base, f"{part}_proj").weight.shape) for part in PROJECTIONS}
+    changes: Any = {
+        part: [random_change(shapes[part][0], shapes[part][1], shape.rank) for _ in KEYS]
+        for part in PROJECTIONS
+    }
     switch = Switch()
     ours = ColouredFFN(base, 0, switch, changes, shapes, torch.float32, torch.device("cpu"))  # type: ignore[arg-type]
     ours.add_router("paper", torch.randn(len(KEYS), shape.hidden) / shape.hidden**0.5)

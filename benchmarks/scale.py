@@ -193,7 +193,7 @@ def meet(number: int, place: str) -> None:
     """A shard that waits until so many others run beside it, each in a worker of its own, imports made."""
     from cultural_palette.training.synthesis.on_cluster import answer_block
 
-    assert answer_block
+    assert callable(answer_block)
     Path(place).touch()
     while len(list(Path(place).parent.iterdir())) < number:
         time.sleep(0.05)
@@ -235,7 +235,7 @@ def shared_spec(out: str, url: str, concurrency: int) -> Any:
     from cultural_palette.cluster.storage import Storage
     from cultural_palette.settings import current_settings
     from cultural_palette.training.synthesis.on_cluster import SharedSpec
-    from cultural_palette.training.synthesis.sitting import Sitting
+    from cultural_palette.training.synthesis.session import Sitting
 
     spec = made_up_spec(0)
     bare = replace(spec, queries=replace(spec.queries, items=()))

@@ -217,8 +217,10 @@ def generate_one_by_one(
     import transformers
 
     from cultural_palette.embedded.engine import get_engine
+    from cultural_palette.moerges.dense import router_without_biases, written_out
 
     engine = get_engine("nano")
+    moerges = written_out(engine.colours, router_without_biases(engine.colours, engine.manifest.blend))
     base = transformers.AutoModelForCausalLM.from_pretrained(engine.manifest.base, dtype=torch.float32)
     first, *others = engine.manifest.communities
     agents = peft.PeftModel.from_pretrained(base, engine.manifest.adapters[first], adapter_name=first).eval()
@@ -228,7 +230,7 @@ def generate_one_by_one(
     written, began = 0, time.perf_counter()
     for name, messages, most in sample:
         ids = torch.tensor([engine.encode([(message["role"], message["content"]) for message in messages])])
-        model = engine.meta if name == "moerges" else agents
+        model = moerges if name == "moerges" else agents
         if name != "moerges":
             agents.set_adapter(name)
         with torch.inference_mode():

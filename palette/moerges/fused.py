@@ -4,9 +4,9 @@ The plain form writes and reads five activations a token; this one reads the bas
 `h`, once each. What goes to the rank (`x A`) and comes back from it (`.. B`) stays two small products of
 PyTorch's.
 
-Triton is not required: `mixture` comes here only after `enable_fused`, in a process that has it. It was run
-by Triton's interpreter on a CPU, where a test holds it against the plain form, and never on a GPU: so it is
-asked for by name (`fused: true` under `serving`, see docs/serving.md).
+Triton is not required: `mixture` comes here only after `enable_fused`, in a process that has it. A test holds
+it against the plain form by Triton's interpreter on a CPU, `benchmarks/fused.py` on a GPU (an H200's figures
+are in docs/serving.md). It has not run under a whole server yet, so it is asked for by name (`fused: true`).
 """
 
 from __future__ import annotations
