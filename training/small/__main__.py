@@ -111,6 +111,20 @@ def duplicates(out: Path, sources: tuple[Path, ...]) -> None:
     click.echo("\n".join(lines(measure_duplicates(out, sources))))
 
 
+@main.command()
+@out_option
+@click.option("--first", type=click.IntRange(1), default=4, show_default=True, help="Rows of each file.")
+def rehearse(out: Path, first: int) -> None:
+    """Every stage up to the router on a few rows, and the SHA-256 of all weights: two runs print the same.
+
+    It writes no palette: OUT should be a folder of its own.
+    """
+    from cultural_palette.training.small.rehearsal import rehearse as run
+
+    for name, digest in run(out, first).items():
+        click.echo(f"{digest}  {name}")
+
+
 @main.command(name="all")
 @out_option
 @click.pass_context
