@@ -121,7 +121,11 @@ def load_map(name_or_path: str | Path) -> CulturalMap:
     if "\0" in text:
         raise MapError(f"No map {text!r}: a path holds no null.")
     path = Path(text)
-    if path.suffix not in (".yaml", ".yml") and not path.exists():
+    try:
+        named = path.suffix in (".yaml", ".yml") or path.exists()
+    except OSError:  # a name that no disk takes
+        named = False
+    if not named:
         known = ", ".join(builtin_maps())
         raise MapError(f"No map {text!r}. Built in: {known}; or give the path of a YAML file.")
     return _load(path)

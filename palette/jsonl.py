@@ -45,7 +45,11 @@ def parse_json(raw: bytes | str, *, half_pairs: bool = False, nan: bool = False)
         value = json.loads(text) if nan else json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise JsonFault(f"not JSON ({error})") from None
-    if not half_pairs and (ESCAPED_HALF.search(data) or isinstance(raw, str)) and (half := _half_pair(value)):
+    if (
+        not half_pairs
+        and (ESCAPED_HALF.search(data) or isinstance(raw, str))
+        and (half := half_pair_in(value))
+    ):
         raise JsonFault(f"half a surrogate pair (\\u{ord(half):04x}), which is no character")
     return value
 
@@ -116,11 +120,15 @@ def _nested(data: bytes) -> int:
     return deepest
 
 
-def _half_pair(value: Any) -> str | None:
-    """The first half of a surrogate pair in any text of the value."""
-    waiting = [value]
+def half_pair_in(value: Any) -> str | None:
+    """The first half of a surrogate pair in any text of the value, which may hold itself, as YAML may."""
+    waiting, seen = [value], set[int]()
     while waiting:
         item = waiting.pop()
+        if isinstance(item, dict | list):
+            if id(item) in seen:
+                continue
+            seen.add(id(item))
         if isinstance(item, str):
             if not item.isascii() and (match := HALF_PAIR.search(item)):
                 return match[0]

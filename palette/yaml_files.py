@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from cultural_palette.jsonl import half_pair_in
+
 
 class YamlFault(ValueError):
     """Why something is no YAML that can be used: a few words, with the line where there is one."""
@@ -15,7 +17,7 @@ class YamlFault(ValueError):
 def parse_yaml(text: str) -> Any:
     """The value; raises YamlFault."""
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
@@ -24,6 +26,9 @@ def parse_yaml(text: str) -> Any:
         raise YamlFault("nested without an end") from None
     except (ValueError, TypeError) as error:  # YAML builds dates, sets, keys and long numbers of its own
         raise YamlFault(f"not YAML that can be used: {error}") from None
+    if half := half_pair_in(value):
+        raise YamlFault(f"half a surrogate pair (\\u{ord(half):04x}), which is no character")
+    return value
 
 
 def read_yaml(file: Path) -> Any:

@@ -39,6 +39,9 @@ def load_config(path: Path) -> TrainConfig:
     if not isinstance(data, dict):
         raise TrainingError(f"{path}: expected {', '.join(CONFIG_KEYS)}, found {type(data).__name__}")
     _refuse_unknown(data, CONFIG_KEYS, str(path))
+    for key in ("base", "map"):
+        if not isinstance(value := data.get(key), str | None):
+            raise TrainingError(f"{path}: {key}: expected a text, found {value!r}")
     return TrainConfig(
         data.get("base"),
         data.get("map"),
@@ -51,6 +54,8 @@ def settings_from(values: Mapping[str, Any], where: str, start: OrpoSettings | N
     """Settings with these values in the place of `start`'s; raises TrainingError, `where` first."""
     start = start or OrpoSettings()
     names = [setting.name for setting in fields(OrpoSettings)]
+    if not isinstance(values, Mapping):
+        raise TrainingError(f"{where}: expected settings by name, found {values!r}")
     _refuse_unknown(values, names, where)
     merged = {name: getattr(start, name) for name in names} | dict(values)
     try:

@@ -23,7 +23,7 @@ from cultural_palette.cli.synthesize import synthesize
 from cultural_palette.cli.text import echo
 from cultural_palette.cli.train import train
 from cultural_palette.cli.ui import ui
-from cultural_palette.errors import PaletteError
+from cultural_palette.errors import PaletteError, of_the_disk
 from cultural_palette.version import __version__
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -39,6 +39,11 @@ class Door(click.Group):
         except PaletteError as error:
             echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if (told := of_the_disk(error)) is None:
+                raise
+            echo(f"Error: {told}", err=True)
+            ctx.exit(told.exit_code)
         except KeyboardInterrupt:
             echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)

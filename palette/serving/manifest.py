@@ -376,10 +376,13 @@ def _is_model(source: Path, file: str) -> bool:
 
 def _source(text: str, home: Path, where: str) -> Source:
     """A folder, relative to the manifest's, or a hub name. What begins like a folder here is a folder."""
-    path = home / Path(text).expanduser()
-    plain = text.startswith((".", "/", "~")) or path.exists() or (home / Path(text).parts[0]).is_dir()
-    if plain or text.count("/") != 1:
-        return path.resolve()
+    try:
+        path = home / Path(text).expanduser()
+        plain = text.startswith((".", "/", "~")) or path.exists() or (home / Path(text).parts[0]).is_dir()
+        if plain or text.count("/") != 1:
+            return path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null in it, the home of nobody
+        raise ManifestError(f"{where}: {text!r} is no folder: {error}.") from None
     if not HUB_ID.fullmatch(text):
         raise ManifestError(f"{where}: {text!r} is neither a folder nor a hub name like 'org/model'.")
     return text

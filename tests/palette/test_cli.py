@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -24,7 +25,7 @@ from rich.console import Console
 
 from cultural_palette.cli import main
 from cultural_palette.cli.text import visible
-from cultural_palette.errors import ModelError
+from cultural_palette.errors import ModelError, UsageError, of_the_disk
 from cultural_palette.models import Blend
 from tests.conftest import ROOT
 from tests.fake_server import FakeServer, serve
@@ -312,6 +313,50 @@ def test_bad_input(script: Script, case: str) -> None:
     arguments, said = BAD[case]
     refused(ask(*arguments), 2, *said)
     assert script.asked == [], "no model was asked"
+
+
+LONG = "x" * 300  # no disk takes a name of over 255 bytes, and pathlib raises where it looks for it
+LONG_NAMES = {
+    "ask": ["ask", "-c", "KEN", FREEDOM, "--map", LONG],
+    "evaluate floors": ["evaluate", "floors", "--survey", LONG],
+    "evaluate items": ["evaluate", "items", "--survey", LONG],
+    "evaluate semantic": ["evaluate", "semantic", "--dataset", LONG, "--out", "out"],
+    "evaluate elicitation": ["evaluate", "elicitation", "--survey", LONG, "--out", "out"],
+    "report": ["report", LONG],
+    "rectify": ["rectify", LONG, "--human", LONG, "--method", "vanilla"],
+    "synthesize": ["synthesize", "--queries", LONG, "--teacher", "openai:x", "--dry-run"],
+    "dataset build": ["dataset", "build", LONG, "--out", "out"],
+    "review export": ["review", "export", LONG, "--out", "out.html"],
+    "serve up": ["serve", "up", LONG, "--print"],
+    "serve status": ["serve", "status", LONG],
+    "fit-blend": ["fit-blend", "--survey", LONG, "--countries", "KEN", "--out", "out"],
+    "train": ["train", "--data", LONG, "--base", LONG, "--out", LONG, "--dry-run"],
+    "merge": ["merge", "--method", "ties", "--base", LONG, "--out", "out", f"africa={LONG}", "asia=x"],
+    "ui": ["ui", "--map", LONG],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LONG_NAMES)
+def test_a_name_that_no_disk_takes(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*LONG_NAMES[command])
+    assert done.exit_code in (1, 2) and isinstance(done.exception, SystemExit), done.exception
+    assert LONG in done.output or "too long" in done.output, done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_disk_refuses_is_told_and_a_slip_of_ours_is_not() -> None:
+    assert (
+        str(of_the_disk(OSError(errno.ENOSPC, "No space left on device", "x")))
+        == "x: No space left on device."
+    )
+    assert of_the_disk(FileNotFoundError(errno.ENOENT, "No such file or directory", "x")) is None
+
+
+def test_a_message_of_any_length_keeps_the_place_and_the_way_out() -> None:
+    told = str(UsageError(f"file:1: no country {'x' * 100_000!r}. 'palette countries' lists all."))
+    assert told.startswith("file:1: no country 'xxx") and told.endswith("x'. 'palette countries' lists all.")
+    assert "[... 96," in told and len(told) < 4_100
 
 
 def test_a_map_with_a_country_in_two_communities(script: Script, tmp_path: Path) -> None:

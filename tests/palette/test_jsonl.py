@@ -15,6 +15,7 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import ArtifactError, PaletteError, UsageError
 from cultural_palette.jsonl import JsonFault, parse_json, parse_object, read_object, read_rows, refuse
+from cultural_palette.yaml_files import YamlFault, parse_yaml
 
 BOMB = "[" * 100_000 + "]" * 100_000
 MAP = load_map("continents")
@@ -233,3 +234,9 @@ def test_a_manifest_without_an_end(tmp_path):
     (tmp_path / "manifest.json").write_text(BOMB)
     with pytest.raises(ArtifactError, match=r"manifest\.json:1: .*nested"):
         _ = RunFolder(tmp_path).manifest
+
+
+@pytest.mark.parametrize("text", ['a: "x\\ud800"', '? "\\ud800"\n: 1', 'a: &b [*b, "\\ud800"]'])
+def test_yaml_holds_no_half_a_character_either(text):
+    with pytest.raises(YamlFault, match=r"half a surrogate pair \(\\ud800\)"):
+        parse_yaml(text)

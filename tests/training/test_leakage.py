@@ -145,6 +145,15 @@ LISTS = {
     "a heading of a line": "{}\nOPTIONS\n{}\n{}\n{}",
     "before the question": "Options: {1}, {2}, {3}. {0}",
     "numbered before the question": "(1) {1} (2) {2} (3) {3}. {0}",
+    "commas": "{} {}, {}, {}",
+    "commas and a full stop": "{} {}, {}, {}.",
+    "commas and an instruction": "{} {}, {}, {}. Explain yourself.",
+    "two with a comma": "{} {}, {}",
+    "commas before the question": "{1}, {2}, {3}. {0}",
+    "commas and a colon before": "{1}, {2}, {3}: {0}",
+    "commas on a line of their own": "{}\n{}, {}, {}",
+    "commas of Chinese": "{} {}，{}、{}",
+    "commas of Arabic": "{} {}، {}، {}",
     "between instructions": "You live in Kenya. A survey comes. {} (a) {} (b) {} (c) {} Explain yourself.",
 }
 
@@ -157,6 +166,19 @@ def test_options_in_the_text_hide_no_copy(question: str, kind: str, tmp_path: Pa
     for asked, trained in ((question, with_options), (with_options, question), (with_options, with_options)):
         file = write_rows(tmp_path / "s.jsonl", [{"question": asked}])
         assert not found(trained, file).passed, (asked, trained)
+
+
+@pytest.mark.parametrize(
+    ("text", "stem"),
+    [
+        (f"{ELDERS[:-1]}: every day, once a week, never", f"{ELDERS[:-1]}:"),
+        ("Do you pray? Every day of my whole long life, Once in every single week, No", "Do you pray?"),
+        ("Tell me how often you pray. Every day, once a week, never.", "Tell me how often you pray."),
+        ("您多久祈祷一次？每天，每周一次，从不", "您多久祈祷一次?"),
+    ],
+)
+def test_options_behind_commas_are_no_part_of_the_stem(text: str, stem: str) -> None:
+    assert stem in forms_of(text)
 
 
 @pytest.mark.parametrize(

@@ -75,15 +75,15 @@ def configs(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     files = manifest["files"]
     suffix = "parquet" if "parquet" in manifest["formats"] else "jsonl"
 
-    def splits(path: str) -> list[dict[str, str]]:
-        named = {split: path.format(split=split) for split in SPLITS}
+    def splits(before: str, after: str) -> list[dict[str, str]]:
+        named = {split: f"{before}{split}{after}" for split in SPLITS}
         return [{"split": s, "path": p} for s, p in named.items() if p in files and files[p]["rows"]]
 
-    if data_files := splits("answers/{split}.parquet"):
+    if data_files := splits("answers/", ".parquet"):
         yield {"config_name": "answers", "default": True, "data_files": data_files}
     for name, form in FORMS.items():
         for key in manifest["communities"]:
-            if data_files := splits(f"{name}/{{split}}/{form.file.format(key)}.{suffix}"):
+            if data_files := splits(f"{name}/", f"/{form.file.format(key)}.{suffix}"):
                 yield {"config_name": f"{name}-{key}", "data_files": data_files}
 
 

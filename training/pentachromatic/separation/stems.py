@@ -44,10 +44,7 @@ OFFERED = re.compile(
     r"(?:[?.]|\s[-–—])(?P<rest>\s*(?:[^\s?,.]+\s){0,6}?[^\s?,.]+(?:, [^?,.]{1,60})*,? or (?!not\?)"
     r"[^?,.]{1,60}[?.])\s*\Z"
 )
-COMMAS = re.compile(
-    r"(?:[?:]|\s[-–—])(?P<rest>\s*(?:[^\s?,.:]+\s){0,3}[^\s?,.:]+"
-    r"(?:,\s(?:[^\s?,.:]+\s){0,3}[^\s?,.:]+){2,}\.?\s*)\Z"
-)
+OPENS_A_LIST = re.compile(r"[?:.](?=\s)|\s[-–—](?=\s)")
 QUOTED = re.compile(
     r"(?P<rest>\s[\"“'‘][^\"“”'‘’?]{1,60}[\"”'’](?:\W{1,3}(?:or )?[\"“'‘][^\"”]{1,60}[\"”'’])+\W*)\Z"
 )
@@ -55,8 +52,13 @@ IN_BRACKETS = re.compile(
     r"(?P<rest>\([^()]{1,200}[/;|,][^()]{1,200}\)|\[[^\[\]]{1,200}[/;|,][^\[\]]{1,200}\]"
     r"|\{[^{}]{1,200}[/;|,][^{}]{1,200}\})\W*\Z"
 )
-SENTENCE = re.compile(r"(?<=[^\W\d]{2}[.!?])\s+")  # no end after "2." or "b."
+SENTENCE = re.compile(r"(?<=[^\W\d]{2}[.!?])\s+|(?<=\w:)\s+|\n+")  # no end after "2." or "b."
+SIGNS = str.maketrans(
+    {"？": "? ", "؟": "?", "，": ", ", "、": ", ", "،": ",", "：": ": ", "；": "; ", "؛": ";", "。": ". "}
+)
+"""Signs of other scripts, as the patterns here have them."""
 MOST_MARKS = 200  # in a text; a question has fewer
+LONGEST_LIST, LONGEST_AFTER_LIST = 2000, 80  # characters
 
 
 def forms_of(text: str) -> list[str]:
@@ -64,7 +66,7 @@ def forms_of(text: str) -> list[str]:
     or listed with signs or an "or" between), with and without what introduces it; or the question behind its
     options.
     """
-    plain = HTML.sub("\n", text)
+    plain = HTML.sub("\n", text.translate(SIGNS))
     stem = plain[: _options_from(plain)]
     if len(words_of(stem)) >= len(words_of(text)):
         return [text]
@@ -85,10 +87,40 @@ def _options_from(text: str) -> int:
         ends.append(bullets[0].start())
     if heading := HEADING.search(text):
         ends.append(heading.start())
-    for pattern in (LISTED, OFFERED, COMMAS, QUOTED, IN_BRACKETS):
+    for pattern in (LISTED, OFFERED, QUOTED, IN_BRACKETS):
         if listed := pattern.search(text):
             ends.append(listed.start("rest"))
-    return min(ends)
+    ends.extend(_behind_commas(text))
+    return 0 if min(ends) == len(text) and _begins_with_a_list(text) else min(ends)
+
+
+def _behind_commas(text: str) -> list[int]:
+    """Where options with nothing but commas between them begin, at the text's end: two behind a question,
+    three behind another sign. A sentence may follow.
+    """
+    asked = text.rfind("?", 0, len(text.rstrip()) - 1)
+    for sign in OPENS_A_LIST.finditer(text, max(asked, len(text) - LONGEST_LIST, 0)):
+        listed, *after = SENTENCE.split(text[sign.end() :].strip(), 1)
+        fewest = 2 if sign[0] == "?" else 3
+        if len("".join(after)) <= LONGEST_AFTER_LIST and _is_list(listed, fewest):
+            return [sign.end()]
+    return []
+
+
+def _begins_with_a_list(text: str) -> bool:
+    """Whether options with commas between them stand before a text's one question."""
+    first, *more = SENTENCE.split(text.strip(), 1)
+    return bool(more) and more[0].find("?") == len(more[0]) - 1 and _is_list(first, 2)
+
+
+def _is_list(text: str, fewest: int) -> bool:
+    """Whether it is options with commas between them: of up to four words, or of more and a capital first."""
+    options = re.split(r",\s+", text.rstrip(".!: "))
+    return len(options) >= fewest and all(
+        len(words) <= 4 or (len(words) <= 16 and option.lstrip("\"'“‘")[:1].isupper())
+        for option in options
+        for words in [option.split()]
+    )
 
 
 def _numbered(text: str) -> list[int]:
