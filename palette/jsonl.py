@@ -45,11 +45,8 @@ def parse_json(raw: bytes | str, *, half_pairs: bool = False, nan: bool = False)
         value = json.loads(text) if nan else json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise JsonFault(f"not JSON ({error})") from None
-    if (
-        not half_pairs
-        and (ESCAPED_HALF.search(data) or isinstance(raw, str))
-        and (half := half_pair_in(value))
-    ):
+    may_have = not half_pairs and (isinstance(raw, str) or ESCAPED_HALF.search(data))
+    if may_have and (half := half_pair_in(value)):
         raise JsonFault(f"half a surrogate pair (\\u{ord(half):04x}), which is no character")
     return value
 
