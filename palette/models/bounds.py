@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
 from typing import Any
@@ -48,13 +49,13 @@ async def _ask_plainly(request: Any) -> None:
 
 
 async def _bound(response: Any) -> None:
-    response.stream = Bounded(response.stream, _most(response))
+    response.stream = Bounded(response.stream, _most(response), _events_of(response))
     if _is_whole(response):
         _judge(response, await response.aread())
 
 
 def _bound_plainly(response: Any) -> None:
-    response.stream = PlainlyBounded(response.stream, _most(response))
+    response.stream = PlainlyBounded(response.stream, _most(response), _events_of(response))
     if _is_whole(response):
         _judge(response, response.read())
 
@@ -68,7 +69,15 @@ def _most(response: Any) -> int:
 
 
 def _is_whole(response: Any) -> bool:
-    return response.status_code == 200 and "event-stream" not in response.headers.get("Content-Type", "")
+    return response.status_code == 200 and not _is_stream(response)
+
+
+def _is_stream(response: Any) -> bool:
+    return "event-stream" in response.headers.get("Content-Type", "")
+
+
+def _events_of(response: Any) -> ErrorEvents | None:
+    return ErrorEvents() if _is_stream(response) else None
 
 
 def _judge(response: Any, raw: bytes) -> None:
@@ -84,12 +93,44 @@ def _judge(response: Any, raw: bytes) -> None:
         response.status_code = fault[0]  # as the status says it, openai reads the reason
 
 
+MAY_BE_ERROR = re.compile(rb'"(?:error|detail|message)"')
+
+
+class ErrorEvents:
+    """Watches a stream go by, and raises Refused for an error among its events in any shape that is told: in
+    the stream, too, openai looks in one place only.
+    """
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+
+    def __call__(self, chunk: bytes) -> None:
+        """The next bytes."""
+        first, *more = chunk.split(b"\n")
+        self._line.append(first)
+        for following in more:
+            self.end()
+            self._line = [following]
+
+    def end(self) -> None:
+        """The line is whole."""
+        line = b"".join(self._line)
+        if line.startswith(b"data:") and MAY_BE_ERROR.search(line):
+            try:
+                event = parse_json(line[5:].strip(), half_pairs=True)
+            except JsonFault:
+                return  # openai says so
+            if isinstance(event, dict) and (fault := error_in(event)) is not None:
+                raise Refused(*fault)
+
+
 class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
     """A body that ends with an Unreadable after `most` bytes."""
 
-    def __init__(self, stream: Any, most: int) -> None:
+    def __init__(self, stream: Any, most: int, events: ErrorEvents | None = None) -> None:
         self.stream = stream
         self.most = most
+        self.events = events
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
@@ -99,8 +140,12 @@ class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
                 raise Unreadable(TOO_LONG.format(kib=self.most / 1024))
             if (left_s := time_left()) is not None and left_s <= 0:
                 raise BrokenOff("its time was up")  # a flood leaves the loop no turn to say so
+            if self.events is not None:
+                self.events(chunk)
             yield chunk
             await asyncio.sleep(0)  # reading what is there already suspends nobody: let a budget end it
+        if self.events is not None:
+            self.events.end()
 
     async def aclose(self) -> None:
         """Let the connection go."""
@@ -110,9 +155,10 @@ class Bounded(httpx.AsyncByteStream):  # type: ignore[misc]
 class PlainlyBounded(httpx.SyncByteStream):  # type: ignore[misc]
     """The same without an event loop, and without a budget."""
 
-    def __init__(self, stream: Any, most: int) -> None:
+    def __init__(self, stream: Any, most: int, events: ErrorEvents | None = None) -> None:
         self.stream = stream
         self.most = most
+        self.events = events
 
     def __iter__(self) -> Iterator[bytes]:
         size = 0
@@ -120,7 +166,11 @@ class PlainlyBounded(httpx.SyncByteStream):  # type: ignore[misc]
             size += len(chunk)
             if size > self.most:
                 raise Unreadable(TOO_LONG.format(kib=self.most / 1024))
+            if self.events is not None:
+                self.events(chunk)
             yield chunk
+        if self.events is not None:
+            self.events.end()
 
     def close(self) -> None:
         """Let the connection go."""

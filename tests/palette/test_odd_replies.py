@@ -584,14 +584,28 @@ async def test_odd_json_is_a_failure_in_one_line(server, streamed, kind, tmp_pat
 @pytest.mark.parametrize("as_event", [False, True], ids=["whole", "as an event"])
 async def test_an_error_that_comes_as_a_success_keeps_its_reason(server, streamed, body, as_event):
     text = json.dumps(body)
-    if as_event and streamed and not server.vllm and "error" not in body:
-        pytest.skip("openai's client takes such an event for one without choices")
     if as_event and streamed:
         server.answer = plain(f"data: {text}\n\ndata: [DONE]\n\n", "text/event-stream")
     else:
         server.answer = plain(text)
     with pytest.raises(ModelError, match="no credits left"):
         await reply()
+
+
+@pytest.mark.parametrize(
+    "body", [{"error": "no credits left"}, {"detail": [{"msg": "no credits left"}]}], ids=str
+)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(CHUNK.decode(), "\r\n\r\n"), ("event: error\n", "")],
+    ids=["after the first words", "as a last line without an end"],
+)
+async def test_an_error_anywhere_in_a_stream_keeps_its_reason(server, body, before, after):
+    server.answer = plain(f"{before}data: {json.dumps(body)}{after}", "text/event-stream")
+    shown = var_child_runnable_config.set({"callbacks": [Listener()]})
+    with pytest.raises(ModelError, match="no credits left"):
+        await reply()
+    var_child_runnable_config.reset(shown)
 
 
 ODD_PARTS = {
