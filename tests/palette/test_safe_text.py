@@ -247,7 +247,12 @@ ODD_NAMES = {
 @pytest.mark.parametrize("command", ODD_NAMES)
 def test_no_name_in_a_file_reaches_the_terminal_raw(command, tmp_path):
     survey, queries, run = tmp_path / "s.jsonl", tmp_path / "q.jsonl", tmp_path / "run"
-    row = {"question": f"Is {NASTY} good?", "options": ["Yes", NASTY], "distribution": [0.5, 0.5]}
+    row = {
+        "id": f"q{NASTY}",
+        "question": f"Is {NASTY} good?",
+        "options": ["Yes", NASTY],
+        "distribution": [0.5, 0.5],
+    }
     survey.write_text("".join(json.dumps(row | {"country": name}) + "\n" for name in ("Kenya", NASTY)))
     queries.write_text(
         json.dumps({"query": "Is tea good?"}) + "\n" + json.dumps({"query": 1, NASTY: NASTY}) + "\n"

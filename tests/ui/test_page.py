@@ -4,6 +4,7 @@ localhost; one test asks the embedded nano palette.
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from cultural_palette.safe_text import hidden_in, visible
 from tests.fake_server import FakeServer, serve
+from tests.palette.test_safe_text import HIDDEN, NASTY, SHOWN
 from tests.training.test_review_page import COLOUR, contrast
 from tests.ui.serving import KEYS, Served, chromium, opened, palette_ui, parts_on
 
@@ -195,6 +198,55 @@ def test_text_of_others_stays_text(page: Any, fake: FakeServer) -> None:
     assert sheet.locator("h2").inner_text() == "<script>document.title='pwned'</script>"
     assert "<b>bold</b>" in sheet.locator(".draft").first.inner_text()
     assert sheet.locator("img, i b, b i").count() == 0 and page.title().startswith("New Zealand: <script>")
+
+
+def test_what_hides_or_reorders_is_seen_as_on_a_terminal(page: Any) -> None:
+    texts = [*(f"Afri{text}ca" for text in HIDDEN.values()), *SHOWN, "a\r\nb", "\x7f", "Ye\u200ds", NASTY]
+    by_page, in_json = page.evaluate(
+        """async texts => {
+            const {visible, escaped} = await import("/palette/static/dom.js");
+            return [texts.map(visible), texts.map(text => escaped(JSON.stringify(text)))];
+        }""",
+        texts,
+    )
+    assert by_page == [visible(text) for text in texts]
+    assert [json.loads(text) for text in in_json] == texts and not any(map(hidden_in, in_json))
+
+
+def test_no_name_and_no_reply_reorders_the_page(browser: Any, tmp_path: Path) -> None:
+    """Names of a map and of models, a survey's question and options, replies, code."""
+    tag, nasty = "<img src=x onerror=alert(1)>", f"tea{NASTY}\u200b"
+    map_file, survey = tmp_path / "odd.yaml", tmp_path / "s.jsonl"
+    map_file.write_text(
+        f"name: '{tag}'\ncommunities:\n  north: {{name: '{tag}', colour: '#112233', countries: [KEN]}}\n"
+        "  south: {name: '<b>South</b>', colour: '#445566', countries: [NZL]}\n"
+    )
+    row = {"id": "q", "question": f"Is {nasty} {tag}?", "options": [f"Yes {nasty}", "No"], "country": "KEN"}
+    survey.write_text(json.dumps(row | {"distribution": [0.5, 0.5]}) + "\n")
+    with serve() as fake:
+        fake.models, fake.replies["*"] = ("<b>x</b>",), f"{nasty} <b>bold</b>"
+        flags = ["--map", "odd.yaml", "--model", "openai:<b>x</b>", "--base-url", fake.url]
+        with (
+            palette_ui(tmp_path, [*flags, "--survey", "s.jsonl"]) as served,
+            opened(browser, served.url) as page,
+        ):
+            page.locator("#more-suggestions").click()
+            page.locator("#suggestions button").last.click()
+            choose(page, "Kenya")
+            sheet = ask(page)
+            assert tag in sheet.locator("h2").inner_text()
+            assert "<b>bold</b>" in sheet.locator(".draft").first.inner_text()
+            assert sheet.locator(".shares small").all_inner_texts() == ["survey 50.0 %", "survey 50.0 %"]
+            sheet.get_by_role("button", name="Copy as code").click()
+            for language in ("curl", "JavaScript", "Python"):
+                page.get_by_role("tab", name=language).click()
+                code = page.locator("#snippet").inner_text()
+                assert hidden_in(code) is None and "\\u202e" in code
+            given = code[code.index("input=") + 6 : code.index(",\n    context=")]
+            assert ast.literal_eval(given)["query"] == row["question"]
+            page.locator("#snippets button", has_text="Close").click()
+            assert hidden_in(page.locator("body").inner_text()) is None and hidden_in(page.title()) is None
+            assert page.locator("[onerror], .sheet b b, .text b").count() == 0
 
 
 def test_two_countries_and_two_methods(page: Any, fake: FakeServer) -> None:

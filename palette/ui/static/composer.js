@@ -1,7 +1,7 @@
 // The form: what a person wants to know, of whom, by which method.
 
 import {countryPicker} from "./country-picker.js";
-import {byId, capital, h, show, titled} from "./dom.js";
+import {byId, capital, h, put, show, titled} from "./dom.js";
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const MOST_OPTIONS = 40;
@@ -47,11 +47,11 @@ export function composer(catalogue, served, prompts, onAsk) {
     const source = (name) => catalogue.methods.find((method) => method.name === name)?.source;
     byId("method-source").textContent = capital(source(byId("method").value) ?? "");
     show(byId("map-missing"), map().missing !== null);
-    byId("map-missing").textContent = map().missing ?? "";
+    put(byId("map-missing"), map().missing);
     const kind = byId("versus").value;
     show(byId("versus-country"), kind === "country");
     show(byId("versus-method"), kind === "method");
-    byId("models").textContent = map().models.length ? `Played by ${players(map().models).join(", ")}.` : "";
+    put(byId("models"), map().models.length ? `Played by ${players(map().models).join(", ")}.` : "");
     country.refresh();
     other.refresh();
     prompts.mark();
@@ -173,7 +173,7 @@ export function composer(catalogue, served, prompts, onAsk) {
   function submit() {
     const [wanted, beside] = [request(), versus()];
     const wrong = fault(wanted, beside);
-    byId("composer-error").textContent = wrong?.[0] ?? "";
+    put(byId("composer-error"), wrong?.[0]);
     if (wrong) {
       if (wrong[1].closest("details")) wrong[1].closest("details").open = true;
       wrong[1].focus();
@@ -221,7 +221,7 @@ export function composer(catalogue, served, prompts, onAsk) {
   function setOrigin(value) {
     origin = value;
     show(byId("origin"), value !== null);
-    if (value) byId("origin-text").textContent = `${value.fork ? "Forks from" : "Goes on from"} “${value.title}”.`;
+    if (value) put(byId("origin-text"), `${value.fork ? "Forks from" : "Goes on from"} “${value.title}”.`);
   }
 
   /** Puts a request into the form. */

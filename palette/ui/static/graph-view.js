@@ -1,6 +1,6 @@
 // The graph as the server describes it, drawn in layers; its nodes light up as they run.
 
-import {s, titled} from "./dom.js";
+import {put, s, titled} from "./dom.js";
 
 const LABELS = {__start__: "Question", __end__: "Answer"};
 const GAP = {across: {layer: 146, node: 27}, down: {layer: 43, node: 66}};
@@ -43,7 +43,7 @@ export function graphView(graph, communities, down) {
         if (node.dataset.state !== state) node.dataset.state = state;
       }
       const running = [...run.running].map((id) => communities[id.replace(/^draft_/, "")]?.name ?? titled(id));
-      title.textContent = running.length ? `The graph; running now: ${running.join(", ")}` : `The graph; ${run.phase}`;
+      put(title, running.length ? `The graph; running now: ${running.join(", ")}` : `The graph; ${run.phase}`);
     },
   };
 }

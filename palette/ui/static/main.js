@@ -1,7 +1,7 @@
 // Wiring: the form starts runs, runs fill sheets, sheets lead on.
 
 import {composer} from "./composer.js";
-import {byId, h} from "./dom.js";
+import {byId, h, put, visible} from "./dom.js";
 import {promptEditor} from "./prompts.js";
 import {fromLink, payload, toLink} from "./request.js";
 import {advance, close, isDecided, newRun, pastRun} from "./run.js";
@@ -25,7 +25,7 @@ const form = composer(catalogue, new Set(Object.keys(assistantOf)), prompts, ask
 const graphs = {};
 
 function say(text) {
-  byId("status").textContent = text;
+  put(byId("status"), text);
 }
 
 // -- asking ---------------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ async function ask(request, versus, origin) {
   }
   place(row);
   form.setOrigin(null);
-  document.title = `${countries[request.country].name}: ${request.question}`;
+  document.title = visible(`${countries[request.country].name}: ${request.question}`);
   say(`${runs.map(({request: {country}}) => countries[country].name).join(" and ")}: drafting begins.`);
   row.scrollIntoView({block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth"});
   history.replaceState(null, "", toLink(request, versus));

@@ -1,6 +1,6 @@
 // The prompts of the nodes: read, changed for the next run, reset.
 
-import {byId, h, show, titled} from "./dom.js";
+import {byId, h, put, show, titled} from "./dom.js";
 
 const FIELD = /\{([a-z_]+)\}/g;
 
@@ -55,7 +55,7 @@ export function promptEditor(prompts) {
     for (const prompt of prompts) {
       const own = areas[prompt.name].value !== texts[prompt.name];
       resets[prompt.name].disabled = !own;
-      notes[prompt.name].textContent = own ? faultOf(prompt) : "";
+      put(notes[prompt.name], own ? faultOf(prompt) : "");
     }
     show(byId("prompts-changed"), count > 0);
     byId("prompts-changed").textContent = `${count} changed`;

@@ -2,6 +2,7 @@
 //
 // A request: {map, method, country, question, options, seed, knobs, prompts}, all plain values.
 
+import {escaped, hex} from "./dom.js";
 import {ROOT} from "./server.js";
 
 /** The graph of a method on a map; `own` is the map the server's plain names stand for. */
@@ -74,7 +75,7 @@ export function snippets(request, own) {
     curl: [
       `curl -s ${shell(address)} \\`,
       `  -H 'Content-Type: application/json' \\`,
-      `  -d ${shell(JSON.stringify(body, null, 2))}`,
+      `  -d ${shell(escaped(JSON.stringify(body, null, 2)))}`,
     ].join("\n"),
     Python: [
       "from langgraph_sdk import get_sync_client  # pip install langgraph-sdk",
@@ -92,7 +93,7 @@ export function snippets(request, own) {
       `const response = await fetch(${JSON.stringify(address)}, {`,
       '  method: "POST",',
       '  headers: {"Content-Type": "application/json"},',
-      `  body: JSON.stringify(${JSON.stringify(body, null, 2).replaceAll("\n", "\n  ")}),`,
+      `  body: JSON.stringify(${escaped(JSON.stringify(body, null, 2)).replaceAll("\n", "\n  ")}),`,
       "});",
       "const answer = await response.json();",
       "console.log(answer.answer, answer.distribution, answer.blend);",
@@ -118,5 +119,5 @@ function python(value, indent = 0) {
     return rows.length ? `{\n${rows.join("\n")}\n${close}}` : "{}";
   }
   // JSON's escapes are Python's, but for surrogate pairs, which JSON.stringify leaves as characters.
-  return JSON.stringify(value);
+  return escaped(JSON.stringify(value), (code) => `\\U${hex(code, 8)}`);
 }

@@ -1,7 +1,7 @@
 // One answer on paper: it is drawn once, and filled in as its run goes on.
 
 import {mixed} from "./colours.js";
-import {capital, h, percent, show, titled} from "./dom.js";
+import {capital, h, percent, put, show, titled} from "./dom.js";
 import {graphView} from "./graph-view.js";
 import {blendFigure, dryFigure} from "./paint.js";
 
@@ -46,7 +46,7 @@ export function sheet(run, {map, country, graph, beside, actions}) {
       row.querySelector(".bar").append(h("i", {class: "thin"}));
       surveyed.textContent = `survey ${percent(share)}`;
     }
-    part.survey.textContent = `Thin lines: the people that ${found.survey} surveyed (${found.sample}).`;
+    put(part.survey, `Thin lines: the people that ${found.survey} surveyed (${found.sample}).`);
   });
   const button = (label, act, kind = "quiet") => h("button", {type: "button", class: kind, on: {click: () => act(run)}}, label);
   const buttons = {
@@ -177,10 +177,6 @@ export function sheet(run, {map, country, graph, beside, actions}) {
       view?.update(run);
     },
   };
-}
-
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text ?? "";
 }
 
 function doing(run, communities) {
