@@ -6,6 +6,7 @@ Jobs of `palette train`: tests/training/test_train.py. Servers: tests/serving/te
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.evaluation.test_nli import tiny_classifier
 from tests.fake_server import serve
 from tests.training.test_train import children_of, status_of, wait_for
 
@@ -25,6 +27,11 @@ COMMANDS = {
     "evaluate surveys, embedded": ["evaluate", "surveys", *SURVEY, "--methods", "vanilla"],
     "evaluate surveys, served": ["evaluate", "surveys", *SURVEY, *SERVED],
     "evaluate elicitation": ["evaluate", "elicitation", *SURVEY],
+    "evaluate semantic, embedded": ["evaluate", "semantic", "--dataset", "{gold}", "--nli", "{nli}"],
+    "evaluate semantic, served": [
+        "evaluate", "semantic", "--dataset", "{gold}", "--nli", "{nli}", "--methods", "joint",
+        "--model-of", "joint=openai:base@{url}",
+    ],
     "synthesize, embedded": ["synthesize", "--queries", "{queries}", "--teacher", "embedded:nano/base"],
     "synthesize in processes": [
         "synthesize", "--queries", "{queries}", "--teacher", "openai:base@{url}", "--processes", "2",
@@ -45,11 +52,16 @@ def test_a_long_command_that_is_ended(name: str, ending: signal.Signals, tmp_pat
     if ending == signal.SIGKILL and name != "synthesize in processes":
         pytest.skip("it has no children")
     (tmp_path / "q.csv").write_text("query\n" + "".join(f"Is thing {n} good for you?\n" for n in range(9)))
+    gold = [{"query": f"Is thing {n} good?", "community": "africa", "response": "Yes."} for n in range(40)]
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gold))
+    if "{nli}" in COMMANDS[name]:
+        tiny_classifier(tmp_path / "nli")
     out = tmp_path / "out"
     with serve() as server, (tmp_path / "log").open("wb") as log:
         server.models = ("base",)
-        server.latency_s = 60 if name == "evaluate surveys, served" else 0.5  # nothing ends before the signal
-        words = [word.format(url=server.url, queries=tmp_path / "q.csv") for word in COMMANDS[name]]
+        server.latency_s = 60 if name.endswith(", served") else 0.5  # nothing ends before the signal
+        places = {"url": server.url, "queries": tmp_path / "q.csv", "gold": tmp_path / "gold.jsonl"}
+        words = [word.format(**places, nli=tmp_path / "nli") for word in COMMANDS[name]]
         process = subprocess.Popen(
             [sys.executable, "-m", "cultural_palette", *words, "--out", str(out)],
             cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT,

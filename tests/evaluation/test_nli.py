@@ -17,9 +17,8 @@ GOLD = "People greet elders first. Guests wait outside."
 CONTEXT = 24
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer DebertaV2 classifier and a tokenizer of a few words, saved."""
+def tiny_classifier(where: Path) -> Path:
+    """A two-layer DebertaV2 classifier and a tokenizer of a few words, saved to the folder."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, PreTrainedTokenizerFast
@@ -40,13 +39,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pos_att_type=["p2c", "c2p"], initializer_range=0.5, pad_token_id=0,
         id2label={0: "neutral", 1: "Entailment", 2: "contradiction"}, type_vocab_size=0,
     )  # fmt: skip
-    where = tmp_path_factory.mktemp("nli")
     DebertaV2ForSequenceClassification(config).save_pretrained(where)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
     fast.save_pretrained(where)
     return where
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_classifier(tmp_path_factory.mktemp("nli"))
 
 
 @pytest.fixture(scope="module")
