@@ -13,9 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from cultural_palette.__main__ import run
 from tests.conftest import ROOT
 from tests.evaluation.test_nli import tiny_classifier
 from tests.fake_server import serve
@@ -80,3 +83,29 @@ def test_a_long_command_that_is_ended(name: str, ending: signal.Signals, tmp_pat
     said = (tmp_path / "log").read_text()
     assert "Traceback" not in said and "terminate called" not in said, said
     assert ending == signal.SIGKILL or "Interrupted." in said
+
+
+class Commands(ModuleType):
+    """The commands' module; Ctrl-C comes while it is imported, or runs."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__("cultural_palette.cli")
+        self.where = where
+
+    def __getattr__(self, name: str) -> Any:
+        if self.where == "while it imports":
+            raise KeyboardInterrupt
+        return self.ended
+
+    def ended(self, prog_name: str) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["while it imports", "while it runs"])
+def test_a_command_that_is_interrupted_early(
+    where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cultural_palette.cli", Commands(where))
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 130 and capsys.readouterr().err == "Interrupted.\n"

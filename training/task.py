@@ -25,8 +25,9 @@ from cultural_palette.training.checkpoints import last_whole_checkpoint, save_wh
 from cultural_palette.training.identity import base_identity
 from cultural_palette.training.job import PACKAGES, saved
 from cultural_palette.training.orpo_settings import OrpoSettings
+from cultural_palette.training.preferences import Group
 from cultural_palette.training.seeding import seeded
-from cultural_palette.training.sequences import IGNORED, encode, pad
+from cultural_palette.training.sequences import IGNORED, encode_group, pad
 from cultural_palette.training.trainer_arguments import LogReporter, MarkWholeCheckpoints, trainer_arguments
 from cultural_palette.training.trainers import load_model
 
@@ -37,11 +38,14 @@ BATCH_TOKENS = 700
 @dataclass(frozen=True)
 class Tokens:
     """An example's tokens; `labels` are IGNORED over the prompt. `shares`: token id -> share, for the first
-    token of the reply."""
+    token of the reply. `prompt_cut`, `reply_cut`: whether max_length took some of it.
+    """
 
     input_ids: list[int]
     labels: list[int]
     shares: Mapping[int, float] | None
+    prompt_cut: bool = False
+    reply_cut: bool = False
 
     @property
     def first(self) -> int:
@@ -52,12 +56,30 @@ class Tokens:
 def encoded(rows: Sequence[Mapping[str, Any]], tokenizer: Any, max_length: int) -> list[Tokens]:
     """Token sequences through the chat template."""
     out = []
-    for row in rows:
-        given = encode(tokenizer, row["prompt"], row["response"], max_length)
+    for number, row in enumerate(rows, 1):
+        group = encode_group(
+            tokenizer,
+            Group(prompt=row["prompt"], chosen=row["response"], rejected=[], place=f"example {number}"),
+            max_length,
+        )
+        (reply,) = group.answers
         shares = row.get("shares")
         letters = {_token(tokenizer, letter): share for letter, share in shares.items()} if shares else None
-        out.append(Tokens(given["input_ids"], given["labels"], letters))
+        out.append(
+            Tokens(
+                [*group.prompt, *reply], [*([IGNORED] * len(group.prompt)), *reply], letters,
+                group.prompt_cut > 0, group.answers_cut > 0,
+            )
+        )  # fmt: skip
     return out
+
+
+def cut_of(sequences: Sequence[Tokens]) -> dict[str, int]:
+    """How many prompts and replies lose tokens to max_length."""
+    return {
+        "prompts": sum(each.prompt_cut for each in sequences),
+        "replies": sum(each.reply_cut for each in sequences),
+    }
 
 
 def _token(tokenizer: Any, letter: str) -> int:
@@ -144,7 +166,7 @@ class TaskTrainer(Trainer):
 
 
 def planned(base: Path, rows: Sequence[Mapping[str, Any]], settings: OrpoSettings) -> dict[str, Any]:
-    """What a run would read, without running it: examples and tokens of each form, batches, steps."""
+    """What a run would read, without running it: examples and tokens of each form, cuts, batches, steps."""
     sequences = encoded(rows, AutoTokenizer.from_pretrained(base), settings.max_length)
     forms: dict[str, dict[str, int]] = {}
     for row, sequence in zip(rows, sequences, strict=True):
@@ -157,6 +179,7 @@ def planned(base: Path, rows: Sequence[Mapping[str, Any]], settings: OrpoSetting
         "forms": dict(sorted(forms.items())),
         "examples": len(sequences),
         "tokens": sum(len(s.input_ids) for s in sequences),
+        "cut": cut_of(sequences),
         "batches": len(laid),
         "steps": int(settings.epochs * len(laid) / settings.accumulate),
     }
@@ -180,7 +203,8 @@ def tune(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: Orp
     started = time.perf_counter()
     with RunFolder(out, config) as folder:
         tokenizer = AutoTokenizer.from_pretrained(base)
-        laid = batches(encoded(rows, tokenizer, settings.max_length))
+        sequences = encoded(rows, tokenizer, settings.max_length)
+        laid = batches(sequences)
         given = trainer_arguments(settings, out / "checkpoints", evaluates=False)
         with seeded(settings.seed):
             model = load_model(base, settings)
@@ -197,6 +221,7 @@ def tune(base: Path, rows: Sequence[Mapping[str, Any]], out: Path, settings: Orp
         manifest = {
             **config,
             "examples": len(rows),
+            "cut": cut_of(sequences),
             "measures": {"loss": losses[-1]} if losses else {},
             "seconds": round(time.perf_counter() - started, 1),
             "versions": installed_versions(PACKAGES),

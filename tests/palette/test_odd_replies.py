@@ -204,6 +204,15 @@ async def test_a_reply_comes_without_its_thoughts(server, streamed):
     assert (await reply()).text == "Tea for guests."
 
 
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])  # vLLM's name since 0.11, and before
+async def test_thoughts_in_a_field_of_their_own_are_no_answer(server, streamed, field):
+    server.answer = completion("Tea.", message={field: "Africa? Tea, I guess."})
+    assert (await reply()).text == "Tea."
+    server.answer = completion(None, message={field: "Africa? Tea, I guess."}, finish="length")
+    with pytest.raises(ModelError, match=r"empty reply\. It used up its tokens"):
+        await reply()
+
+
 @pytest.mark.parametrize(
     ("text", "finish", "reason"),
     [

@@ -17,6 +17,7 @@ from cultural_palette.artifacts import RunFolder  # noqa: E402
 from cultural_palette.errors import ArtifactError  # noqa: E402
 from cultural_palette.training import task  # noqa: E402
 from cultural_palette.training.orpo_settings import OrpoSettings  # noqa: E402
+from cultural_palette.training.preferences import PreferenceRowError  # noqa: E402
 from cultural_palette.training.task import Tokens, batches, collate, planned, task_loss, tune  # noqa: E402
 
 SETTINGS = OrpoSettings(
@@ -63,6 +64,19 @@ def test_the_adapter_learns_and_says_what_it_read(tiny: Any, tmp_path: Path) -> 
     assert set(manifest["files"]) == {"adapter_model.safetensors"}
     kept = tune(tiny[2], rows(), tmp_path / "task", longer)
     assert kept == json.loads(json.dumps(manifest))
+
+
+def test_what_max_length_cuts_is_counted(tiny: Any, tmp_path: Path) -> None:
+    short = replace(SETTINGS, max_length=24)
+    long = [{**row, "prompt": [{"role": "user", "content": "hello " * 40}]} for row in rows(2)]
+    long += [{**rows(1)[0], "response": "good day " * 30}]
+    assert planned(tiny[2], rows(), SETTINGS)["cut"] == {"prompts": 0, "replies": 0}
+    assert planned(tiny[2], long, short)["cut"] == {"prompts": 2, "replies": 1}
+    assert tune(tiny[2], long, tmp_path / "task", short)["cut"] == {"prompts": 2, "replies": 1}
+    with pytest.raises(PreferenceRowError, match=r"example 2: .*raise max_length"):
+        planned(
+            tiny[2], [rows(1)[0], {**long[0], "prompt": [*long[0]["prompt"] * 4, *long[0]["prompt"]]}], short
+        )
 
 
 def test_other_rows_are_another_run(tiny: Any, tmp_path: Path) -> None:
