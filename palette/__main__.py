@@ -14,6 +14,10 @@ def run() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)
+    finally:
+        # `python -m` ends by SIGINT, whatever the exit code, where Ctrl-C fell into an exec() of text, as
+        # dataclasses have it, though it was caught; CPython forgets that with the next one.
+        exec("")
 
 
 if __name__ == "__main__":

@@ -109,3 +109,26 @@ def test_a_command_that_is_interrupted_early(
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 130 and capsys.readouterr().err == "Interrupted.\n"
+
+
+IN_AN_EXEC = """
+import sys, types
+from cultural_palette.__main__ import run
+
+def main(prog_name):
+    try:
+        exec("raise KeyboardInterrupt")  # as within dataclasses, which write their methods so
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+sys.modules["cultural_palette.cli"] = types.SimpleNamespace(main=main)
+run()
+"""
+
+
+def test_an_interrupt_anywhere_has_one_exit_code(tmp_path: Path) -> None:
+    """CPython ended `python -m` by SIGINT where the interrupt fell into an exec()."""
+    (tmp_path / "in_an_exec.py").write_text(IN_AN_EXEC)
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "src")])
+    done = subprocess.run([sys.executable, "-m", "in_an_exec"], env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 130
