@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 MOST_NESTED = 100
 HALF_PAIR = re.compile("[\ud800-\udfff]")
 TEXT_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)  # linear, whatever the text
+MOST_DIGITS = 300  # of a whole number; no float holds one of 309
+LONG_NUMBER = re.compile(rb"\d{%d}" % MOST_DIGITS)
 ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 Row = dict[str, Any]
@@ -42,7 +44,10 @@ def parse_json(raw: bytes | str, *, half_pairs: bool = False, nan: bool = False)
     if data.count(b"[") + data.count(b"{") > MOST_NESTED and _nested(data) > MOST_NESTED:
         raise JsonFault(f"not JSON (nested more than {MOST_NESTED} deep)")
     try:
-        value = json.loads(text) if nan else json.loads(text, parse_constant=_refuse_constant)
+        hooks: dict[str, Any] = {} if nan else {"parse_constant": _refuse_constant}
+        if LONG_NUMBER.search(data):
+            hooks["parse_int"] = _whole_number
+        value = json.loads(text, **hooks)
     except (ValueError, RecursionError) as error:
         raise JsonFault(f"not JSON ({error})") from None
     may_have = not half_pairs and (isinstance(raw, str) or ESCAPED_HALF.search(data))
@@ -102,6 +107,12 @@ def refuse(kind: Callable[[str], Exception], advice: str = "") -> Fault:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}")
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _nested(data: bytes) -> int:

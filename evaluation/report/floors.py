@@ -17,6 +17,7 @@ from cultural_palette.evaluation.metrics import ALIGNMENTS, Floats, alignment_ta
 from cultural_palette.jsonl import read_object
 
 FILE = "floors.json"
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -73,4 +74,8 @@ def _from_rows(sizes: NDArray[np.int64], gold: Floats) -> tuple[Floor, ...]:
 
 
 def _value(row: Mapping[str, float] | None, metric: str) -> float:
-    return float("nan") if row is None else float(row[metric])
+    if row is None:
+        return float("nan")
+    if not -ROUNDING <= (value := row[metric]) <= 100 + ROUNDING:
+        raise ValueError(f"{metric} is {value!r}, expected 0 to 100")
+    return float(value)

@@ -219,13 +219,19 @@ def _floors(path: Path) -> dict[str, dict[tuple[str, str], float]]:
         return {}
     try:
         return {
-            str(floor): {_place(item): float(value) for item, value in scores.items()}
+            str(floor): {_place(item): _score(value) for item, value in scores.items()}
             for floor, scores in read_object(file).items()
         }
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{file} can not be read as floors: {error!r}. Run the evaluation again."
         ) from None
+
+
+def _score(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise ValueError(f"{value!r} is no S_semantic, 0 to 100")
+    return float(value)
 
 
 def _place(item: str) -> tuple[str, str]:

@@ -145,7 +145,7 @@ def read_json_list(path: Path) -> Iterator[tuple[int, Any]]:
         line, counted = line + text.count("\n", counted, position), position
         try:
             entry, position = decoder.raw_decode(text, position)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError
             at = error.lineno if isinstance(error, json.JSONDecodeError) else line
             raise SurveyError(f"{path}:{at}: not JSON. Mend that entry, or take it out.") from None
         yield line, entry

@@ -19,7 +19,7 @@ from cultural_palette.evaluation.survey_formats import Answer, Aside, Population
 ANNOTATIONS = "annotations"
 REGIONS = {"assam": ("India", "Assam"), "west java": ("Indonesia", "West Java"),
            "northern nigeria": ("Nigeria", "Northern Nigeria")}  # fmt: skip
-MOST = 40
+MOST, MOST_VOTES = 40, 1e12
 
 
 def read(path: Path) -> Iterator[Answer | Aside]:
@@ -66,7 +66,7 @@ def _vote(annotation: Any) -> tuple[str, str, float] | None:
     if not isinstance(annotation, Mapping):
         return None
     english, local, count = (annotation.get(name) for name in ("en_answers", "answers", "count"))
-    if isinstance(count, bool) or not isinstance(count, int | float) or count <= 0:
+    if isinstance(count, bool) or not isinstance(count, int | float) or not 0 < count < MOST_VOTES:
         return None
     first, own = _first(english) or _first(local), _first(local) or _first(english)
     return (first, own, float(count)) if first and own else None

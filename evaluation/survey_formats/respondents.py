@@ -132,7 +132,7 @@ def _country(row: Mapping[str, Any], codebook: Mapping[str, Any]) -> str:
 def _number(text: Any) -> float | None:
     try:
         number = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if number == number else None
 

@@ -92,7 +92,7 @@ def _country(variables: Mapping[str, Any], persona: str) -> str | None:
 def _size(value: Any) -> float | None:
     try:
         size = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return size if size > 0 else None
 

@@ -64,7 +64,7 @@ def _answer(row: Mapping[str, Any], where: str) -> Answer | Aside:
     if not all(isinstance(text, str) for text in texts) or not isinstance(row.get("options"), list):
         return Aside(where, "corrupt row", f"expected {', '.join(FIELDS)}")
     options = tuple(option_text(option) or "" for option in row["options"])
-    responses = row["responses"]
+    responses = row.get("responses")
     if isinstance(responses, list) and len(responses) == len(options) - 1 and REFUSED.fullmatch(options[-1]):
         refused = _number(row.get("refusal_rate"))
         answered = 1 - refused if 0 <= refused < 1 else 1.0
@@ -85,7 +85,7 @@ def _answer(row: Mapping[str, Any], where: str) -> Answer | Aside:
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 

@@ -240,3 +240,9 @@ def test_a_manifest_without_an_end(tmp_path):
 def test_yaml_holds_no_half_a_character_either(text):
     with pytest.raises(YamlFault, match=r"half a surrogate pair \(\\ud800\)"):
         parse_yaml(text)
+
+
+def test_no_number_is_longer_than_a_float_can_hold():
+    with pytest.raises(JsonFault, match="a number of 400 digits"):
+        parse_json('{"a": ' + "9" * 400 + "}")
+    assert parse_json('{"a": "' + "9" * 400 + '", "b": 12}') == {"a": "9" * 400, "b": 12}
