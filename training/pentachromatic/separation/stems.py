@@ -59,6 +59,7 @@ SIGNS = str.maketrans(
 """Signs of other scripts, as the patterns here have them."""
 MOST_MARKS = 200  # in a text; a question has fewer
 LONGEST_LIST, LONGEST_AFTER_LIST = 2000, 80  # characters
+SHORT_OPTION, LONGEST_OPTION = 4, 16  # words
 
 
 def forms_of(text: str) -> list[str]:
@@ -101,8 +102,8 @@ def _behind_commas(text: str) -> list[int]:
     asked = text.rfind("?", 0, len(text.rstrip()) - 1)
     for sign in OPENS_A_LIST.finditer(text, max(asked, len(text) - LONGEST_LIST, 0)):
         listed, *after = SENTENCE.split(text[sign.end() :].strip(), 1)
-        fewest = 2 if sign[0] == "?" else 3
-        if len("".join(after)) <= LONGEST_AFTER_LIST and _is_list(listed, fewest):
+        fewest, longest = (2, LONGEST_OPTION) if sign[0] == "?" else (3, SHORT_OPTION)
+        if len("".join(after)) <= LONGEST_AFTER_LIST and _is_list(listed, fewest, longest):
             return [sign.end()]
     return []
 
@@ -110,14 +111,14 @@ def _behind_commas(text: str) -> list[int]:
 def _begins_with_a_list(text: str) -> bool:
     """Whether options with commas between them stand before a text's one question."""
     first, *more = SENTENCE.split(text.strip(), 1)
-    return bool(more) and more[0].find("?") == len(more[0]) - 1 and _is_list(first, 2)
+    return bool(more) and more[0].find("?") == len(more[0]) - 1 and _is_list(first, 2, LONGEST_OPTION)
 
 
-def _is_list(text: str, fewest: int) -> bool:
-    """Whether it is options with commas between them: of up to four words, or of more and a capital first."""
+def _is_list(text: str, fewest: int, longest: int) -> bool:
+    """Whether it is options with commas between them: a few words, or up to `longest` and a capital first."""
     options = re.split(r",\s+", text.rstrip(".!: "))
     return len(options) >= fewest and all(
-        len(words) <= 4 or (len(words) <= 16 and option.lstrip("\"'“‘")[:1].isupper())
+        len(words) <= SHORT_OPTION or (len(words) <= longest and option.lstrip("\"'“‘")[:1].isupper())
         for option in options
         for words in [option.split()]
     )
