@@ -120,12 +120,12 @@ class SemanticPlan:
         model = self.models[method]
         return model if isinstance(model, ModelRef) else model[community]
 
-    def each_model(self, tell: Callable[[ModelRef], str]) -> dict[str, Any]:
-        """What `tell` says of each method's model; by community where they differ."""
+    def each_model(self, tell: Callable[[ModelRef], str]) -> dict[str, str]:
+        """What `tell` says of each method's model; "africa=..., america=..." where they differ."""
         return {
             method: tell(model)
             if isinstance(model, ModelRef)
-            else {community: tell(ref) for community, ref in model.items()}
+            else ", ".join(f"{community}={tell(ref)}" for community, ref in model.items())
             for method, model in self.models.items()
         }
 

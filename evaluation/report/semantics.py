@@ -23,6 +23,7 @@ from cultural_palette.jsonl import read_object
 
 KIND = "semantic-evaluation"
 GAIN_OVER = "other-community"
+BASELINE = "prompting"
 SOURCE = "Cultural Palette: Pluralising Culture Alignment via Multi-agent Palette, section 5.4 on Figure 4"
 
 
@@ -30,7 +31,8 @@ SOURCE = "Cultural Palette: Pluralising Culture Alignment via Multi-agent Palett
 class SemanticResult:
     """A method: its mean over communities and each community's (0..100), and rows by what became of them.
     `gain`: over the floor, another community's gold answer of the same length. `right`: over the same
-    answer's mean under the other communities' gold answers to its query.
+    answer's mean under the other communities' gold answers to its query. `over_base`: over the method
+    "prompting" on the same item.
     """
 
     method: str
@@ -40,6 +42,7 @@ class SemanticResult:
     failed: int
     gain: Interval | None = None
     right: Interval | None = None
+    over_base: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ def semantic_table(semantics: Semantics) -> Table:
         Column("95 %", "Over the floor"),
         Column("gain", "Right community"),
         Column("95 %", "Right community"),
+        Column("difference", "Minus prompting"),
+        Column("95 %", "Minus prompting"),
     ]
     columns += [Column("ok", "Rows"), Column("not ok", "Rows")]
     results = {result.method: _line(semantics, result) for result in (*semantics.results, *semantics.floors)}
@@ -134,6 +139,7 @@ def semantic_table(semantics: Semantics) -> Table:
         f"floor '{FLOORS[GAIN_OVER]}' on the same item.",
         "Right community: an answer's score minus its own mean score under the other communities' gold "
         "answers to the same query. Answers that do not look at the community have 0 on average.",
+        "Minus prompting: paired, on items that both answered; not corrected for the number of methods.",
     ]
     if caution := (semantics.manifest.get("nli") or {}).get("caution"):
         notes.insert(0, str(caution))
@@ -154,6 +160,8 @@ def _line(semantics: Semantics, result: SemanticResult) -> Line:
         _ends(result.gain),
         number(result.right.mean if result.right else None, signed=True),
         _ends(result.right),
+        number(result.over_base.mean if result.over_base else None, signed=True),
+        _ends(result.over_base),
         number(float(result.ok), digits=0),
         number(float(result.failed), digits=0),
     )
@@ -224,8 +232,15 @@ def _result(
         permutations=settings.permutations, seed=settings.seed,
     )  # fmt: skip
     over_floor = {(method, *key): value for key, value in (floor or {}).items()}
-    gain, right = (_above(method, own, others, settings) for others in (over_floor, elsewhere or {}))
-    return SemanticResult(method, whole, by_community, ok, len(own) - ok, gain, right)
+    over_base = {
+        (method, *key): value
+        for (name, *key), value in rows.items()
+        if name == BASELINE and value is not None and method != BASELINE
+    }
+    gain, right, base = (
+        _above(method, own, others, settings) for others in (over_floor, elsewhere or {}, over_base)
+    )
+    return SemanticResult(method, whole, by_community, ok, len(own) - ok, gain, right, base)
 
 
 def _above(

@@ -181,7 +181,7 @@ def test_vanilla_is_not_told_the_community_and_agents_answer_for_their_own(
     assert "What of 0?" in bare and "Africa" not in bare and "Asia" not in bare
     assert ["Africa" in prompt for prompt in script.prompts_of("africa")] == [True]
     assert ["Asia" in prompt for prompt in script.prompts_of("asia")] == [True]
-    assert manifest["models"]["own-draft"] == {"africa": "scripted:africa", "asia": "scripted:asia"}
+    assert manifest["models"]["own-draft"] == "africa=scripted:africa, asia=scripted:asia"
 
 
 def test_a_pinned_list_names_the_items_and_kept_calls_serve_other_runs(
