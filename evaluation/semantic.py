@@ -35,6 +35,7 @@ from cultural_palette.errors import ModelError, UsageError
 from cultural_palette.evaluation.statistics import grouped_intervals
 from cultural_palette.jsonl import read_rows, refuse
 from cultural_palette.models import ModelRef, Sampling, ask, close_clients, replies_together
+from cultural_palette.place_names import hide_names
 from cultural_palette.prompts import render, template_of
 from cultural_palette.provenance import file_sha256, installed_versions, short_sha256
 from cultural_palette.shapes import of_shape
@@ -48,6 +49,7 @@ METHODS = (
     *("prompting", "joint", "ties", "model_stock", "moerges"),  # Figure 4's, in its order
     *(OWN_AGENT, OTHER_AGENT),
 )
+HIDDEN = "that place"  # stands for a hidden name
 TOGETHER = 32  # answers asked at once, then scored at once: what a kill can cost
 PROMPT, BARE = "semantic/answer", "semantic/bare"
 ANSWERS = "answers.jsonl"
@@ -70,6 +72,28 @@ class Scorer(Protocol):
 
     def as_manifest(self) -> dict[str, Any]:
         """What it is, for the manifest."""
+
+
+@dataclass(frozen=True)
+class NamesHidden:
+    """A scorer that sees no name of a country or community in either text: what is left is not that an answer
+    names the right places.
+    """
+
+    scorer: Scorer
+    cultural_map: CulturalMap
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The scorer's own, of the texts without names."""
+        hidden = [(self._without(gold), self._without(answer)) for gold, answer in pairs]
+        return self.scorer.score(hidden)
+
+    def _without(self, text: str) -> str:
+        return hide_names(text, self.cultural_map, HIDDEN)
+
+    def as_manifest(self) -> dict[str, Any]:
+        """The scorer's own, and that names are hidden."""
+        return {**self.scorer.as_manifest(), "names_hidden": HIDDEN}
 
 
 @dataclass(frozen=True)

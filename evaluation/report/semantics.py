@@ -141,6 +141,8 @@ def semantic_table(semantics: Semantics) -> Table:
         "answers to the same query. Answers that do not look at the community have 0 on average.",
         "Minus prompting: paired, on items that both answered; not corrected for the number of methods.",
     ]
+    if (semantics.manifest.get("nli") or {}).get("names_hidden"):
+        notes.insert(0, "Names of countries and communities are hidden in gold answers and answers alike.")
     if caution := (semantics.manifest.get("nli") or {}).get("caution"):
         notes.insert(0, str(caution))
     if semantics.quoted:

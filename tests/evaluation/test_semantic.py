@@ -20,6 +20,7 @@ from cultural_palette.errors import ArtifactError, ModelError, UsageError
 from cultural_palette.evaluation.pinned import read_items
 from cultural_palette.evaluation.semantic import (
     GoldAnswer,
+    NamesHidden,
     SemanticPlan,
     evaluate_semantic,
     floor_pairs,
@@ -253,6 +254,21 @@ def test_every_method_of_an_embedded_palette_draws_as_its_drafts(
     assert str(first.model_of("own-draft", "asia")) == "embedded:small/asia"
     assert str(first.model_of("other-draft", "oceania")) == "embedded:small/africa"
     assert first.together
+
+
+def test_names_of_places_can_be_hidden_from_the_scorer() -> None:
+    class Seen(Words):
+        def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+            return [100.0 * (gold == answer) for gold, answer in pairs]
+
+    hidden = NamesHidden(Seen(), CONTINENTS)
+    pairs = [
+        ("In Kenya and African towns.", "In Peru and Asian towns."),
+        ("Tea in Niger.", "Tea in Nigeria, often."),
+    ]
+    assert Seen().score(pairs) == [0, 0]
+    assert hidden.score(pairs) == [100, 0]
+    assert hidden.as_manifest() == {"model": "words", "names_hidden": "that place"}
 
 
 def test_a_method_that_fails_is_counted_and_never_scored(tmp_path: Path, script: Script) -> None:

@@ -52,6 +52,7 @@ STAND_IN = "standin-minilm"
     help=f"Folder or hub name; or {STAND_IN}: ours, for places without the hub, of no use for comparisons.",
 )  # fmt: skip
 @click.option("--nli-revision", metavar="REVISION", help="Its commit on the hub.")
+@click.option("--hide-names", is_flag=True, help="Of countries and communities, before texts are scored.")
 @click.option("--queries", type=click.IntRange(1), metavar="N", help="The first N held-out queries only.")
 @click.option(
     "--items", "items_file", type=click.Path(path_type=Path), metavar="FILE",
@@ -74,8 +75,9 @@ STAND_IN = "standin-minilm"
 @json_option
 def semantic(
     dataset: Path, out: Path, methods: str | None, model: str | None, refs: tuple[str, ...], nli: str,
-    nli_revision: str | None, queries: int | None, items_file: Path | None, max_tokens: int | None, seed: int,
-    temperature: float, together: bool, calls: Path | None, map_name: str | None, as_json: bool,
+    nli_revision: str | None, hide_names: bool, queries: int | None, items_file: Path | None,
+    max_tokens: int | None, seed: int, temperature: float, together: bool, calls: Path | None,
+    map_name: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Score answers by entailment with the dataset's gold answers (the paper's Figure 4).
 
@@ -91,7 +93,7 @@ def semantic(
 
     from cultural_palette.cultural_map import load_map
     from cultural_palette.evaluation.pinned import read_items
-    from cultural_palette.evaluation.semantic import SemanticPlan, evaluate_semantic, load_gold
+    from cultural_palette.evaluation.semantic import NamesHidden, SemanticPlan, evaluate_semantic, load_gold
     from cultural_palette.models import make_ready, resolve_parts
     from cultural_palette.settings import get_settings, use_settings
 
@@ -104,6 +106,8 @@ def semantic(
         sampling = _sampling(parts, temperature, max_tokens, seed)
         plan = SemanticPlan(gold, cultural_map, models, sampling, together=together)
         scorer = scorer_named(nli, nli_revision)
+        if hide_names:
+            scorer = NamesHidden(scorer, cultural_map)
         make_ready(parts, lambda line: echo(line, err=True))
         manifest = asyncio.run(evaluate_semantic(plan, scorer, out, tell=_tell, calls=calls))
     if as_json:
