@@ -24,6 +24,7 @@ from cultural_palette.jsonl import read_object
 KIND = "semantic-evaluation"
 GAIN_OVER = "other-community"
 BASELINE = "prompting"
+DEFINITION = "probability (times 100) that the community's gold answer entails the model's answer"
 SOURCE = "Cultural Palette: Pluralising Culture Alignment via Multi-agent Palette, section 5.4 on Figure 4"
 
 
@@ -130,8 +131,9 @@ def semantic_table(semantics: Semantics) -> Table:
         Section("Floors", tuple(results[name] for name in floors)),
         Section("References", tuple(results[name] for name in references)),
     )[: 3 if references else 2]
+    definition = (semantics.manifest.get("nli") or {}).get("definition", DEFINITION)
     notes = [
-        "S_semantic: probability (times 100) that the community's gold answer entails the model's answer. "
+        f"S_semantic: {definition}. "
         "The average is the mean of the communities' means; 95 %: over queries, whose signs are flipped. "
         "Rows that are not ok have no score.",
         "A long gold answer entails more than a short one: read averages beside the floors, which hold wrong "
@@ -233,10 +235,10 @@ def _result(
         values, [query for _, query, _ in own], [community for community, _, _ in own],
         permutations=settings.permutations, seed=settings.seed,
     )  # fmt: skip
-    over_floor = {(method, *key): value for key, value in (floor or {}).items()}
+    over_floor = {(method, community, query): value for (community, query), value in (floor or {}).items()}
     over_base = {
-        (method, *key): value
-        for (name, *key), value in rows.items()
+        (method, community, query): value
+        for (name, community, query), value in rows.items()
         if name == BASELINE and value is not None and method != BASELINE
     }
     gain, right, base = (
