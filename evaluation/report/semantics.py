@@ -131,7 +131,8 @@ def semantic_table(semantics: Semantics) -> Table:
         Section("Floors", tuple(results[name] for name in floors)),
         Section("References", tuple(results[name] for name in references)),
     )[: 3 if references else 2]
-    definition = (semantics.manifest.get("nli") or {}).get("definition", DEFINITION)
+    scorer = semantics.manifest.get("nli") or {}
+    definition = scorer.get("definition", DEFINITION)
     notes = [
         f"S_semantic: {definition}. "
         "The average is the mean of the communities' means; 95 %: over queries, whose signs are flipped. "
@@ -143,10 +144,10 @@ def semantic_table(semantics: Semantics) -> Table:
         "answers to the same query. Answers that do not look at the community have 0 on average.",
         "Minus prompting: paired, on items that both answered; not corrected for the number of methods.",
     ]
-    if (semantics.manifest.get("nli") or {}).get("names_hidden"):
+    if scorer.get("names_hidden"):
         notes.insert(0, "Names of countries and communities are hidden in gold answers and answers alike.")
-    if caution := (semantics.manifest.get("nli") or {}).get("caution"):
-        notes.insert(0, str(caution))
+    if caution := scorer.get("caution"):
+        notes.insert(0, caution)
     if semantics.quoted:
         quotations = "; ".join(_quotation(quoted) for quoted in semantics.quoted)
         notes.append(f"The paper quotes for {semantics.quoted[0].base_model}: {quotations}. {SOURCE}.")
