@@ -189,6 +189,14 @@ class _StoredSurvey(TypedDict, total=False):
     selection: dict[str, Any]
 
 
+class _StoredScorer(TypedDict, total=False):
+    """What of a semantic run's scorer is told."""
+
+    definition: str
+    caution: str
+    names_hidden: str
+
+
 class _StoredManifest(TypedDict, total=False):
     """What of a run's manifest is read, where it is there."""
 
@@ -198,6 +206,7 @@ class _StoredManifest(TypedDict, total=False):
     survey: _StoredSurvey | None
     left_out: dict[str, str] | None
     calls: dict[str, Any] | None
+    nli: _StoredScorer | None
 
 
 def read_manifest(path: Path, kind: str, *, partial: bool) -> dict[str, Any]:

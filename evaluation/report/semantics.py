@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,23 @@ from cultural_palette.evaluation.report.layout import Cell, Column, Line, Sectio
 from cultural_palette.evaluation.report.load import read_manifest
 from cultural_palette.evaluation.report.paper import Quoted, quoted_values, same_base
 from cultural_palette.evaluation.report.roles import title
-from cultural_palette.evaluation.semantic import FLOORS, FLOORS_FILE
+from cultural_palette.evaluation.semantic import FLOORS, FLOORS_FILE, REFERENCES
 from cultural_palette.evaluation.statistics import Interval, clustered_interval, grouped_intervals
 from cultural_palette.jsonl import read_object
 
 KIND = "semantic-evaluation"
 GAIN_OVER = "other-community"
+BASELINE = "prompting"
+DEFINITION = "probability (times 100) that the community's gold answer entails the model's answer"
 SOURCE = "Cultural Palette: Pluralising Culture Alignment via Multi-agent Palette, section 5.4 on Figure 4"
 
 
 @dataclass(frozen=True)
 class SemanticResult:
     """A method: its mean over communities and each community's (0..100), and rows by what became of them.
-    `gain`: over the floor, another community's gold answer of the same length.
+    `gain`: over the floor, another community's gold answer of the same length. `right`: over the same
+    answer's mean under the other communities' gold answers to its query. `over_base`: over the method
+    "prompting" on the same item.
     """
 
     method: str
@@ -38,6 +42,8 @@ class SemanticResult:
     ok: int
     failed: int
     gain: Interval | None = None
+    right: Interval | None = None
+    over_base: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,14 @@ def load_semantics(
     manifest = read_manifest(path, KIND, partial=partial)
     known = {community.key: community for community in cultural_map.communities}
     rows: dict[tuple[str, str, str], float | None] = {}
+    elsewhere: dict[tuple[str, str, str], float] = {}
     for line, row in enumerate(RunFolder(path).rows(), 1):
         key, value = _checked(row, f"{path / ROWS}:{line}", known)
         if key in rows:
             raise ArtifactError(f"{path / ROWS}:{line}: {', '.join(key)} stands twice. Take one out.")
         rows[key] = value
+        if value is not None and (other := _elsewhere(row, f"{path / ROWS}:{line}")) is not None:
+            elsewhere[key] = other
     if not rows:
         raise ArtifactError(f"{path / ROWS} has no rows: there is nothing to report.")
     floors = _floors(path)
@@ -89,7 +98,9 @@ def load_semantics(
     return Semantics(
         path=path, manifest=manifest, partial=not manifest,
         communities=tuple(community for key, community in known.items() if key in scored),
-        results=tuple(_result(method, rows, settings, floors.get(GAIN_OVER, {})) for method in methods),
+        results=tuple(
+            _result(method, rows, settings, floors.get(GAIN_OVER, {}), elsewhere) for method in methods
+        ),
         floors=tuple(
             _result(floor, {(floor, *key): value for key, value in scores.items()}, settings)
             for floor, scores in floors.items()
@@ -106,21 +117,37 @@ def semantic_table(semantics: Semantics) -> Table:
         Column("95 %"),
         Column("gain", "Over the floor"),
         Column("95 %", "Over the floor"),
+        Column("gain", "Right community"),
+        Column("95 %", "Right community"),
+        Column("difference", "Minus prompting"),
+        Column("95 %", "Minus prompting"),
     ]
     columns += [Column("ok", "Rows"), Column("not ok", "Rows")]
     results = {result.method: _line(semantics, result) for result in (*semantics.results, *semantics.floors)}
+    floors = [result.method for result in semantics.floors if result.method not in REFERENCES]
+    references = [result.method for result in semantics.floors if result.method in REFERENCES]
     sections = (
         Section("Methods", tuple(results[result.method] for result in semantics.results)),
-        Section("Floors", tuple(results[result.method] for result in semantics.floors)),
-    )
+        Section("Floors", tuple(results[name] for name in floors)),
+        Section("References", tuple(results[name] for name in references)),
+    )[: 3 if references else 2]
+    scorer = semantics.manifest.get("nli") or {}
+    definition = scorer.get("definition", DEFINITION)
     notes = [
-        "S_semantic: probability (times 100) that the community's gold answer entails the model's answer. "
+        f"S_semantic: {definition}. "
         "The average is the mean of the communities' means; 95 %: over queries, whose signs are flipped. "
         "Rows that are not ok have no score.",
         "A long gold answer entails more than a short one: read averages beside the floors, which hold wrong "
         "answers of the gold answers' length against the same gold answers. Gain: a method's score minus the "
         f"floor '{FLOORS[GAIN_OVER]}' on the same item.",
+        "Right community: an answer's score minus its own mean score under the other communities' gold "
+        "answers to the same query. Answers that do not look at the community have 0 on average.",
+        "Minus prompting: paired, on items that both answered; not corrected for the number of methods.",
     ]
+    if scorer.get("names_hidden"):
+        notes.insert(0, "Names of countries and communities are hidden in gold answers and answers alike.")
+    if caution := scorer.get("caution"):
+        notes.insert(0, caution)
     if semantics.quoted:
         quotations = "; ".join(_quotation(quoted) for quoted in semantics.quoted)
         notes.append(f"The paper quotes for {semantics.quoted[0].base_model}: {quotations}. {SOURCE}.")
@@ -136,10 +163,14 @@ def _line(semantics: Semantics, result: SemanticResult) -> Line:
         _ends(result.average),
         number(result.gain.mean if result.gain else None, signed=True),
         _ends(result.gain),
+        number(result.right.mean if result.right else None, signed=True),
+        _ends(result.right),
+        number(result.over_base.mean if result.over_base else None, signed=True),
+        _ends(result.over_base),
         number(float(result.ok), digits=0),
         number(float(result.failed), digits=0),
     )
-    return Line(FLOORS.get(result.method, title(result.method)), cells)
+    return Line({**FLOORS, **REFERENCES}.get(result.method, title(result.method)), cells)
 
 
 def _ends(interval: Interval | None) -> Cell:
@@ -180,11 +211,19 @@ def _checked(
     return (row["method"], row["community"], row["query_id"]), value if row["status"] == "ok" else None
 
 
+def _elsewhere(row: Mapping[str, Any], where: str) -> float | None:
+    value = row.get("s_elsewhere")
+    if value is not None and not (isinstance(value, int | float) and 0 <= value <= 100):
+        raise ArtifactError(f"{where}: s_elsewhere is {value!r}, expected 0 to 100 or nothing.")
+    return value
+
+
 def _result(
     method: str,
     rows: Mapping[tuple[str, str, str], float | None],
     settings: Settings,
     floor: Mapping[tuple[str, str], float] | None = None,
+    elsewhere: Mapping[tuple[str, str, str], float] | None = None,
 ) -> SemanticResult:
     own = sorted(
         (community, query, value) for (name, community, query), value in rows.items() if name == method
@@ -197,19 +236,37 @@ def _result(
         values, [query for _, query, _ in own], [community for community, _, _ in own],
         permutations=settings.permutations, seed=settings.seed,
     )  # fmt: skip
-    gain = None
+    over_floor = {(method, community, query): value for (community, query), value in (floor or {}).items()}
+    over_base = {
+        (method, community, query): value
+        for (name, community, query), value in rows.items()
+        if name == BASELINE and value is not None and method != BASELINE
+    }
+    gain, right, base = (
+        _above(method, own, others, settings) for others in (over_floor, elsewhere or {}, over_base)
+    )
+    return SemanticResult(method, whole, by_community, ok, len(own) - ok, gain, right, base)
+
+
+def _above(
+    method: str,
+    own: Sequence[tuple[str, str, float | None]],
+    others: Mapping[tuple[str, str, str], float],
+    settings: Settings,
+) -> Interval | None:
+    """A method's values minus the others' at the same (method, community, query), where there is one."""
     above = [
-        (community, query, value - floor[community, query])
+        (community, query, value - others[method, community, query])
         for community, query, value in own
-        if floor and value is not None and (community, query) in floor
+        if value is not None and (method, community, query) in others
     ]
-    if above:
-        gain = clustered_interval(
-            [value for _, _, value in above], [query for _, query, _ in above],
-            groups=[community for community, _, _ in above],
-            permutations=settings.permutations, seed=settings.seed,
-        )  # fmt: skip
-    return SemanticResult(method, whole, by_community, ok, len(own) - ok, gain)
+    if not above:
+        return None
+    return clustered_interval(
+        [value for _, _, value in above], [query for _, query, _ in above],
+        groups=[community for community, _, _ in above],
+        permutations=settings.permutations, seed=settings.seed,
+    )  # fmt: skip
 
 
 def _floors(path: Path) -> dict[str, dict[tuple[str, str], float]]:

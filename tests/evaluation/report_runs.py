@@ -101,12 +101,12 @@ def made_up_semantics(path: Path, *, queries: int = 12, models: Mapping[str, str
                 score = float(np.clip(level + rng.normal(0, 6), 0, 100)) if ok else None
                 lines.append(
                     {"method": method, "community": community, "query_id": f"p{number}", "s_semantic": score,
-                     "status": "ok" if ok else "failed"}
+                     "s_elsewhere": None if score is None else score / 2, "status": "ok" if ok else "failed"}
                 )  # fmt: skip
     write_whole(path / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     floors = {
         floor: {f"p{n}/{key}": level + n for key in COMMUNITIES for n in range(queries)}
-        for floor, level in (("other-community", 40.0), ("other-query", 20.0))
+        for floor, level in (("other-community", 40.0), ("other-query", 20.0), ("itself", 80.0))
     }
     write_whole(path / "floors.json", json.dumps(floors))
     RunFolder(path).finish(
@@ -114,6 +114,7 @@ def made_up_semantics(path: Path, *, queries: int = 12, models: Mapping[str, str
             "kind": "semantic-evaluation",
             "methods": ["prompting", "joint", "ties", "moerges"],
             "models": dict(models or {}),
+            "nli": {"model": "words", "caution": "Words are no model of inference."},
         }
     )
     return path

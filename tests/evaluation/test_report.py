@@ -333,6 +333,15 @@ def test_a_semantic_run_by_itself(tmp_path: Path) -> None:
     moerges = next(line for line in text.splitlines() if line.startswith("| MoErges"))
     average, gain = (float(moerges.split("|")[k].strip().strip("*")) for k in (7, 9))
     assert gain == pytest.approx(average - 45.5, abs=0.011)
+    right = float(moerges.split("|")[11].strip())  # under the others' gold answers each scores half
+    assert right == pytest.approx(average / 2, abs=0.011)
+    plain = next(line for line in text.splitlines() if line.startswith("| Prompting"))
+    over = float(moerges.split("|")[13].strip())
+    assert over == pytest.approx(average - float(plain.split("|")[7].strip().strip("*")), abs=0.011)
+    assert plain.split("|")[13].strip() == "–"
+    assert "| **References** |" in text and "Words are no model of inference." in text
+    itself = next(line for line in text.splitlines() if line.startswith("| the gold answer itself"))
+    assert itself.split("|")[7].strip() == "85.50"  # 80 to 91
     report(run, "--paper", "never")
     assert "59.58" not in (run / "report" / "report.md").read_text()
 
@@ -342,6 +351,9 @@ def test_a_semantic_row_that_can_not_be_right(tmp_path: Path) -> None:
     lines = (run / "rows.jsonl").read_text().splitlines()
     (run / "rows.jsonl").write_text("\n".join([*lines, lines[0]]) + "\n")
     assert f"rows.jsonl:{len(lines) + 1}: prompting, africa, p0 stands twice" in refused(run)
+    lines[1] = json.dumps({**json.loads(lines[1]), "s_elsewhere": 117.0})
+    (run / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    assert "rows.jsonl:2: s_elsewhere is 117.0, expected 0 to 100" in refused(run)
     lines[1] = lines[1].replace('"s_semantic": ', '"s_semantic": 1')
     row = json.loads(lines[1])
     lines[1] = json.dumps({**row, "s_semantic": 117.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import json
 from collections.abc import Sequence
@@ -16,8 +17,10 @@ from cultural_palette.artifacts import RunFolder
 from cultural_palette.cli import main
 from cultural_palette.cultural_map import load_map
 from cultural_palette.errors import ArtifactError, ModelError, UsageError
+from cultural_palette.evaluation.pinned import read_items
 from cultural_palette.evaluation.semantic import (
     GoldAnswer,
+    NamesHidden,
     SemanticPlan,
     evaluate_semantic,
     floor_pairs,
@@ -144,8 +147,128 @@ def test_wrong_answers_of_the_same_length_are_the_floor(tmp_path: Path, script: 
     assert floors == {
         "other-community": pytest.approx({"q0/africa": third, "q0/asia": third}),
         "other-query": pytest.approx({"q0/africa": half, "q1/africa": half}),
+        "itself": {"q0/africa": 100, "q0/asia": 100, "q1/africa": 100},
     }
     assert manifest["floors"]["other-community"]["all"]["mean"] == pytest.approx(third)
+
+
+def test_an_answer_is_also_held_against_the_other_communities(tmp_path: Path, script: Script) -> None:
+    script.replies = {"merged": "africa says 1"}
+    wanted = plan(dataset(tmp_path, communities=("africa", "asia", "europe")), moerges="merged")
+    asyncio.run(evaluate_semantic(wanted, Words(), tmp_path / "run"))
+    rows = {row["item"]: row for row in RunFolder(tmp_path / "run").rows()}
+    # "africa says 1" shares 3 of 3 words with africa's "africa says 1", 2 of 3 with "asia says 1"
+    assert rows["q1/africa"]["s_semantic"] == 100
+    assert rows["q1/africa"]["s_elsewhere"] == pytest.approx(100 * 2 / 3)
+    assert rows["q1/asia"]["s_semantic"] == pytest.approx(100 * 2 / 3)
+    assert rows["q1/asia"]["s_elsewhere"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    wanted = plan(dataset(tmp_path, communities=("asia",)), moerges="merged")
+    asyncio.run(evaluate_semantic(wanted, Words(), tmp_path / "alone"))
+    assert {row["s_elsewhere"] for row in RunFolder(tmp_path / "alone").rows()} == {None}
+
+
+def test_vanilla_is_not_told_the_community_and_agents_answer_for_their_own(
+    tmp_path: Path, script: Script
+) -> None:
+    script.replies = {"*": "something"}
+    gold = load_gold(dataset(tmp_path, queries=1), CONTINENTS)
+    models = {
+        "vanilla": ModelRef("scripted", "base"),
+        "own-draft": {key: ModelRef("scripted", key) for key in ("africa", "asia")},
+    }
+    wanted = SemanticPlan(gold, CONTINENTS, models, Sampling())
+    manifest = asyncio.run(evaluate_semantic(wanted, Words(), tmp_path / "run"))
+    (bare,) = script.prompts_of("base")  # the same for both communities, so asked once
+    assert "What of 0?" in bare and "Africa" not in bare and "Asia" not in bare
+    assert ["Africa" in prompt for prompt in script.prompts_of("africa")] == [True]
+    assert ["Asia" in prompt for prompt in script.prompts_of("asia")] == [True]
+    assert manifest["models"]["own-draft"] == "africa=scripted:africa, asia=scripted:asia"
+
+
+def test_a_pinned_list_names_the_items_and_kept_calls_serve_other_runs(
+    tmp_path: Path, script: Script
+) -> None:
+    script.replies = {"*": "africa says 1"}
+    folder, calls = dataset(tmp_path), tmp_path / "calls"
+    first = plan(folder, moerges="merged")
+    asyncio.run(evaluate_semantic(first, Words(), tmp_path / "run", calls=calls))
+    asked = len(script.asked)
+    pinned = read_items(tmp_path / "run" / "items.txt")
+    assert pinned == tuple(answer.id for answer in first.gold.answers)
+    some = load_gold(folder, CONTINENTS, items=("q2/asia", "q0/africa"))
+    assert [answer.id for answer in some.answers] == ["q2/asia", "q0/africa"]
+    wanted = SemanticPlan(some, CONTINENTS, first.models, Sampling())
+    manifest = asyncio.run(evaluate_semantic(wanted, Words(), tmp_path / "some", calls=calls))
+    assert len(script.asked) == asked
+    assert manifest["calls"] == {"needed": 2, "asked": 0, "saved": 2}
+    with pytest.raises(UsageError, match=r"no held-out answer 'q9/asia' \(1 of 2 items"):
+        load_gold(folder, CONTINENTS, items=("q0/asia", "q9/asia"))
+
+
+def test_a_run_cut_off_has_answered_the_same_items_by_every_method(tmp_path: Path, script: Script) -> None:
+    script.replies = {"*": "africa says 1"}
+    wanted = plan(dataset(tmp_path, queries=40), prompting="base", moerges="merged")  # 80 items, 160 answers
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(evaluate_semantic(wanted, Words(dies_after=4), tmp_path / "torn"))
+    rows = list(RunFolder(tmp_path / "torn").rows())
+    done = {
+        method: {row["item"] for row in rows if row["method"] == method}
+        for method in ("prompting", "moerges")
+    }
+    assert len(done["prompting"]) == 64 and done["prompting"] == done["moerges"]
+
+
+def test_replies_that_share_batches_are_another_run(tmp_path: Path, script: Script) -> None:
+    script.replies = {"*": "africa says 1"}
+    wanted = plan(dataset(tmp_path), moerges="merged")
+    asyncio.run(evaluate_semantic(wanted, Words(), tmp_path / "run"))
+    together = dataclasses.replace(wanted, together=True)
+    with pytest.raises(ArtifactError, match="together"):
+        asyncio.run(evaluate_semantic(together, Words(), tmp_path / "run"))
+
+
+def test_every_method_of_an_embedded_palette_draws_as_its_drafts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[SemanticPlan] = []
+
+    async def kept(plan: SemanticPlan, *_: Any, **__: Any) -> dict[str, Any]:
+        plans.append(plan)
+        return {}
+
+    monkeypatch.setattr("cultural_palette.evaluation.semantic.evaluate_semantic", kept)
+    command = importlib.import_module("cultural_palette.cli.evaluate.semantic")
+    monkeypatch.setattr(command, "scorer_named", lambda *_: Words())
+    monkeypatch.setattr("cultural_palette.models.make_ready", lambda *_: None)
+    dataset(tmp_path)
+    args = ["evaluate", "semantic", "--dataset", str(tmp_path), "--out", str(tmp_path / "run"), "--json"]
+    args += ["--model", "embedded:small", "--together"]
+    assert CliRunner().invoke(main, args).exit_code == 0
+    assert CliRunner().invoke(main, [*args, "--max-tokens", "30"]).exit_code == 0
+    first, second = plans
+    assert first.sampling == Sampling(
+        0.0, 110, 0, top_p=0.9, min_p=0.1, repetition_penalty=1.1, frequency_penalty=0.3
+    )
+    assert second.sampling == dataclasses.replace(first.sampling, max_tokens=30)
+    assert list(first.models) == ["vanilla", "prompting", "moerges", "own-draft", "other-draft"]
+    assert str(first.model_of("own-draft", "asia")) == "embedded:small/asia"
+    assert str(first.model_of("other-draft", "oceania")) == "embedded:small/africa"
+    assert first.together
+
+
+def test_names_of_places_can_be_hidden_from_the_scorer() -> None:
+    class Seen(Words):
+        def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+            return [100.0 * (gold == answer) for gold, answer in pairs]
+
+    hidden = NamesHidden(Seen(), CONTINENTS)
+    pairs = [
+        ("In Kenya and African towns.", "In Peru and Asian towns."),
+        ("Tea in Niger.", "Tea in Nigeria, often."),
+    ]
+    assert Seen().score(pairs) == [0, 0]
+    assert hidden.score(pairs) == [100, 0]
+    assert hidden.as_manifest() == {"model": "words", "names_hidden": "that place"}
 
 
 def test_a_method_that_fails_is_counted_and_never_scored(tmp_path: Path, script: Script) -> None:
@@ -202,8 +325,9 @@ def test_the_command_names_methods_models_and_intervals(
 
 
 def test_method_names_of_the_command_are_the_tasks() -> None:
-    from cultural_palette.evaluation import nli, semantic
+    from cultural_palette.evaluation import nli, semantic, standin
 
     command = importlib.import_module("cultural_palette.cli.evaluate.semantic")
     assert command.METHOD_NAMES == semantic.METHODS
     assert command.DEFAULT_NLI == nli.DEFAULT_NLI
+    assert command.STAND_IN == standin.NAME

@@ -137,6 +137,7 @@ HASHES = {
     "prefix/draft": "1132ced213b425df",
     "prefix/regulate": "a509062b763a90fe",
     "semantic/answer": "3c2fbd5a0d70756a",
+    "semantic/bare": "7681d84c9224f030",
     "survey/shares": "4eb8ad696a5ef3a3",
     "synthesis/aggregate": "cedf0513cb1d5ccf",
     "synthesis/feedback": "71d402a7ba3f8822",

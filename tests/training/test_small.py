@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,12 @@ import pytest
 pytest.importorskip("datasketch")
 pytest.importorskip("torch")
 
+from safetensors.torch import load_file
+
 from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import load_map
+from cultural_palette.embedded.manifest import BUILT_IN, read_manifest
+from cultural_palette.embedded.parts import Part
 from cultural_palette.training.config import load_config
 from cultural_palette.training.jobs import Job
 from cultural_palette.training.preferences import check_groups, read_groups
@@ -253,6 +258,27 @@ def test_the_joint_agent_goes_on_from_the_rounds_to_the_steps(
     assert steps.out == build.agent_folder(tmp_path, "joint")
     assert steps.settings.max_length == build.STEPS_LENGTH > rounds.settings.max_length
     assert set(json.loads((tmp_path / "notes.json").read_text())) == {"joint", "joint_steps"}
+
+
+def test_rivals_are_palettes_that_can_be_asked(tmp_path: Path) -> None:
+    small = BUILT_IN["small"]
+    shutil.copytree(small / "adapters" / "asia", build.agent_folder(tmp_path, "joint"))
+    (tmp_path / "ties").mkdir()
+    (tmp_path / "ties" / "config.json").write_text("{}")
+    build.rivals(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "rivals").iterdir()) == ["joint", "ties"]  # what is there
+    joint, ties = (read_manifest(str(tmp_path / "rivals" / name)) for name in ("joint", "ties"))
+    assert joint.base == read_manifest("small").base  # one base in the cache, not two
+    weights = [load_file(file / "adapter_model.safetensors") for file in (
+        joint.adapters["africa"], small / "adapters" / "asia"
+    )]  # fmt: skip
+    assert weights[0].keys() == weights[1].keys()
+    assert all(bool((weights[0][name] == weights[1][name]).all()) for name in weights[0])
+    assert (ties.base / "config.json").read_text() == "{}" and ties.task is None
+    assert Part.parse("base", ties).name == "base" and Part.parse("africa", joint).name == "africa"
+    before = (tmp_path / "rivals" / "joint" / "manifest.json").stat().st_mtime_ns
+    build.rivals(tmp_path)
+    assert (tmp_path / "rivals" / "joint" / "manifest.json").stat().st_mtime_ns == before
 
 
 def test_the_interval_covers_what_questions_scatter() -> None:

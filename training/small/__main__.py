@@ -73,6 +73,13 @@ def merges(out: Path) -> None:
 
 @main.command()
 @out_option
+def rivals(out: Path) -> None:
+    """Joint model, TIES and Model Stock as palettes that evaluations can ask."""
+    build.rivals(out)
+
+
+@main.command()
+@out_option
 @click.option(
     "--to", type=click.Path(path_type=Path), default=BUILT_IN["small"], help="Default: the package."
 )
@@ -130,7 +137,7 @@ def rehearse(out: Path, first: int) -> None:
 @click.pass_context
 def everything(context: click.Context, out: Path) -> None:
     """Every stage in turn."""
-    for stage in (data, base, task, agents, joint, merges, router, ship, report):
+    for stage in (data, base, task, agents, joint, merges, router, ship, rivals, report):
         context.invoke(stage, out=out)
 
 

@@ -6,6 +6,7 @@ task       the task adapter, and the base that it is merged into
 agents     align five LoRA adapters and the joint one by ORPO, as `palette train` does
 router     the router's rows
 merges     TIES and Model Stock, as `palette merge` does, to compare
+rivals     these two and the joint model as palettes that evaluations can ask
 ship       copy what the package carries to `palette/embedded/small`
 """
 
@@ -31,7 +32,7 @@ from cultural_palette.cultural_map import load_map
 from cultural_palette.embedded.manifest import BUILT_IN
 from cultural_palette.embedded.smollm2 import checkpoint, merge_adapter
 from cultural_palette.errors import ArtifactError
-from cultural_palette.jsonl import read_rows, refuse
+from cultural_palette.jsonl import read_object, read_rows, refuse
 from cultural_palette.messages import role_dicts
 from cultural_palette.moerges.fitting import FitReport
 from cultural_palette.moerges.prompts import FIT, router_prompts, texts_of
@@ -363,6 +364,36 @@ def merges(folder: Path) -> None:
     for method in ("ties", "model_stock"):
         merge_flat(method, folder / "base", paths, folder / method, dtype="float32")
     _note(folder, "merges", {"seconds": time.perf_counter() - started})
+
+
+def rivals(folder: Path) -> None:
+    """`rivals/NAME`: the joint model, TIES and Model Stock, as far as they are there, each as a palette that
+    evaluations can ask: `--model-of joint=embedded:FOLDER/rivals/joint/africa`, where the joint adapter
+    stands in Africa's place, and `--model-of ties=embedded:FOLDER/rivals/ties/base`, whose adapters play no
+    part.
+    """
+    small = BUILT_IN["small"]
+    manifest = read_object(small / "manifest.json")
+    for name in ("joint", "ties", "model_stock"):
+        target, made = folder / "rivals" / name, folder / name
+        there = (
+            agent_folder(folder, "joint") / "adapter_config.json" if name == "joint" else made / "config.json"
+        )
+        if target.exists() or not there.is_file():
+            continue
+        with whole_folder(target) as part:
+            shutil.copytree(small / "adapters", part / "adapters")
+            shutil.copy2(small / "router.safetensors", part)
+            own = dict(manifest)
+            if name == "joint":
+                shutil.copytree(small / "task", part / "task")
+                shutil.rmtree(part / "adapters" / "africa")
+                in_half(there.parent, part / "adapters" / "africa")
+            else:
+                shutil.copytree(made, part / "base")
+                del own["task"]
+                own |= {"name": name, "base": "base"}
+            write_whole(part / "manifest.json", json.dumps(own, indent=1) + "\n")
 
 
 def ship(folder: Path, target: Path = BUILT_IN["small"]) -> None:

@@ -124,7 +124,7 @@ TAIL = """
   training; it ships nowhere (`python -m training.small joint`).
 - The neutral paragraphs are of the same hand as the data, so a lower perplexity there is no gain in ability.
 - The paper's second task is measured on 54 items and one run ([results-small.md](results-small.md)), the
-  first not at all.
+  first by a stand-in for its scorer ([results-small-semantic.md](results-small-semantic.md)).
 - `python -m training.small all` was not run twice as a whole: the first round was made by an earlier state of
   this code, from data of the same hashes. One stage was: Europe's steps, again from the same rounds, gave an
   adapter of the same SHA-256.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cultural_palette.artifacts import MANIFEST, ROWS
-from cultural_palette.countries import all_countries, find_country
+from cultural_palette.countries import find_country
 from cultural_palette.cultural_map import CulturalMap
 from cultural_palette.errors import UnknownCountry, UsageError
 from cultural_palette.jsonl import JsonFault, read_object
+from cultural_palette.place_names import hide_names
 from cultural_palette.provenance import file_sha256, short_sha256
 from cultural_palette.training.pentachromatic.separation.tables import TableError, column, rows_of
 from cultural_palette.training.pentachromatic.synthesis_run import RunRowError, answer_from
@@ -141,12 +141,9 @@ def without_names(given: TextSet, cultural_map: CulturalMap) -> TextSet:
 
     What separates then is not that answers say whose they are. Demonyms ("Kenyans") stay.
     """
-    names = {name for c in cultural_map.communities for name in (c.name, c.adjective)}
-    names |= {country.name for country in all_countries()}
-    longest_first = sorted(map(re.escape, names), key=lambda name: (-len(name), name))
-    named = re.compile(rf"\b(?:{'|'.join(longest_first)})\b")
     return replace(
-        given, texts=tuple(replace(text, text=named.sub("...", text.text)) for text in given.texts)
+        given,
+        texts=tuple(replace(text, text=hide_names(text.text, cultural_map)) for text in given.texts),
     )
 
 
