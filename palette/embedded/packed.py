@@ -1,0 +1,55 @@
+"""Linear layers of an embedded base with their weights in oneDNN's order: the same float32 numbers, read
+quicker when a step has a handful of tokens.
+
+One core, the linear layers and the output layer of a step of SmolLM2-135M (five rows): 105 ms with
+`torch.nn.functional.linear`, 48 packed; sums are taken in another order (1e-6 of the largest).
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ROWS = 5
+"""Tokens of a step that the order suits: a draft of each community. Others are computed in it too."""
+
+
+class PackedLinear(torch.nn.Module):
+    """A linear layer without bias in the place of another. The packed weights are its only copy."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        weight = layer.weight.detach()
+        self.out_features, self.in_features = weight.shape
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(.., in) -> (.., out)"""
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(states, self.packed, None, "none", [], "")
+        return product
+
+
+def can_pack() -> bool:
+    """Whether this machine and this torch have what it takes."""
+    return (
+        platform.machine().lower() in ("x86_64", "amd64")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+@torch.inference_mode()
+def pack(model: Any) -> None:
+    """Put packed layers in the place of all float32 linear layers without bias; a tied output layer's are a
+    copy, for the embedding keeps its own.
+    """
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            weight = getattr(child, "weight", None)
+            plain = isinstance(child, torch.nn.Linear) and child.bias is None
+            if plain and weight is not None and weight.dtype == torch.float32 and weight.device.type == "cpu":
+                setattr(module, name, PackedLinear(child))
