@@ -47,9 +47,13 @@ def pack(model: Any) -> None:
     """Put packed layers in the place of all float32 linear layers without bias; a tied output layer's are a
     copy, for the embedding keeps its own.
     """
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            weight = getattr(child, "weight", None)
-            plain = isinstance(child, torch.nn.Linear) and child.bias is None
-            if plain and weight is not None and weight.dtype == torch.float32 and weight.device.type == "cpu":
-                setattr(module, name, PackedLinear(child))
+    for parent in [module for module in model.modules() if not isinstance(module, torch.nn.Linear)]:
+        for name in [name for name, child in parent.named_children() if _is_plain(child)]:
+            setattr(parent, name, PackedLinear(getattr(parent, name)))
+
+
+def _is_plain(layer: torch.nn.Module) -> bool:
+    """Whether it is a linear layer of float32 on the CPU, without bias."""
+    if not isinstance(layer, torch.nn.Linear) or layer.bias is not None:
+        return False
+    return layer.weight.dtype == torch.float32 and layer.weight.device.type == "cpu"

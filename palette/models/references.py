@@ -11,8 +11,10 @@ gives a `Model` (see `protocol.py`) for a reference.
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -94,7 +96,8 @@ class Provider:
             return target
         module, _, name = target.partition(":")
         try:
-            loaded: Callable[..., Any] = getattr(import_module(module), name)
+            with _collector_paused():
+                loaded: Callable[..., Any] = getattr(import_module(module), name)
         except ImportError as error:
             if self.extra is None:
                 raise
@@ -103,6 +106,20 @@ class Provider:
                 f"pip install 'cultural-palette[{self.extra}]'"
             ) from error
         return loaded
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Python's collector finds nothing in the modules that an import brings, and with torch and transformers
+    it takes a fifth of the time (4.4 s of processor time, 3.5 without).
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 PROVIDERS: dict[str, Provider] = {
