@@ -207,8 +207,8 @@ class ColouredFFN(nn.Module):
         batch.counted[self.number][rows] += counts.sum(1)
 
     def _agents_at_once(self, own: Tensor, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
-        """Rows of several agents, a token each: every community's change in one product, all but the row's own
-        zero. A decoding step of five drafts calls a third as many kernels as one agent after the other.
+        """Rows of several agents, a token each: every community's change in one product, all but the row's
+        own zero. A step of five drafts calls a third as many kernels as one agent after the other.
         """
         h = self.act_fn(self._own(own, x, "gate", gate)).mul_(self._own(own, x, "up", up))
         return self._own(own, h, "down", self.down_proj(h))
