@@ -18,13 +18,24 @@ ROWS = 5
 
 
 class PackedLinear(torch.nn.Module):
-    """A linear layer without bias in the place of another. The packed weights are its only copy."""
+    """A linear layer without bias in the place of another. The packed weights are its only copy; `weight`, in
+    a state dict too, is written out when it is asked for.
+    """
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         weight = layer.weight.detach()
         self.out_features, self.in_features = weight.shape
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight in the plain order, a copy. (out, in)"""
+        plain: Tensor = self.packed.to_dense()
+        return plain
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = self.weight
 
     def forward(self, states: Tensor) -> Tensor:
         """(.., in) -> (.., out)"""
@@ -36,7 +47,7 @@ def can_pack() -> bool:
     """Whether this machine and this torch have what it takes."""
     return (
         platform.machine().lower() in ("x86_64", "amd64")
-        and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )

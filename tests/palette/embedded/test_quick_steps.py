@@ -16,6 +16,7 @@ from cultural_palette.embedded.lookahead import GUESSES, guesses
 from cultural_palette.embedded.manifest import read_manifest
 from cultural_palette.embedded.packed import PackedLinear, can_pack, pack
 from cultural_palette.embedded.sampling import Shape
+from cultural_palette.moerges.dense import written_out
 
 REPEATS = [("user", "Say it again: a fair go, a fair go, a fair go, a fair go, a fair go.")]
 
@@ -109,6 +110,7 @@ def test_a_packed_model_is_the_model_and_what_can_not_be_packed_stays() -> None:
     model: Any = LlamaForCausalLM(config).train(False)
     model.model.layers[1].mlp.up_proj = torch.nn.Linear(64, 96, bias=True)
     ids = torch.randint(0, 512, (3, 11))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.inference_mode():
         before = model(ids).logits
         pack(model)
@@ -116,7 +118,20 @@ def test_a_packed_model_is_the_model_and_what_can_not_be_packed_stays() -> None:
     packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
     assert len(packed) == 14 and "lm_head" in packed
     assert isinstance(model.model.layers[1].mlp.up_proj, torch.nn.Linear)
-    assert model.model.embed_tokens.weight.shape == (512, 64)
+    after = model.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in weights.items()), "not a bit is lost"
+
+
+@pytest.mark.skipif(not can_pack(), reason="no oneDNN for x86 here")
+def test_a_packed_palette_can_be_written_out() -> None:
+    engine = Engine(read_manifest("nano"))
+    plain = written_out(engine.colours, engine.colours.routers["paper"]).state_dict()
+    pack(engine.model)
+    packed = written_out(engine.colours, engine.colours.routers["paper"]).state_dict()
+    assert any(isinstance(module, PackedLinear) for module in engine.model.modules())
+    assert all(torch.equal(packed[name], weight) for name, weight in plain.items())
+    engine.stop()
 
 
 def test_the_collector_is_as_it_was() -> None:
