@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import click
@@ -45,15 +46,15 @@ def measure(count: int, threads: int | None) -> dict[str, Any]:
     import torch
 
     import cultural_palette as cp
-    from cultural_palette.embedded import engine as engines
-    from cultural_palette.moerges import model as coloured
 
+    engines: Any = import_module("cultural_palette.embedded.engine")
+    coloured: Any = import_module("cultural_palette.moerges.model")
     if threads:
         torch.set_num_threads(threads)
     quick, can_pack, plan = engines.get_engine("small"), engines.can_pack, coloured.plan
     engines.can_pack = lambda: False
     plain = engines.Engine(quick.manifest)
-    plain._ahead = lambda rows: []  # type: ignore[method-assign]
+    plain._ahead = lambda rows: []
     engines.can_pack = can_pack
     ways: dict[str, tuple[Any, Any]] = {
         "plain": (plain, lambda *given: replace(plan(*given), agents=None)),
