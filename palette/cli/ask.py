@@ -91,6 +91,7 @@ def ask(
     palette ask --country KEN "What do people eat at a wedding?"
     palette ask -c NZL -o Freedom -o Equality "Which matters more to people?"
     """
+    from cultural_palette.collector import collector_paused
     from cultural_palette.countries import find_country
     from cultural_palette.cultural_map import load_map
     from cultural_palette.models import make_ready, resolve_parts
@@ -126,7 +127,7 @@ def ask(
         view = _view(as_json, stream, place.name, to_ask, cultural_map)
         inputs: PaletteInput = {"country": place.iso3, "query": to_ask.text, "options": list(to_ask.options)}
         try:
-            with view:
+            with view, collector_paused():
                 result = asyncio.run(_run(variant, cultural_map, inputs, view))
                 view.result(result)
         finally:

@@ -26,7 +26,9 @@ import transformers
 from torch import Tensor
 
 from cultural_palette.embedded.head import quicken
+from cultural_palette.embedded.lookahead import guesses
 from cultural_palette.embedded.manifest import IN_MEMORY, Manifest, read_manifest
+from cultural_palette.embedded.packed import can_pack, pack
 from cultural_palette.embedded.parts import META, Part
 from cultural_palette.embedded.prepare import prepare
 from cultural_palette.embedded.quiet import hide_progress_bars
@@ -44,7 +46,9 @@ PADDED = 1.5
 GATHER_S = 0.015
 """How long the worker waits for company after the last request arrived. Seconds."""
 SMALL = 50_000_000
-"""Parameters below which one thread is quicker than several: their steps are too short to share."""
+"""Parameters below which one thread is quicker than several: their steps are too short to share. From here on
+reading the weights is most of a step, so they are packed and a lone reply looks ahead.
+"""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Engine:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.tokenizer, self.model, self.colours = _load(manifest)
+        self.tokenizer, self.model, self.colours, self.small = _load(manifest)
         self.window: int = self.model.config.max_position_embeddings
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -170,7 +174,7 @@ class Engine:
         self._jobs.put(job)
 
     def _work(self) -> None:
-        if sum(p.numel() for p in self.model.parameters()) < SMALL:
+        if self.small:
             _compute_on_one_core()
         while True:
             jobs = [self._jobs.get()]
@@ -208,6 +212,7 @@ class Engine:
         rows = [_Row(request, self._part(request.part), self._generator(request)) for request in batch]
         ids, mask = self._pad([row.request.prompt for row in rows])
         cache = None
+        ahead: list[int] = []
         while rows and not self._stopping.is_set():
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             output, read = self._forward(
@@ -217,19 +222,27 @@ class Engine:
                 attention_mask=mask,
                 position_ids=positions,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=1 + len(ahead),
                 **{CACHE: cache},
             )
             if cache is None:
                 for row, weights in zip(rows, _blends(read, [row.part for row in rows]), strict=True):
                     row.blend = weights
             cache = output[CACHE]
-            logits = output.logits[:, -1].float()
-            logps = logits.log_softmax(-1)
-            chosen = [self._sample(logits[i], logps[i], row) for i, row in enumerate(rows)]
-            going = [
-                i for i, row in enumerate(rows) if self._step(row, chosen[i], float(logps[i, chosen[i]]))
-            ]
+            right = 0
+            while True:  # once, and again after each guess that was right
+                logits = output.logits[:, right].float()
+                logps = logits.log_softmax(-1)
+                chosen = [self._sample(logits[i], logps[i], row) for i, row in enumerate(rows)]
+                going = [
+                    i for i, row in enumerate(rows) if self._step(row, chosen[i], float(logps[i, chosen[i]]))
+                ]
+                if not going or right == len(ahead) or chosen[0] != ahead[right]:
+                    break
+                right += 1
+            if wrong := len(ahead) - right:
+                cache.crop(-wrong)
+                mask = mask[:, :-wrong]
             if len(going) < len(rows):
                 rows = [rows[i] for i in going]
                 chosen = [chosen[i] for i in going]
@@ -237,8 +250,16 @@ class Engine:
                 mask = mask[keep]
                 if rows:
                     cache.batch_select_indices(keep)
-            ids = torch.tensor(chosen, dtype=torch.long)[:, None]
-            mask = torch.cat([mask, torch.ones(len(rows), 1, dtype=mask.dtype)], dim=1)
+            ahead = self._ahead(rows)
+            ids = torch.tensor([[token, *ahead] for token in chosen], dtype=torch.long)
+            mask = torch.cat([mask, torch.ones(len(rows), 1 + len(ahead), dtype=mask.dtype)], dim=1)
+
+    def _ahead(self, rows: Sequence[_Row]) -> list[int]:
+        """Guesses at a lone reply's next tokens."""
+        if self.small or len(rows) != 1:
+            return []
+        room = rows[0].request.max_tokens - len(rows[0].tokens) - 1
+        return guesses(rows[0].request.prompt + rows[0].tokens)[: max(room, 0)]
 
     def _step(self, row: _Row, token: int, logprob: float) -> bool:
         """Deliver the token; False when the row has ended."""
@@ -262,6 +283,8 @@ class Engine:
         request = row.request
         if request.shape is not None:
             shares = shaped(logits, request.prompt, row.tokens, request.temperature, request.shape)
+            if request.temperature <= 0:
+                return int(shares.argmax())
             return int(torch.multinomial(shares, 1, generator=row.generator))
         if row.request.temperature <= 0:
             return int(logps.argmax())
@@ -394,8 +417,10 @@ def _blends(read: Batch, parts: Sequence[Part]) -> list[list[list[float]] | None
     return [weights[row].tolist() if part.blends else None for row, part in enumerate(parts)]
 
 
-def _load(manifest: Manifest) -> tuple[Any, Any, Colours]:
-    """Tokenizer, base and the communities' changes put into it. One copy of the base, in float32."""
+def _load(manifest: Manifest) -> tuple[Any, Any, Colours, bool]:
+    """Tokenizer, base and the communities' changes put into it, whether it is small. One copy of the base, in
+    float32.
+    """
     hide_progress_bars()
     if method := quantised_by(manifest.base):
         raise ModelError(why_not(manifest.base, method, "playing a palette on them here"))
@@ -408,7 +433,7 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Colours]:
             f"The base of the palette {manifest.name!r} can not be loaded from {manifest.base}: {reason}"
         ) from error
     model.train(False)
-    quicken(model)
+    small = sum(p.numel() for p in model.parameters()) < SMALL
     adapters = {key: read_adapter(folder) for key, folder in manifest.adapters.items()}
     colours = install(model, adapters)
     for name, router in load_routers(manifest.router).items():
@@ -418,7 +443,11 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Colours]:
             f"The palette {manifest.name!r} blends by the router {manifest.blend!r}, and its file has "
             f"{', '.join(colours.routers)}."
         )
-    return tokenizer, model, colours
+    if not small and can_pack():
+        pack(model)
+    else:
+        quicken(model)
+    return tokenizer, model, colours, small
 
 
 CACHE = "cache"

@@ -52,7 +52,8 @@ def shaped(
     if shape.min_p > 0:
         shares = torch.where(shares >= shape.min_p * shares.max(), shares, torch.zeros_like(shares))
     if shape.top_p < 1:
-        ordered, order = shares.div(shares.sum()).sort(descending=True)
+        left = shares.nonzero()[:, 0]  # after min-p few of the vocabulary's tokens: quicker to sort
+        ordered, order = shares[left].div(shares.sum()).sort(descending=True)
         beyond = ordered.cumsum(-1) - ordered >= shape.top_p  # a token goes when those before it suffice
-        shares[order[beyond]] = 0.0
+        shares[left[order[beyond]]] = 0.0
     return shares / shares.sum()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cultural_palette.collector import collector_paused
 from cultural_palette.embedded.manifest import folder_of
 from cultural_palette.errors import ModelError, SettingsError
 from cultural_palette.models.protocol import Model, Sampling
@@ -94,7 +95,8 @@ class Provider:
             return target
         module, _, name = target.partition(":")
         try:
-            loaded: Callable[..., Any] = getattr(import_module(module), name)
+            with collector_paused():
+                loaded: Callable[..., Any] = getattr(import_module(module), name)
         except ImportError as error:
             if self.extra is None:
                 raise

@@ -34,11 +34,13 @@ class Batch:
     """What the rows of a batch are, and the router's weights that the layers leave here.
 
     `tokens`: (rows, length) bool, the tokens whose weights count in the forward pass to come; None: none.
+    `agents`: (rows, communities), one where the row is that agent; None unless all are, of two at least.
     """
 
     size: int
     groups: tuple[Group, ...]
     tokens: Tensor | None = None
+    agents: Tensor | None = None
     sums: dict[int, Tensor] = field(default_factory=dict)
     counted: dict[int, Tensor] = field(default_factory=dict)
 
@@ -90,7 +92,12 @@ def plan(modes: Sequence[Mode], communities: Sequence[str], device: torch.device
             groups.append(Group(where, mode, None if certain is None else int(certain), weights))
         else:
             groups.append(Group(where, mode))
-    return Batch(len(modes), tuple(groups))
+    agents = None
+    if len(groups) > 1 and all(isinstance(mode, Agent) for mode in places):
+        agents = torch.zeros(len(modes), len(communities), device=device)
+        for group in groups:
+            agents[group.rows, group.community] = 1.0
+    return Batch(len(modes), tuple(groups), agents=agents)
 
 
 class ColouredFFN(nn.Module):
@@ -150,6 +157,8 @@ class ColouredFFN(nn.Module):
         if batch is None:
             out: Tensor = self.down_proj(self.act_fn(gate).mul_(up))
             return out
+        if batch.agents is not None and x.shape[1] == 1:
+            return self._agents_at_once(batch.agents.to(x.dtype), x, gate, up)
         low = torch.zeros_like(x)
         for group in batch.groups:
             self._colour(group, batch, x, gate, up, low)
@@ -196,6 +205,19 @@ class ColouredFFN(nn.Module):
         counts = batch.tokens[rows].to(weights.dtype)
         batch.sums[self.number][rows] += torch.einsum("blc,bl->bc", weights, counts)
         batch.counted[self.number][rows] += counts.sum(1)
+
+    def _agents_at_once(self, own: Tensor, x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+        """Rows of several agents, a token each: every community's change in one product, all but the row's
+        own zero. A step of five drafts calls a third as many kernels as one agent after the other.
+        """
+        h = self.act_fn(self._own(own, x, "gate", gate)).mul_(self._own(own, x, "up", up))
+        return self._own(own, h, "down", self.down_proj(h))
+
+    def _own(self, own: Tensor, x: Tensor, name: str, out: Tensor) -> Tensor:
+        """`out` and each row's own change of `x`. (rows, 1, width)"""
+        a, b = getattr(self, f"{name}_a"), getattr(self, f"{name}_b")
+        low = (x[:, 0] @ a.flatten(0, 1).T).view(len(x), self.communities, -1) * own[:, :, None]
+        return torch.addmm(out[:, 0], low.flatten(1), b.flatten(0, 1))[:, None]
 
     def _agent(self, x: Tensor, gate: Tensor, up: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """One community's activations, written into `gate`, and the low-rank part of its output."""

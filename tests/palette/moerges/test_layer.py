@@ -135,6 +135,25 @@ def test_a_mixed_batch_decodes_step_by_step_as_in_one_pass(case: Case) -> None:
     assert torch.allclose(torch.cat(steps, 1), whole, atol=2e-5)
 
 
+def test_agents_decode_at_once_as_one_after_the_other(case: Case) -> None:
+    """A step of agents alone takes every community's changes in one product; ranks differ here."""
+    names = ("oceania", "africa", "europe", "africa", "america", "asia")
+    for keys in (names, names[:2], names[3:5]):
+        modes: list[Mode] = [Agent(key) for key in keys]
+        ids = tokens(len(keys), 12)
+        whole = logits(case, modes, ids)
+        cache, steps = None, []
+        with torch.inference_mode(), case.colours.use(modes) as batch:
+            assert batch.agents is not None
+            for part in (ids[:, :8], *ids[:, 8:].split(1, 1)):
+                output = case.model(part, past_key_values=cache, use_cache=True)
+                cache = output.past_key_values
+                steps.append(output.logits)
+        assert torch.allclose(torch.cat(steps, 1), whole, atol=2e-5), keys
+    with case.colours.use([Agent("asia"), Base()]) as mixed, case.colours.use([Agent("asia")] * 2) as same:
+        assert mixed.agents is same.agents is None
+
+
 def test_a_fixed_blend_is_the_weighted_sum_in_every_layer(case: Case) -> None:
     """One layer by hand, in float64: sum_C w_C down_C(act(gate_C x) * up_C x)."""
     weights = {"africa": 0.1, "america": 0.0, "asia": 0.2, "europe": 0.3, "oceania": 0.4}

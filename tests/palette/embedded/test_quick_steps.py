@@ -1,0 +1,144 @@
+"""Quicker steps of a model that is no toy: packed weights, guesses at what comes next. The replies stay."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cultural_palette.collector import collector_paused
+from cultural_palette.embedded.engine import Engine, Generation, Piece
+from cultural_palette.embedded.lookahead import GUESSES, guesses
+from cultural_palette.embedded.manifest import read_manifest
+from cultural_palette.embedded.packed import PackedLinear, can_pack, pack
+from cultural_palette.embedded.sampling import Shape
+from cultural_palette.moerges.dense import written_out
+
+REPEATS = [("user", "Say it again: a fair go, a fair go, a fair go, a fair go, a fair go.")]
+
+
+def test_a_guess_is_what_followed_the_longest_run_last_time() -> None:
+    # 7 8 stood before 1, and later before 2; the 8 alone, last of all, before 3
+    assert guesses([7, 8, 1, 7, 8, 2, 9, 8, 3, 7, 8]) == [2, 9, 8, 3, 7]
+    assert guesses([7, 8, 1, 7, 8, 2, 9, 8, 3, 7, 8], 2) == [2, 9]
+    assert guesses([4, 4]) == [4], "a run may overlap itself"
+    assert guesses([1, 2, 3]) == guesses([1]) == guesses([]) == []
+    assert len(guesses(list(range(50)) * 2)) == GUESSES
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """nano, told that it is large."""
+    one = Engine(read_manifest("nano"))
+    one.small = False
+    yield one
+    one.stop()
+
+
+def reply(engine: Engine, part: str, temperature: float, most: int, shape: Shape | None) -> list[Piece]:
+    pieces: list[Piece] = []
+    prompt = engine.encode(REPEATS)
+    engine._decode([Generation(part, prompt, temperature, most, 5, pieces.append, shape=shape)])
+    return pieces
+
+
+@pytest.mark.parametrize("shape", [None, Shape(top_p=0.9, min_p=0.1, frequency_penalty=0.3)])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_reply_that_looks_ahead_is_the_reply(
+    engine: Engine, temperature: float, shape: Shape | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn with the same generator too, to its end, and in fewer passes."""
+    passes: list[int] = []
+    forward = engine._forward
+    monkeypatch.setattr(
+        engine, "_forward", lambda *a, **k: (passes.append(k["input_ids"].shape[1]), forward(*a, **k))[1]
+    )
+    for part in ("meta", "africa"):
+        for most in (1, 2, 40):
+            engine.small = True
+            plain = reply(engine, part, temperature, most, shape)
+            one_by_one = len(passes)
+            engine.small = False
+            ahead = reply(engine, part, temperature, most, shape)
+            assert [piece.text for piece in ahead] == [piece.text for piece in plain]
+            assert [piece.finish_reason for piece in ahead] == [piece.finish_reason for piece in plain]
+            assert [piece.logprob for piece in ahead] == pytest.approx(
+                [piece.logprob for piece in plain], abs=1e-4
+            )
+            assert len(passes) - one_by_one <= one_by_one
+            passes.clear()
+
+
+def test_right_guesses_save_passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, forward, prompt = engine._step, engine._forward, engine.encode(REPEATS)
+    tokens: list[int] = []
+    engine.small = True
+    monkeypatch.setattr(
+        engine, "_step", lambda row, token, logp: (tokens.append(token), step(row, token, logp))[1]
+    )
+    told = reply(engine, "meta", 0.0, 40, None)
+    right, passes = [*tokens], []
+    engine.small = False
+    monkeypatch.setattr(
+        "cultural_palette.embedded.engine.guesses", lambda said: right[len(said) - len(prompt) :][:GUESSES]
+    )
+    monkeypatch.setattr(engine, "_forward", lambda *a, **k: (passes.append(1), forward(*a, **k))[1])
+    again = reply(engine, "meta", 0.0, 40, None)
+    assert [piece.text for piece in again] == [piece.text for piece in told]
+    assert len(passes) == 1 + -(-(len(right) - 1) // (1 + GUESSES))  # the prompt, then six tokens a pass
+
+
+@pytest.mark.skipif(not can_pack(), reason="no oneDNN for x86 here")
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 300])
+def test_a_packed_layer_is_the_layer(rows: int) -> None:
+    layer = torch.nn.Linear(576, 1536, bias=False)
+    states = torch.randn(rows, 1, 576)
+    with torch.inference_mode():
+        torch.testing.assert_close(PackedLinear(layer)(states), layer(states), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not can_pack(), reason="no oneDNN for x86 here")
+def test_a_packed_model_is_the_model_and_what_can_not_be_packed_stays() -> None:
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config).train(False)
+    model.model.layers[1].mlp.up_proj = torch.nn.Linear(64, 96, bias=True)
+    ids = torch.randint(0, 512, (3, 11))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.inference_mode():
+        before = model(ids).logits
+        pack(model)
+        torch.testing.assert_close(model(ids).logits, before, rtol=1e-5, atol=1e-5)
+    packed = [name for name, module in model.named_modules() if isinstance(module, PackedLinear)]
+    assert len(packed) == 14 and "lm_head" in packed
+    assert isinstance(model.model.layers[1].mlp.up_proj, torch.nn.Linear)
+    after = model.state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in weights.items()), "not a bit is lost"
+
+
+@pytest.mark.skipif(not can_pack(), reason="no oneDNN for x86 here")
+def test_a_packed_palette_can_be_written_out() -> None:
+    engine = Engine(read_manifest("nano"))
+    plain = written_out(engine.colours, engine.colours.routers["paper"]).state_dict()
+    pack(engine.model)
+    packed = written_out(engine.colours, engine.colours.routers["paper"]).state_dict()
+    assert any(isinstance(module, PackedLinear) for module in engine.model.modules())
+    assert all(torch.equal(packed[name], weight) for name, weight in plain.items())
+    engine.stop()
+
+
+def test_the_collector_is_as_it_was() -> None:
+    assert gc.isenabled()
+    with collector_paused():
+        assert not gc.isenabled()
+        with collector_paused():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
