@@ -107,6 +107,7 @@ class Engine:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.tokenizer, self.model, self.colours, self.small = _load(manifest)
+        self.cores = torch.get_num_threads()
         self.window: int = self.model.config.max_position_embeddings
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -175,7 +176,7 @@ class Engine:
 
     def _work(self) -> None:
         if self.small:
-            _compute_on_one_core()
+            _compute_on(1, self.cores)
         while True:
             jobs = [self._jobs.get()]
             if self._stopping.is_set():
@@ -205,6 +206,9 @@ class Engine:
             for request in batch:
                 with suppress(Exception):  # one that can not be told must not end the worker for all
                     request.deliver(Piece("", finish_reason="error", error=error))
+        finally:
+            if not self.small:
+                _compute_on(self.cores, self.cores)
 
     @torch.inference_mode()
     def _decode(self, batch: list[Generation]) -> None:
@@ -226,6 +230,8 @@ class Engine:
                 **{CACHE: cache},
             )
             if cache is None:
+                if not self.small:  # one core is left to whoever takes the pieces: steps wait for the slowest
+                    _compute_on(max(1, self.cores - 1), self.cores)
                 for row, weights in zip(rows, _blends(read, [row.part for row in rows]), strict=True):
                     row.blend = weights
             cache = output[CACHE]
@@ -381,12 +387,13 @@ def _of_like_length(generations: Sequence[Generation]) -> Iterator[list[Generati
         yield batch
 
 
-def _compute_on_one_core() -> None:
+def _compute_on(cores: int, process_wide: int) -> None:
     """For the calling thread alone. torch gives what was set last to each thread that begins later, so
     another thread sets the process's own number again.
     """
-    process_wide = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if cores == torch.get_num_threads():
+        return
+    torch.set_num_threads(cores)
     other = threading.Thread(target=torch.set_num_threads, args=(process_wide,))
     other.start()
     other.join()
