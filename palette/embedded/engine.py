@@ -206,13 +206,20 @@ class Engine:
             for request in batch:
                 with suppress(Exception):  # one that can not be told must not end the worker for all
                     request.deliver(Piece("", finish_reason="error", error=error))
-        finally:
-            if not self.small:
-                _compute_on(self.cores, self.cores)
 
     @torch.inference_mode()
     def _decode(self, batch: list[Generation]) -> None:
-        """Decode a batch to its end, dropping rows as they finish."""
+        """Decode a batch to its end, dropping rows as they finish.
+
+        Its steps leave one core to whoever takes the pieces, else they wait for that one.
+        """
+        before = torch.get_num_threads()
+        try:
+            self._decode_rows(batch)
+        finally:
+            _compute_on(before, self.cores)
+
+    def _decode_rows(self, batch: list[Generation]) -> None:
         rows = [_Row(request, self._part(request.part), self._generator(request)) for request in batch]
         ids, mask = self._pad([row.request.prompt for row in rows])
         cache = None
@@ -230,7 +237,7 @@ class Engine:
                 **{CACHE: cache},
             )
             if cache is None:
-                if not self.small:  # one core is left to whoever takes the pieces: steps wait for the slowest
+                if not self.small:
                     _compute_on(max(1, self.cores - 1), self.cores)
                 for row, weights in zip(rows, _blends(read, [row.part for row in rows]), strict=True):
                     row.blend = weights

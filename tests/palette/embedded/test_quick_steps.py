@@ -148,26 +148,20 @@ def test_the_collector_is_as_it_was() -> None:
 def test_steps_leave_a_core_to_whoever_takes_the_pieces(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the application's own number of threads is not touched."""
+    """And nobody's number of threads is another afterwards: this thread's, and that of threads to come."""
     ours, numbers, forward = torch.get_num_threads(), [], engine._forward
     engine.cores = ours + 2
     monkeypatch.setattr(
         engine, "_forward", lambda *a, **k: (numbers.append(torch.get_num_threads()), forward(*a, **k))[1]
     )
-    request = Generation("africa", engine.encode(REPEATS), 0.0, 4, None, lambda piece: None)
-
-    def work() -> None:
-        engine._guarded([request])
-        numbers.append(torch.get_num_threads())
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    worker.join()
-    first, *steps, after = numbers
-    assert set(steps) == {ours + 1} and after == ours + 2
     later: list[int] = []
     other = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
-    other.start()
-    other.join()
-    torch.set_num_threads(ours)
-    assert first == ours and later == [ours + 2], "threads that begin later get the process's number"
+    try:
+        engine._decode([Generation("africa", engine.encode(REPEATS), 0.0, 4, None, lambda piece: None)])
+        numbers.append(torch.get_num_threads())
+        other.start()
+        other.join()
+    finally:
+        torch.set_num_threads(ours)  # the process's, of which the engine was told another
+    first, *steps, after = numbers
+    assert set(steps) == {ours + 1} and first == after == ours and later == [ours + 2]
