@@ -126,9 +126,9 @@ TAIL = """
 - The paper's second task is measured on 54 items and one run ([results-small.md](results-small.md)), the
   first by a stand-in for its scorer ([results-small-semantic.md](results-small-semantic.md)).
 - `python -m training.small all` was not run twice as a whole: the first round was made by an earlier state of
-  this code, from data of the same hashes. What was: the whole chain on eight rows of each file, in two folders
-  (`python -m training.small rehearse --first 8`; all 22 files of weights have the same SHA-256), and Europe's
-  steps in full, again from the same rounds (an adapter of the same SHA-256).
+  this code, from data of the same hashes. What was: the whole chain on eight rows of each file, in two
+  folders (`python -m training.small rehearse --first 8`; all 22 files of weights have the same SHA-256), and
+  Europe's steps in full, again from the same rounds (an adapter of the same SHA-256).
 - One run, one seed; the intervals of so few held-out questions are wide.
 - The held-out questions are of the same hand as the training questions. On other people's questions expect
   less.
