@@ -39,10 +39,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from benchmarks import moerges
+from benchmarks.moerges import KEYS
 from benchmarks.serving import Load, run_graph, taken
 from cultural_palette.moerges.router import Router, save_routers
 
-KEYS = ("africa", "america", "asia", "europe", "oceania")
 BATCHES = (1, 8, 32)
 TOGETHER = 0.3, 0.56
 """Shares of a GPU of 140 GiB for base with adapters, and for the mixture."""
@@ -51,17 +52,8 @@ STEPS = ["1", "2", "4", "8", "16", "32", "64", "128", "256"]
 """Batches for which a CUDA graph is captured: fewer than vLLM's own, for a shorter start."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A Llama's sizes."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    rank: int
+class Shape(moerges.Shape):
+    """A Llama's sizes, and what is written of them."""
 
     def config(self, experts: int = 0) -> dict[str, Any]:
         """config.json, of the base or of the mixture written out."""
