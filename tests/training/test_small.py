@@ -28,6 +28,7 @@ from cultural_palette.training.small import build, duplicates, report
 from cultural_palette.training.small.examples import FACT_QUESTIONS, shown_options, worked_examples
 from cultural_palette.training.small.page import interval
 from cultural_palette.training.small.page import page as small_page
+from cultural_palette.training.small.rehearsal import trained_on
 
 MAP = load_map("continents")
 
@@ -258,6 +259,13 @@ def test_the_joint_agent_goes_on_from_the_rounds_to_the_steps(
     assert steps.out == build.agent_folder(tmp_path, "joint")
     assert steps.settings.max_length == build.STEPS_LENGTH > rounds.settings.max_length
     assert set(json.loads((tmp_path / "notes.json").read_text())) == {"joint", "joint_steps"}
+
+
+def test_a_rehearsal_cuts_every_file_that_is_trained_on(work: Path) -> None:
+    names = [str(path.relative_to(work)) for path in trained_on(work)]
+    folders = ("joint-data", "round-1", "round-2", "steps")
+    keys = sorted(build.COMMUNITIES)
+    assert names == ["task.jsonl", *(f"{folder}/groups_{key}.jsonl" for folder in folders for key in keys)]
 
 
 def test_rivals_are_palettes_that_can_be_asked(tmp_path: Path) -> None:

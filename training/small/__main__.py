@@ -120,11 +120,12 @@ def duplicates(out: Path, sources: tuple[Path, ...]) -> None:
 
 @main.command()
 @out_option
-@click.option("--first", type=click.IntRange(1), default=4, show_default=True, help="Rows of each file.")
+@click.option("--first", type=click.IntRange(8), default=8, show_default=True, help="Rows of each file.")
 def rehearse(out: Path, first: int) -> None:
     """Every stage up to the router on a few rows, and the SHA-256 of all weights: two runs print the same.
 
-    It writes no palette: OUT should be a folder of its own.
+    It writes no palette: OUT should be a folder of its own. Fewer rows than 8 are over before the learning
+    rate has warmed up.
     """
     from cultural_palette.training.small.rehearsal import rehearse as run
 
