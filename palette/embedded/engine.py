@@ -33,6 +33,7 @@ from cultural_palette.embedded.parts import META, Part
 from cultural_palette.embedded.prepare import prepare
 from cultural_palette.embedded.quiet import hide_progress_bars
 from cultural_palette.embedded.sampling import Shape, shaped
+from cultural_palette.embedded.stems import Stem, Stems, stem_length
 from cultural_palette.errors import ModelError
 from cultural_palette.models.tokens import spelling_tokens, tokenisations
 from cultural_palette.moerges.adapters import read_adapter
@@ -109,6 +110,7 @@ class Engine:
         self.tokenizer, self.model, self.colours, self.small = _load(manifest)
         self.cores = torch.get_num_threads()
         self.window: int = self.model.config.max_position_embeddings
+        self._stems = Stems()
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._worker = threading.Thread(target=self._work, name=f"palette-{manifest.name}", daemon=True)
@@ -338,24 +340,56 @@ class Engine:
         spellings = {label: tokenisations(self.vocabulary, label) for label in labels}
         begun = sorted(
             {ids[:cut] for spelt in spellings.values() for ids in spelt for cut in range(len(ids))}
-        )
-        prompts = [prompt + list(beginning) for beginning in begun]
-        ids, mask = self._pad(prompts)
-        counted = mask * (torch.arange(len(begun)) == begun.index(()))[:, None]  # the bare prompt's row
-        parts = [self._part(part)] * len(prompts)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        output, read = self._forward(
-            parts, counted, input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1
-        )
-        rows = dict(zip(begun, output.logits[:, -1].float().log_softmax(-1), strict=True))
+        )  # () is the first
+        one = self._part(part)
+        cut = stem_length(prompt, [ids[0] for ids in spellings[labels[0]]], self._ends_line)
+        stem = self._stem(one, prompt[:cut]).copied()
+        if cut < len(prompt) - 1:
+            stem, _ = self._read_on(one, [prompt[cut:-1]], stem)
+        whole, logps = self._read_on(one, [[prompt[-1], *beginning] for beginning in begun], stem)
+        rows = dict(zip(begun, logps, strict=True))
         totals = []
         for label in labels:
-            whole = [
+            spelt = [
                 torch.stack([rows[ids[:cut]][ids[cut]] for cut in range(len(ids))]).sum()
                 for ids in spellings[label]
             ]
-            totals.append(float(torch.logsumexp(torch.stack(whole), 0)))
-        return LabelReading(totals, _blends(read, parts)[begun.index(())])
+            totals.append(float(torch.logsumexp(torch.stack(spelt), 0)))
+        means = [total[0] / len(prompt) for _, total in sorted(whole.sums.items())]
+        return LabelReading(totals, [mean.tolist() for mean in means] if one.blends else None)
+
+    def _stem(self, part: Part, ids: list[int]) -> Stem:
+        """The stem of these tokens; kept from the last time, or read now."""
+        if not ids:
+            return Stem(transformers.DynamicCache(), {})
+        if (kept := self._stems.get(part.name, ids)) is not None:
+            return kept
+        stem, _ = self._read_on(part, [ids], Stem(transformers.DynamicCache(), {}))
+        self._stems.keep(part.name, ids, stem)
+        return stem
+
+    def _read_on(self, part: Part, goings: list[list[int]], stem: Stem) -> tuple[Stem, Tensor]:
+        """Go on from a stem in one row or several, and the log-probabilities (natural) of what follows each,
+        (rows, vocabulary). The stem's cache grows. The router's weights of the first row count.
+        """
+        past = stem.cache.get_seq_length()
+        if len(goings) > 1:
+            stem.cache.batch_repeat_interleave(len(goings))
+        ids, mask = self._pad(goings)
+        counted = mask * (torch.arange(len(goings)) == 0)[:, None]
+        whole = torch.cat([torch.ones(len(goings), past, dtype=mask.dtype), mask], dim=1)
+        output, read = self._forward(
+            [part] * len(goings),
+            counted,
+            input_ids=ids,
+            attention_mask=whole,
+            position_ids=(whole.cumsum(1) - 1)[:, past:].clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+            **{CACHE: stem.cache},
+        )
+        sums = {layer: new[:1] + stem.sums.get(layer, 0) for layer, new in read.sums.items()}
+        return Stem(output[CACHE], sums), output.logits[:, -1].float().log_softmax(-1)
 
     @torch.inference_mode()
     def _blend(self, part: str, prompt: list[int]) -> list[list[float]]:
@@ -373,6 +407,10 @@ class Engine:
         logits = output.logits[0, start - 1 : -1].float()
         picked = logits.log_softmax(-1).gather(1, torch.tensor(ids[start:])[:, None])
         return float(picked.sum()), len(ids) - start
+
+    def _ends_line(self, token: int) -> bool:
+        text: str = self.tokenizer.decode([token])
+        return text.endswith("\n")
 
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:
