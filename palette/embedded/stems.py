@@ -1,4 +1,4 @@
-"""The beginnings that option readings share: orders of one question's options differ from the first option on.
+"""The beginnings that option readings share: orders of a question's options differ from the first option on.
 
 A stem is always read in one pass of its own, kept or not, so a reading depends on its prompt alone.
 """
@@ -20,8 +20,8 @@ Key = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Stem:
-    """What passes over a prompt's beginning left: the model's cache, and the router's summed weights by layer,
-    (1, communities) each.
+    """What passes over a prompt's beginning left: the model's cache, and the router's weights summed over its
+    tokens, by layer, (1, communities) each.
     """
 
     cache: Any
