@@ -15,6 +15,7 @@ from cultural_palette.fitted_blends import file_of, is_fitted
 from cultural_palette.models import ModelRef, resolve_parts
 from cultural_palette.moerges.modes import FITTED
 from cultural_palette.prompts import WORDINGS, names, worded
+from cultural_palette.prompts.own import own_texts
 from cultural_palette.provenance import model_sha256, short_sha256
 from cultural_palette.settings import Settings, use_settings
 
@@ -26,7 +27,7 @@ LONGEST_S = 600.0
 NOT_IN_CONFIG = {
     *("api_key", "retries", "draft_timeout_s", "request_timeout_s", "cache_dir"),
     *("allowed_addresses", "allowed_origins", "most_request_bytes", "server_key", "checkpoints"),
-    *("map", "model", "models", "blend", "blend_checkpoint", "fitted_blends"),
+    *("map", "model", "models", "blend", "blend_checkpoint", "fitted_blends", "prompts"),
 }
 """Settings that shape no prediction, keys among them, and paths, whose content stands elsewhere."""
 UNCHECKED = ("models",)
@@ -104,6 +105,10 @@ class Plan:
             file = file_of(blend, meta.palette_folder)
         return FITTED + short_sha256(file.read_bytes())
 
+    @staticmethod
+    def _own_prompts(folder: str) -> dict[str, str]:
+        return {name: short_sha256(text) for name, text in own_texts(Path(folder)).items()}
+
     def config(self) -> dict[str, Any]:
         """Everything that shapes a prediction: a folder, begun or finished, is taken with the same only, but
         for `UNCHECKED`.
@@ -129,6 +134,7 @@ class Plan:
                 name: short_sha256(worded(name, self.wording))
                 for name in (*names(), *names("baselines"), *names("rivals"), *names("prefix"))
             },
+            **({"own_prompts": self._own_prompts(own)} if (own := self.settings.prompts) else {}),
             **({"wording": self.wording} if self.wording else {}),
             **({"together": True} if self.together else {}),
         }

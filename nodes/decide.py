@@ -36,15 +36,15 @@ async def decide(
     blend: Blend | None
     cut: list[str] = []
     if question.options:
+        template = await knobs.template("decide_option", ref)
 
         def prompt(shown: Question) -> list[BaseMessage]:
-            template = knobs.prompts["decide_option"]
             return render("decide_option", template=template, options=shown.lettered(), **fields)
 
         messages = prompt(question)
         update, usage, blend = await choose(ref, prompt, question, knobs)
     else:
-        messages = render("decide", template=knobs.prompts["decide"], **fields)
+        messages = render("decide", template=await knobs.template("decide", ref), **fields)
         reply = await ask(
             ref,
             knobs.meta_sampling,

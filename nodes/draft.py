@@ -26,15 +26,15 @@ async def draft(
     on.
     """
     knobs, question = knobs_of(runtime), question_of(state)
+    ref = model_of(state, community.key)
     messages = render(
         "draft",
-        template=knobs.prompts["draft"],
+        template=await knobs.template("draft", ref),
         community=community.name,
         country=find_country(state["country"]).in_text,
         question=question.text,
         options=question.lettered(),
     )
-    ref = model_of(state, community.key)
     emit(runtime, DraftStarted(community.key, community.name, str(ref)))
     start = time.perf_counter()
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from langgraph.runtime import Runtime
@@ -23,6 +25,7 @@ from cultural_palette.errors import PaletteError, SettingsError
 from cultural_palette.knobs import Declared, KnobArguments, RunKnobs, SamplingRole, declared_knobs
 from cultural_palette.models import ModelRef, Sampling
 from cultural_palette.prompts import template_of
+from cultural_palette.prompts.own import own_texts
 from cultural_palette.settings import OPENAI_URL, Settings, current_settings, field_of, in_words
 from cultural_palette.suggestions import did_you_mean
 
@@ -158,7 +161,7 @@ class PaletteContext(_OpenKnobs):
         if merged["prompt_order"] == "prefix":
             ours = {name: template_of(f"prefix/{name}") for name in prompts}
             prompts = {name: text or ours[name] for name, text in prompts.items()}
-        return Knobs(merged, prompts, settings.request_timeout_s)
+        return Knobs(merged, prompts, settings.prompts, settings.request_timeout_s)
 
 
 def refuse_unknown(context: Mapping[str, Any], schema: type[BaseModel] = PaletteContext) -> None:
@@ -176,15 +179,30 @@ PROMPT_FIELDS = tuple(
 
 
 class Knobs(RunKnobs):
-    """A context with nothing left open: what nodes read. `prompts`: one's own text by prompt, None: ours."""
+    """A context with nothing left open: what nodes read."""
 
     def __init__(
-        self, values: Mapping[str, Any], prompts: Mapping[str, str | None], request_timeout_s: float
+        self,
+        values: Mapping[str, Any],
+        prompts: Mapping[str, str | None],
+        folder: str | None,
+        request_timeout_s: float,
     ) -> None:
         for name, value in values.items():
             setattr(self, name, value)
-        self.prompts = prompts
+        self._prompts, self._folder = prompts, folder
         self.request_timeout_s = request_timeout_s
+
+    async def template(self, name: str, ref: ModelRef) -> str | None:
+        """A prompt's text in the place of ours: the run's own, else that of the settings' folder, else that
+        which the palette of `ref` was trained with. None: ours.
+        """
+        if (text := self._prompts[name]) is not None:
+            return text
+        return (await asyncio.to_thread(self._own_texts, ref)).get(name)
+
+    def _own_texts(self, ref: ModelRef) -> Mapping[str, str]:
+        return {**ref.runs_on.prompts_of(ref), **(own_texts(Path(self._folder)) if self._folder else {})}
 
     @property
     def draft_sampling(self) -> Sampling:

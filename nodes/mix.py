@@ -27,7 +27,7 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
     knobs, question, ref = knobs_of(runtime), question_of(state), model_of(state, part)
     if not question.options:
         raise QuestionError("The distributional mode mixes distributions: it needs options.")
-    texts = draft_texts(state)
+    texts, template = draft_texts(state), await knobs.template("decide_option", ref)
     country, names = find_country(state["country"]).in_text, state["communities"]
 
     async def given(comment: str) -> Choice:
@@ -35,7 +35,7 @@ async def mix(state: PaletteState, runtime: Runtime[PaletteContext], *, part: st
             ref,
             lambda shown: render(
                 "decide_option",
-                template=knobs.prompts["decide_option"],
+                template=template,
                 account=comment,
                 country=country,
                 question=shown.text,

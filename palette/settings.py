@@ -80,6 +80,11 @@ class Settings(_RunKnobs):
         None, description="folder of the MoErges that a server serves (or 'nano'), to read the blend from"
     )
 
+    prompts: str | None = Field(
+        None,
+        description="folder of the graph's prompts in your own words (draft.txt, ...); this goes before a "
+        "palette's own",
+    )
     fitted_blends: dict[str, str] = Field(
         {},
         description="files of 'palette fit-blend' by name, for `blend = 'fitted:NAME'`; callers of our own "

@@ -60,7 +60,8 @@ class Manifest:
     `task`: for a palette whose base comes with a wheel and is not in its folder, the adapter that is merged
     into it; `base` then lies in the cache, once `embedded.prepare` has put it there. `sampling`: "draft" and
     "meta" -> what this palette sets of `SAMPLING`. `about`: what a reader should know of every answer.
-    `blend`: the router that its MoErges goes by, one of those in `router`.
+    `blend`: the router that its MoErges goes by, one of those in `router`. `prompts`: a folder of the graph's
+    prompts in the words that the palette was trained with, `None` for the graph's own.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Manifest:
     sampling: Mapping[SamplingRole, Mapping[str, Any]] = field(default_factory=dict)
     about: str | None = None
     blend: str = "paper"
+    prompts: Path | None = None
 
     @property
     def communities(self) -> tuple[str, ...]:
@@ -118,6 +120,7 @@ def read_manifest(name_or_path: str) -> Manifest:
         sampling=raw.get("sampling", {}),
         about=raw.get("about"),
         blend=raw.get("blend", "paper"),
+        prompts=own if (own := folder / "prompts").is_dir() else None,
     )
 
 
@@ -185,6 +188,14 @@ def _palette_of(name: str) -> str:
     except ModelError:
         return palette or name
     return name
+
+
+def prompts_of(name: str) -> Mapping[str, str]:
+    """The graph's prompts in the palette's own words, for a model name such as "nano/africa"."""
+    from cultural_palette.prompts.own import own_texts  # with LangChain, which a manifest needs not
+
+    folder = read_manifest(_palette_of(name)).prompts
+    return own_texts(folder) if folder else {}
 
 
 IN_MEMORY: set[str] = set()

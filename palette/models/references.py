@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -45,8 +45,8 @@ class Provider:
     nothing. `judges`: they can be asked to judge a text. `revision`: what tells its weights from others of
     that name. `unloaded`: the palette whose weights are still to be read, by a model's name; None when they
     are in memory. `prepare`: makes a model ready that takes longer than a reply may, once on a machine, and
-    says what it does. `extra`: of our package, that holds what it imports. `determinism`: what a seed
-    promises there.
+    says what it does. `prompts`: the graph's prompts in the words that a model was trained with, by its
+    name. `extra`: of our package, that holds what it imports. `determinism`: what a seed promises there.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Provider:
     revision: str | Callable[[str], str] | None = None
     unloaded: str | Callable[[str], str | None] | None = None
     prepare: str | Callable[[str, Callable[[str], None]], None] | None = None
+    prompts: str | Callable[[str], Mapping[str, str]] | None = None
     extra: str | None = None
     determinism: str = "{name}: nothing is known of what a seed does there"
 
@@ -78,6 +79,11 @@ class Provider:
     def revision_of(self, ref: ModelRef) -> str | None:
         """What tells the weights behind this reference from others of its name; None where nobody can."""
         return None if self.revision is None else str(self._load(self.revision)(ref.name))
+
+    def prompts_of(self, ref: ModelRef) -> Mapping[str, str]:
+        """Prompt -> text, of those that a model has words of its own for. Reads files."""
+        own: Mapping[str, str] = {} if self.prompts is None else self._load(self.prompts)(ref.name)
+        return own
 
     def to_load(self, ref: ModelRef) -> str | None:
         """What is read into this process when this model is first called ("embedded:nano"), or None."""
@@ -118,6 +124,7 @@ PROVIDERS: dict[str, Provider] = {
         revision="cultural_palette.embedded.manifest:revision_of",
         unloaded="cultural_palette.embedded.manifest:unloaded",
         prepare="cultural_palette.embedded.prepare:prepare_part",
+        prompts="cultural_palette.embedded.manifest:prompts_of",
         extra="embedded",
         determinism="embedded: the same seed, question, weights and package versions on the same machine "
         "give the same answer; runs at the same time may move a probability in its last bits",

@@ -123,6 +123,7 @@ class ServedPalette:
     """A palette as it is served. In one server: `router` is a file, and `blend` names the router in it that
     mixes. With `dense`, in two: `moerges` is the mixture written out; None for a palette kept in parts, which
     `parts` then names for `checkpoint.py` to write. `sampling`: how its "draft" and "meta" replies are drawn.
+    `prompts`: the folder of its own.
     """
 
     name: str
@@ -136,6 +137,7 @@ class ServedPalette:
     dense: bool = False
     knobs: ServingKnobs = field(default_factory=ServingKnobs)
     sampling: Mapping[SamplingRole, Mapping[str, Any]] = field(default_factory=dict)
+    prompts: Path | None = None
 
     def __post_init__(self) -> None:
         if self.dense and (self.moerges is None) == (self.parts is None):
@@ -160,6 +162,7 @@ def read_palette(name_or_path: str, *, dense: bool = False) -> ServedPalette:
         return ServedPalette(
             manifest.name, manifest.cultural_map, manifest.base, manifest.adapters, router=manifest.router,
             blend=manifest.blend, parts=name_or_path, dense=dense, sampling=manifest.sampling,
+            prompts=manifest.prompts,
         )  # fmt: skip
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise ManifestError(

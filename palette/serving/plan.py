@@ -97,7 +97,9 @@ class ServerSpec:
 
 @dataclass(frozen=True)
 class ServingPlan:
-    """A palette's servers, in the order in which they start. `sampling`: as the palette's clients draw."""
+    """A palette's servers, in the order in which they start. `sampling`: as the palette's clients draw.
+    `prompts`: the folder of the words in which they ask.
+    """
 
     palette: str
     cultural_map: str
@@ -105,6 +107,7 @@ class ServingPlan:
     servers: tuple[ServerSpec, ...]
     max_model_len: int
     sampling: Mapping[SamplingRole, Mapping[str, Any]] = field(default_factory=dict)
+    prompts: Path | None = None
 
     @property
     def max_tokens(self) -> int:
@@ -137,6 +140,7 @@ class ServingPlan:
             ),
             f"map = {json.dumps(self.cultural_map)}",
             *([] if self.sampling else [f"max_tokens = {self.max_tokens}"]),
+            *([f"prompts = {json.dumps(str(self.prompts))}"] if self.prompts else []),
             *self._blend(),
             *self._sampling(),
             "",
@@ -240,7 +244,13 @@ def plan_servers(
         # vLLM measures free memory while it starts; two that start at once on one GPU mislead each other.
         servers[1] = replace(servers[1], starts_after=LORA)
     return ServingPlan(
-        palette.name, palette.cultural_map, device, tuple(servers), max_model_len, palette.sampling
+        palette.name,
+        palette.cultural_map,
+        device,
+        tuple(servers),
+        max_model_len,
+        palette.sampling,
+        palette.prompts,
     )
 
 
