@@ -13,9 +13,10 @@ import atexit
 import functools
 import hashlib
 import inspect
+import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -102,6 +103,15 @@ class _Row:
     shown: str = ""
 
 
+@dataclass(eq=False)
+class _Call:
+    """Something else to be asked of the models. `like`: part and prompt."""
+
+    like: tuple[str, tuple[int, ...]]
+    run: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+
 class Engine:
     """Models of one palette. Public methods may be called from any thread."""
 
@@ -151,22 +161,22 @@ class Engine:
         """Log-probability (natural) of each label after the prompt, summed over every tokenisation of it; and
         the blend of that very pass.
         """
-        return self._submit(lambda: self._option_logprobs(part, prompt, labels))
+        return self._submit(part, prompt, lambda: self._option_logprobs(part, prompt, labels))
 
     def blend(self, prompt: list[int], part: str = META) -> Future[list[list[float]]]:
         """The communities' weights over the prompt: a list a layer, one weight a community. Rows sum to 1."""
-        return self._submit(lambda: self._blend(part, prompt))
+        return self._submit(part, prompt, lambda: self._blend(part, prompt))
 
     def sequence_logprob(self, part: str, ids: list[int], start: int) -> Future[tuple[float, int]]:
         """Summed log-probability (natural) of ids[start:], and their count."""
-        return self._submit(lambda: self._sequence_logprob(part, ids, start))
+        return self._submit(part, ids, lambda: self._sequence_logprob(part, ids, start))
 
     # -- the worker ---
 
-    def _submit(self, call: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._queue((call, future))
-        return future
+    def _submit(self, part: str, prompt: Sequence[int], run: Callable[[], Any]) -> Future[Any]:
+        call = _Call((part, tuple(prompt)), run)
+        self._queue(call)
+        return call.future
 
     def _queue(self, job: Any) -> None:
         if not self._worker.is_alive():  # stopped, or left behind by a fork: nobody would ever answer
@@ -180,26 +190,38 @@ class Engine:
         if self.small:
             _compute_on(1, self.cores)
         while True:
-            jobs = [self._jobs.get()]
-            if self._stopping.is_set():
-                return
-            while isinstance(jobs[-1], Generation) and not jobs[-1].alone:
+            jobs = [self._jobs.get(), *self._waiting()]
+            generations = [job for job in jobs if isinstance(job, Generation)]
+            calls = [job for job in jobs if isinstance(job, _Call)]
+            self._call(calls)
+            calls.clear()
+            while any(not request.alone for request in generations) and not self._stopping.is_set():
                 try:
-                    jobs.append(self._jobs.get(timeout=GATHER_S))
+                    job = self._jobs.get(timeout=GATHER_S)
                 except queue.Empty:
                     break
-            generations = [job for job in jobs if isinstance(job, Generation)]
+                (generations if isinstance(job, Generation) else calls).append(job)
             together = [g for g in generations if not g.alone]
             for batch in (*_of_like_length(together), *([g] for g in generations if g.alone)):
                 self._guarded(batch)
-            for job in jobs:
-                if job is not None and not isinstance(job, Generation) and not self._stopping.is_set():
-                    call, future = job
-                    if future.set_running_or_notify_cancel():
-                        try:
-                            future.set_result(call())
-                        except Exception as error:
-                            future.set_exception(error)
+            self._call([call for call in calls if call is not None])
+            if self._stopping.is_set():
+                return
+
+    def _waiting(self) -> Iterator[Any]:
+        """The jobs that are queued by now."""
+        with suppress(queue.Empty):
+            while True:
+                yield self._jobs.get_nowait()
+
+    def _call(self, calls: Sequence[_Call]) -> None:
+        """Answer calls, those of like prompts side by side."""
+        for call in sorted(calls, key=lambda call: call.like):
+            if not self._stopping.is_set() and call.future.set_running_or_notify_cancel():
+                try:
+                    call.future.set_result(call.run())
+                except Exception as error:
+                    call.future.set_exception(error)
 
     def _guarded(self, batch: list[Generation]) -> None:
         try:
@@ -338,24 +360,24 @@ class Engine:
     @torch.inference_mode()
     def _option_logprobs(self, part: str, prompt: list[int], labels: Sequence[str]) -> LabelReading:
         spellings = {label: tokenisations(self.vocabulary, label) for label in labels}
-        begun = sorted(
-            {ids[:cut] for spelt in spellings.values() for ids in spelt for cut in range(len(ids))}
-        )  # () is the first
+        ends = _longest({ids[:-1] for spelt in spellings.values() for ids in spelt})
         one = self._part(part)
         cut = stem_length(prompt, [ids[0] for ids in spellings[labels[0]]], self._ends_line)
         stem = self._stem(one, prompt[:cut]).copied()
-        if cut < len(prompt) - 1:
-            stem, _ = self._read_on(one, [prompt[cut:-1]], stem)
-        whole, logps = self._read_on(one, [[prompt[-1], *beginning] for beginning in begun], stem)
-        rows = dict(zip(begun, logps, strict=True))
+        passed, logps = self._read_on(one, prompt[cut:], ends, stem)
+        after = {
+            end[:length]: logps[row, length - len(end) - 1]
+            for row, end in enumerate(ends)
+            for length in range(len(end) + 1)
+        }
         totals = []
         for label in labels:
             spelt = [
-                torch.stack([rows[ids[:cut]][ids[cut]] for cut in range(len(ids))]).sum()
+                torch.stack([after[ids[:place]][token] for place, token in enumerate(ids)]).sum()
                 for ids in spellings[label]
             ]
             totals.append(float(torch.logsumexp(torch.stack(spelt), 0)))
-        means = [total[0] / len(prompt) for _, total in sorted(whole.sums.items())]
+        means = [total[0] / len(prompt) for _, total in sorted(passed.sums.items())]
         return LabelReading(totals, [mean.tolist() for mean in means] if one.blends else None)
 
     def _stem(self, part: Part, ids: list[int]) -> Stem:
@@ -364,32 +386,39 @@ class Engine:
             return Stem(transformers.DynamicCache(), {})
         if (kept := self._stems.get(part.name, ids)) is not None:
             return kept
-        stem, _ = self._read_on(part, [ids], Stem(transformers.DynamicCache(), {}))
+        stem, _ = self._read_on(part, ids, [()], Stem(transformers.DynamicCache(), {}))
         self._stems.keep(part.name, ids, stem)
         return stem
 
-    def _read_on(self, part: Part, goings: list[list[int]], stem: Stem) -> tuple[Stem, Tensor]:
-        """Go on from a stem in one row or several, and the log-probabilities (natural) of what follows each,
-        (rows, vocabulary). The stem's cache grows. The router's weights of the first row count.
+    def _read_on(
+        self, part: Part, ids: list[int], ends: Sequence[tuple[int, ...]], stem: Stem
+    ) -> tuple[Stem, Tensor]:
+        """Go on from a stem with `ids` and then each of the ends, a row each. The stem's cache grows, and the
+        router's weights over `ids` count.
+
+        Gives the log-probabilities (natural) of what follows `ids` and each token of the ends, (rows, longest
+        end + 1, vocabulary), a shorter end's in the last places.
         """
         past = stem.cache.get_seq_length()
-        if len(goings) > 1:
-            stem.cache.batch_repeat_interleave(len(goings))
-        ids, mask = self._pad(goings)
-        counted = mask * (torch.arange(len(goings)) == 0)[:, None]
-        whole = torch.cat([torch.ones(len(goings), past, dtype=mask.dtype), mask], dim=1)
+        if len(ends) > 1:
+            stem.cache.batch_repeat_interleave(len(ends))
+        rows, mask = self._pad([[*ids, *end] for end in ends])
+        start = rows.shape[1] - len(ids) - len(ends[0])
+        counted = torch.zeros_like(mask)
+        counted[0, start : start + len(ids)] = 1
+        whole = torch.cat([torch.ones(len(ends), past, dtype=mask.dtype), mask], dim=1)
         output, read = self._forward(
-            [part] * len(goings),
+            [part] * len(ends),
             counted,
-            input_ids=ids,
+            input_ids=rows,
             attention_mask=whole,
             position_ids=(whole.cumsum(1) - 1)[:, past:].clamp(min=0),
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=1 + max(len(end) for end in ends),
             **{CACHE: stem.cache},
         )
         sums = {layer: new[:1] + stem.sums.get(layer, 0) for layer, new in read.sums.items()}
-        return Stem(output[CACHE], sums), output.logits[:, -1].float().log_softmax(-1)
+        return Stem(output[CACHE], sums), output.logits.float().log_softmax(-1)
 
     @torch.inference_mode()
     def _blend(self, part: str, prompt: list[int]) -> list[list[float]]:
@@ -416,6 +445,13 @@ class Engine:
     def vocabulary(self) -> dict[str, int]:
         """Text of each token that decodes to letters and spaces on its own -> id."""
         return spelling_tokens(self.tokenizer)
+
+
+def _longest(beginnings: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Those that no other goes on from."""
+    ordered = sorted(beginnings)
+    goes_on = [after[: len(before)] == before for before, after in itertools.pairwise(ordered)]
+    return [one for one, more in zip(ordered, [*goes_on, False], strict=True) if not more]
 
 
 def _of_like_length(generations: Sequence[Generation]) -> Iterator[list[Generation]]:
