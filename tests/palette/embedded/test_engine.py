@@ -177,7 +177,7 @@ import torch
 from cultural_palette.embedded.engine import get_engine
 
 engine, numbers = get_engine("nano"), [torch.get_num_threads()]
-numbers.append(engine._submit(torch.get_num_threads).result())
+numbers.append(engine._submit("base", [], torch.get_num_threads).result())
 later = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
 later.start()
 later.join()
