@@ -45,7 +45,6 @@ class BlendPlan:
     prompt: str = "survey/shares"
     orders: int = 2
     seed: int = 0
-    timeout_s: float = 600.0
     at_once: int = 4
 
 
@@ -103,6 +102,7 @@ async def _answer(plan: BlendPlan, ref: ModelRef, item: SurveyItem) -> Distribut
             question=question.text,
             options=question.lettered(),
         )
-        readings.append(await read(ref, Sampling(0.0), messages, question, timeout_s=plan.timeout_s))
+        patience_s = ref.runs_on.patience_s
+        readings.append(await read(ref, Sampling(0.0), messages, question, timeout_s=patience_s))
     averaged = Averaged.over(readings, orders, original.labels, LEAST_MASS)
     return averaged.distribution or Distribution.uniform(len(original.options))

@@ -22,8 +22,6 @@ from cultural_palette.settings import Settings, use_settings
 KIND = "survey-evaluation"
 ORDERS = 2
 """The survey's own order, and the reverse."""
-LONGEST_S = 600.0
-"""A reply may wait this long: one given up because the machine was busy would make results depend on it."""
 NOT_IN_CONFIG = {
     *("api_key", "retries", "draft_timeout_s", "request_timeout_s", "cache_dir"),
     *("allowed_addresses", "allowed_origins", "most_request_bytes", "server_key", "checkpoints"),
@@ -86,8 +84,9 @@ class Plan:
 
     def settings_of(self, run: int) -> Settings:
         """The settings of one run: its seed, its orders of the options, and time enough for every reply."""
+        patience_s = max(ModelRef.parse(ref).runs_on.patience_s for ref in self.models.values())
         longest = {
-            name: max(LONGEST_S, getattr(self.settings, name))
+            name: max(patience_s, getattr(self.settings, name))
             for name in ("draft_timeout_s", "request_timeout_s")
         }
         return self.settings.model_copy(update={**self._shaping(run), **longest})

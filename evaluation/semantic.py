@@ -136,7 +136,6 @@ class SemanticPlan:
     cultural_map: CulturalMap
     models: Mapping[str, ModelRef | Mapping[str, ModelRef]]
     sampling: Sampling
-    timeout_s: float = 600.0
     together: bool = False
 
     def model_of(self, method: str, community: str) -> ModelRef:
@@ -380,7 +379,7 @@ async def _answered(plan: SemanticPlan, method: str, gold: GoldAnswer) -> dict[s
     messages = render(prompt, **named, question=gold.query)
     model = plan.model_of(method, gold.community)
     try:
-        reply = await ask(model, plan.sampling, messages, timeout_s=plan.timeout_s)
+        reply = await ask(model, plan.sampling, messages, timeout_s=model.runs_on.patience_s)
     except ModelError as error:
         return row | {"status": "failed", "error": str(error)}
     return row | {"answer": reply.text, "usage": reply.usage, "seconds": round(reply.seconds, 3)}

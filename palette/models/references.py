@@ -46,7 +46,9 @@ class Provider:
     that name. `unloaded`: the palette whose weights are still to be read, by a model's name; None when they
     are in memory. `prepare`: makes a model ready that takes longer than a reply may, once on a machine, and
     says what it does. `prompts`: the graph's prompts in the words that a model was trained with, by its
-    name. `extra`: of our package, that holds what it imports. `determinism`: what a seed promises there.
+    name. `patience_s`: how long an evaluation waits for a reply: one given up because the machine was busy
+    would make results depend on it. `extra`: of our package, that holds what it imports. `determinism`:
+    what a seed promises there.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Provider:
     unloaded: str | Callable[[str], str | None] | None = None
     prepare: str | Callable[[str, Callable[[str], None]], None] | None = None
     prompts: str | Callable[[str], Mapping[str, str]] | None = None
+    patience_s: float = 600.0
     extra: str | None = None
     determinism: str = "{name}: nothing is known of what a seed does there"
 
@@ -119,6 +122,7 @@ PROVIDERS: dict[str, Provider] = {
         open="cultural_palette.models.embedded:open_model",
         chat="cultural_palette.models.embedded:chat_model",
         max_tokens=160,
+        patience_s=3600.0,  # a queue here is long, and never lost
         exact=True,
         judges=False,
         revision="cultural_palette.embedded.manifest:revision_of",
