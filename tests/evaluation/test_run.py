@@ -291,3 +291,14 @@ def test_progress_tells_what_is_left(capsys):
     # 2 rows in 4 s, 6 to go: 12 s
     assert progress.line(progress._started + 4) == "4 of 10 rows (40%), 1 failed, 0 min 12 s left"
     assert Progress(10, 10).line(0) == "10 of 10 rows (100%), no pace yet"
+
+
+@pytest.mark.parametrize(
+    ("ref", "wait_s"), [("embedded:nano/{part}", 3600.0), ("openai:{part}@http://127.0.0.1:9/v1", 600.0)]
+)
+def test_a_run_waits_longer_for_a_queue_of_its_own_process_than_for_a_server(ref: str, wait_s: float) -> None:
+    parts = (*KEYS, "meta", "base")
+    wanted = plan("vanilla", models={part: ref.format(part=part) for part in parts}, draft_timeout_s=5)
+    settings = wanted.settings_of(0)
+    assert (settings.draft_timeout_s, settings.request_timeout_s) == (wait_s, wait_s)
+    assert wanted.settings.draft_timeout_s == 5

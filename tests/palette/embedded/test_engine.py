@@ -7,6 +7,8 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -204,3 +206,22 @@ def test_a_caller_that_can_not_be_told_does_not_end_the_worker_and_a_stopped_one
     engine.stop()
     with pytest.raises(ModelError, match="'nano' is not running in this process: it was stopped"):
         engine.option_logprobs("base", prompt, ["A", "B"])
+
+
+def test_replies_that_wait_share_a_batch_and_readings_among_them_come_first() -> None:
+    engine = Engine(read_manifest("nano"))
+    prompt = engine.encode([("user", "Hello")])
+    free, order = threading.Event(), []
+    decode = engine._decode
+    engine._decode = lambda batch: (order.append(len(batch)), decode(batch))  # type: ignore[method-assign]
+    busy = engine._submit("base", [], lambda: free.wait(60))
+    for _ in range(2):
+        engine.generate(Generation("africa", prompt, 0.0, 4, 0, lambda piece: None))
+        reading = engine.option_logprobs("base", prompt, ["A", "B"])
+        reading.add_done_callback(lambda done: order.append("reading"))
+    free.set()
+    assert busy.result(60)
+    while len(order) < 3:
+        time.sleep(0.01)
+    engine.stop()
+    assert order == ["reading", "reading", 2]
