@@ -179,7 +179,9 @@ PROMPT_FIELDS = tuple(
 
 
 class Knobs(RunKnobs):
-    """A context with nothing left open: what nodes read."""
+    """A context with nothing left open: what nodes read. `prompts`: the run's own text by prompt, None: none;
+    `template` is what to render.
+    """
 
     def __init__(
         self,
@@ -190,14 +192,14 @@ class Knobs(RunKnobs):
     ) -> None:
         for name, value in values.items():
             setattr(self, name, value)
-        self._prompts, self._folder = prompts, folder
+        self.prompts, self._folder = prompts, folder
         self.request_timeout_s = request_timeout_s
 
     async def template(self, name: str, ref: ModelRef) -> str | None:
         """A prompt's text in the place of ours: the run's own, else that of the settings' folder, else that
         which the palette of `ref` was trained with. None: ours.
         """
-        if (text := self._prompts[name]) is not None:
+        if (text := self.prompts[name]) is not None:
             return text
         return (await asyncio.to_thread(self._own_texts, ref)).get(name)
 

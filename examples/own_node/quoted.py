@@ -30,7 +30,7 @@ async def two_takes(
     ref = model_of(state, community.key)
     messages = render(
         "draft",
-        template=knobs.prompts["draft"],
+        template=await knobs.template("draft", ref),
         community=community.name,
         country=find_country(state["country"]).in_text,
         question=question.text,
