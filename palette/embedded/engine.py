@@ -192,19 +192,18 @@ class Engine:
         while True:
             jobs = [self._jobs.get(), *self._waiting()]
             generations = [job for job in jobs if isinstance(job, Generation)]
-            calls = [job for job in jobs if isinstance(job, _Call)]
-            self._call(calls)
-            calls.clear()
+            self._call([job for job in jobs if isinstance(job, _Call)])
+            later: list[Any] = []
             while any(not request.alone for request in generations) and not self._stopping.is_set():
                 try:
                     job = self._jobs.get(timeout=GATHER_S)
                 except queue.Empty:
                     break
-                (generations if isinstance(job, Generation) else calls).append(job)
+                (generations if isinstance(job, Generation) else later).append(job)
             together = [g for g in generations if not g.alone]
             for batch in (*_of_like_length(together), *([g] for g in generations if g.alone)):
                 self._guarded(batch)
-            self._call([call for call in calls if call is not None])
+            self._call([job for job in later if isinstance(job, _Call)])
             if self._stopping.is_set():
                 return
 

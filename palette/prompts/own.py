@@ -16,7 +16,8 @@ def own_texts(folder: Path) -> Mapping[str, str]:
     prompt of the graph, and a text whose sections or fields are not those of ours.
     """
     try:
-        return _read(folder, tuple(sorted((f.name, f.stat().st_mtime_ns) for f in os.scandir(folder))))
+        files = [f for f in os.scandir(folder) if not f.name.startswith(".")]  # a file manager's own
+        return _read(folder, tuple(sorted((f.name, f.stat().st_mtime_ns) for f in files)))
     except OSError as error:
         raise PromptError(f"The prompts in {folder} can not be read: {error.strerror or error}.") from None
 
