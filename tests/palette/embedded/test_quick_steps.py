@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from cultural_palette.collector import collector_paused
-from cultural_palette.embedded.engine import Engine, Generation, Piece
+from cultural_palette.embedded.engine import CACHE, Engine, Generation, Piece
+from cultural_palette.embedded.growing import ROOM, growing_cache
 from cultural_palette.embedded.lookahead import GUESSES, guesses
 from cultural_palette.embedded.manifest import read_manifest
-from cultural_palette.embedded.packed import PackedLinear, can_pack, pack
+from cultural_palette.embedded.packed import HalfLinear, PackedLinear, can_halve, can_pack, pack
 from cultural_palette.embedded.sampling import Shape
 from cultural_palette.moerges.dense import written_out
 
@@ -100,6 +102,70 @@ def test_a_packed_layer_is_the_layer(rows: int) -> None:
     states = torch.randn(rows, 1, 576)
     with torch.inference_mode():
         torch.testing.assert_close(PackedLinear(layer)(states), layer(states), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not can_halve(), reason="no FBGEMM here")
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 300])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_of_16_bits_is_read_in_16_and_computed_in_32(dtype: torch.dtype, rows: int) -> None:
+    layer = torch.nn.Linear(576, 1536, bias=False).to(dtype)
+    states = torch.randn(rows, 1, 576)
+    with torch.inference_mode():
+        torch.testing.assert_close(HalfLinear(layer)(states), layer.float()(states), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not (can_pack() and can_halve()), reason="no oneDNN or no FBGEMM here")
+def test_weights_are_kept_in_16_bits_where_nothing_is_lost() -> None:
+    def packed(weight: torch.Tensor) -> PackedLinear:
+        layer = torch.nn.Linear(2, 2, bias=False)
+        layer.weight = torch.nn.Parameter(weight)
+        parent = torch.nn.Sequential(layer)
+        pack(parent)
+        one = parent[0]
+        assert isinstance(one, PackedLinear)
+        return one
+
+    exact = torch.tensor([[1.0, -3.140625], [2**-17, 6.1e4]]).bfloat16()
+    tiny = torch.tensor([[1.0, 2**-20 + 2**-27], [0.0, 3e-30]]).bfloat16()
+    beyond = torch.tensor([[1.0, 7e4], [0.0, 0.0]]).bfloat16()
+    long = torch.tensor([[1.0, 1 + 2**-12], [0.0, 0.0]])
+    assert type(one := packed(exact)) is HalfLinear and torch.equal(one.weight, exact.float())
+    assert type(one := packed(tiny)) is HalfLinear
+    assert float((one.weight - tiny.float()).abs().max()) <= 2**-25
+    for weight in (beyond, long):
+        assert type(one := packed(weight)) is PackedLinear and torch.equal(one.weight, weight.float())
+
+
+def test_a_cache_with_room_is_the_cache_and_moves_seldom() -> None:
+    """Rows dropped, guesses taken back, several tokens at a time, and beyond the room."""
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config).train(False)
+    ids = torch.randint(0, 64, (3, ROOM + 60))
+    caches = (DynamicCache(config=config), growing_cache(config))
+    rows, done, places = ids, 0, []
+    with torch.inference_mode():
+        for step, count in enumerate([20, 1, 1, 6, *[1] * (ROOM + 10)]):
+            plain, roomy = (
+                model(rows[:, done : done + count], use_cache=True, **{CACHE: cache}).logits
+                for cache in caches
+            )
+            torch.testing.assert_close(roomy, plain, rtol=1e-5, atol=1e-6)
+            done += count
+            places.append(caches[1].layers[1].keys.data_ptr())
+            if count == 6:
+                done -= 4
+                for cache in caches:
+                    cache.crop(-4)
+            if step == 9:
+                rows = rows[[0, 2]]
+                for cache in caches:
+                    cache.batch_select_indices(torch.tensor([0, 2]))
+    assert caches[1].get_seq_length() == done > ROOM
+    moves = sum(before != after for before, after in itertools.pairwise(places))
+    assert moves == 3, "after the prompt, where a row was dropped, and where the room was full"
 
 
 @pytest.mark.skipif(not can_pack(), reason="no oneDNN for x86 here")

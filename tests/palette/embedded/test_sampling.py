@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cultural_palette.embedded.sampling import Shape, shaped  # noqa: E402
+from cultural_palette.embedded.sampling import Shape, drawn, shaped  # noqa: E402
 from cultural_palette.errors import UsageError  # noqa: E402
 from cultural_palette.models import Sampling  # noqa: E402
 
@@ -70,3 +70,20 @@ def test_a_sampling_that_can_not_be_is_refused_by_name(wrong: dict[str, float]) 
 def test_what_is_not_set_is_in_no_key() -> None:
     assert Sampling(0.3, 80, 1).as_request() == {"temperature": 0.3, "max_tokens": 80, "seed": 1}
     assert Sampling(0.3, top_p=0.9).as_request()["top_p"] == 0.9
+
+
+@pytest.mark.parametrize("size", [3, 700, 49_152])
+def test_a_draw_is_that_of_multinomial_and_so_are_those_after_it(size: int) -> None:
+    different = set()
+    for seed in range(60):
+        likely = torch.Generator().manual_seed(seed)
+        shares = torch.zeros(size)
+        places = torch.randint(0, size, (1 + seed % 9,), generator=likely)
+        shares[places] = torch.rand(len(places), generator=likely) + 0.01
+        shares /= shares.sum()
+        ours, theirs = (torch.Generator().manual_seed(seed) for _ in range(2))
+        tokens = [drawn(shares, ours) for _ in range(4)]
+        assert tokens == [int(torch.multinomial(shares, 1, generator=theirs)) for _ in range(4)]
+        assert torch.equal(ours.get_state(), theirs.get_state())
+        different.add(len(set(tokens)))
+    assert len(different) > 1, "or nothing was drawn at all"
