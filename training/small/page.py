@@ -123,7 +123,7 @@ TAIL = """
 - The joint model has read as many answers as the five agents together, so it has had five times each one's
   training; it ships nowhere (`python -m training.small joint`).
 - The neutral paragraphs are of the same hand as the data, so a lower perplexity there is no gain in ability.
-- The paper's second task is measured on 216 items and two runs ([results-small.md](results-small.md)), the
+- The paper's second task is measured on 216 items and three runs ([results-small.md](results-small.md)), the
   first by a stand-in for its scorer ([results-small-semantic.md](results-small-semantic.md)).
 - `python -m training.small all` was not run twice as a whole: the first round was made by an earlier state of
   this code, from data of the same hashes. What was: the whole chain on eight rows of each file, in two
