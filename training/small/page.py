@@ -125,11 +125,12 @@ TAIL = """
 - The neutral paragraphs are of the same hand as the data, so a lower perplexity there is no gain in ability.
 - The paper's second task is measured on 216 items and three runs ([results-small.md](results-small.md)), the
   first by a stand-in for its scorer ([results-small-semantic.md](results-small-semantic.md)).
-- `python -m training.small all` was not run twice as a whole: the first round was made by an earlier state of
-  this code, from data of the same hashes. What was: the whole chain on eight rows of each file, in two
-  folders (`python -m training.small rehearse --first 8`; all 22 files of weights have the same SHA-256), and
-  Europe's steps in full, again from the same rounds (an adapter of the same SHA-256).
-- One run, one seed; the intervals of so few held-out questions are wide.
+- What ships was made twice from the data, in two folders and by two states of this code, by the stages of
+  `python -m training.small all` up to `ship` (one job was killed amid its training and went on): every file
+  of weights has the same SHA-256. The joint model, TIES and Model Stock were made once at full length; the
+  whole chain twice on eight rows of each file (`python -m training.small rehearse --first 8`, all 22 files of
+  weights the same).
+- One seed: what another would give is not known, and no interval holds it.
 - The held-out questions are of the same hand as the training questions. On other people's questions expect
   less.
 """
@@ -191,7 +192,7 @@ def _scores(figures: Row) -> list[str]:
     ]
     text = [
         "## Does an agent know its community's answers?", "",
-        f"Perplexity of each community's held-out answers (column; n = {count} of the 52 held-out questions) "
+        f"Perplexity of each community's held-out answers (column; n = {count} of 52 held-out questions) "
         "under each model, after the draft prompt that names the community. Bold: the lowest of the five "
         "adapters'.", "",
         *_table(("model", *COMMUNITIES.values()), rows),
